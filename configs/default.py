@@ -1,0 +1,97 @@
+"""Every setting, with its unit. Other configs start from this one; on its own it is the plain U-Net on COVID-QU-Ex.
+
+    python launch.py --config=configs/default.py --workdir=runs/unet --config.dataset.source=covidqu.zip
+
+Override any key with `--config.section.key=value`; tuples as `--config.model.channels="(32,64)"`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # with the step number, decides everything random
+
+    config.dataset = dataset = ml_collections.ConfigDict()
+    dataset.name = "covid_qu_ex"  # or "synthetic_cxr"
+    dataset.source = ""  # the archive as downloaded, or its extracted folder; "" searches <data_dir>/downloads/manual
+    dataset.data_dir = ""  # where prepared datasets live; "" is ~/tensorflow_datasets
+    dataset.train_config = "infection"  # COVID-19 images only; "infection_all" adds controls; "lung" has lung masks
+    dataset.eval_config = "infection_all"  # validation and test: with controls, so that P3 exists
+    dataset.targets = ("infection",)  # masks to learn, of "infection" and "lung"; the first one is scored and ranked
+    dataset.drop_leaked = True  # leave out training images identical to a validation or test image
+    dataset.synthetic = ml_collections.ConfigDict()
+    dataset.synthetic.train = 320  # COVID-19 images per split; "infection_all" adds as many controls
+    dataset.synthetic.val = 48
+    dataset.synthetic.test = 64
+    dataset.synthetic.seed = 0
+
+    config.input = ml_collections.ConfigDict()
+    config.input.mode = "auto"  # "resident" on the device, "stream" from disk, "auto" = resident if it fits
+    config.input.resident_limit_gib = 8.0  # "auto" streams above this many GiB of training data
+    config.input.threads = 4  # that decode images, at loading and when streaming
+    config.input.prefetch_batches = 8  # decoded ahead when streaming
+
+    config.augment = augment = ml_collections.ConfigDict()
+    augment.flip_horizontal = True  # with probability 1/2
+    augment.flip_vertical = False
+    augment.quarter_turns = False  # 0, 90, 180 or 270 degrees
+    augment.rotate_degrees = 10.0  # +- degrees; 0 is off, as for all ranges below
+    augment.scale = 0.15  # +- share of the size
+    augment.translate_pixels = 16.0  # +- pixels, each axis
+    augment.gamma = 0.25  # exponent between 1 / (1 + gamma) and 1 + gamma
+    augment.contrast = 0.2  # +- share, about the image's mean
+    augment.brightness = 0.1  # +- added, intensities being in [0, 1]
+    augment.noise_std = 0.0  # of Gaussian noise, intensities being in [0, 1]
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = "unet"
+    model.channels = (16, 32, 64, 128, 192)  # width of each level, finest first; their number is the depth
+    model.patch = 2  # pixels per side that the finest level takes together: 1 is the textbook U-Net
+    model.dtype = "auto"  # of activations: "float32", "bfloat16", "auto" = bfloat16 except on CPU
+    model.bn_momentum = 0.9  # share of the old running statistics kept at each step
+    model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.name = "bce_dice"  # "bce", "dice", "bce_dice", "focal", "tversky"
+    loss.smooth = 1.0  # pixels added to both sides of Dice and Tversky
+    loss.focal_gamma = 2.0
+    loss.focal_alpha = 0.25  # weight of infected pixels
+    loss.tversky_alpha = 0.3  # weight of false positives
+    loss.tversky_beta = 0.7  # weight of false negatives
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = "adamw"  # "adam", "adamw", "sgd"
+    optimizer.learning_rate = 2e-3  # peak
+    optimizer.schedule = "cosine"  # "constant", "step", "cosine"
+    optimizer.warmup_epochs = 1.0  # linear from zero; counted in every schedule
+    optimizer.decay_epochs = 50.0  # "step": multiply by decay_factor every so many epochs
+    optimizer.decay_factor = 0.5
+    optimizer.final_fraction = 0.0  # "cosine": last rate as a share of the peak
+    optimizer.beta1 = 0.9  # adam, adamw
+    optimizer.beta2 = 0.999
+    optimizer.momentum = 0.9  # sgd
+    optimizer.nesterov = True
+    optimizer.weight_decay = 0.01  # adamw, sgd; kernels only
+    optimizer.clip_norm = 1.0  # global norm of the gradient; 0 is off
+
+    config.train = train = ml_collections.ConfigDict()
+    train.batch_size = 16  # images per step over all devices
+    train.total_epochs = 32  # exactly one of total_epochs and total_steps is set, the other is 0
+    train.total_steps = 0
+    train.accumulate_steps = 1  # parts that each device works its share of a batch off in, to save memory
+    train.ema_decay = 0.998  # of weights and batch statistics, per step; 0 is off
+    train.eval_every_epochs = 2.0  # validation and checkpoint; the last step is always validated
+    train.log_every_steps = 20
+    train.checkpoint_every_steps = 500  # besides the one at every validation
+    train.steps_per_call = 0  # steps in one compiled program, resident mode; 0 = 1 on CPU, 50 on accelerators
+
+    config.eval = ml_collections.ConfigDict()
+    config.eval.batch_size = 32  # images per call over all devices
+    config.eval.threshold = 0.5  # a pixel is positive where its probability exceeds this
+    config.eval.overlays = 8  # pictures of the best and of the worst so many images
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.keep_latest = 2
+    config.checkpoint.keep_best = 1  # by validation Dice (P1)
+    return config.lock()

@@ -1,0 +1,15 @@
+"""Plain U-Net (1.6 M parameters) that predicts infection and lung together, on the real COVID-QU-Ex X-rays.
+
+python launch.py --config=configs/unet.py --workdir=runs/unet --config.dataset.source=covidqu.zip
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = default.get_config()
+    config.dataset.targets = ("infection", "lung")
+    config.train.total_epochs = 16
+    return config

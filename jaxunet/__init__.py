@@ -1,0 +1,19 @@
+"""jaxunet: segmentation of COVID-19 pneumonia on chest X-rays. The files, in the order of the data:
+
+dataset/            COVID-QU-Ex archive -> verified TFDS dataset; synthetic X-rays with the same features
+input_pipeline.py   dataset -> device-resident arrays or a stream of raw batches; exact evaluation batches
+augment.py          paired image and mask transforms, on the device
+models/             networks: image -> logits
+losses.py           logits, mask -> one loss per image
+metrics.py          logits, mask -> integer counts -> protocols P1, P2, P3
+optimizer.py        schedule and Optax transformation
+train_state.py      what training changes
+train_step.py       what one replica does
+parallel.py         how replicas are mapped and reduced
+train.py            the loop
+checkpoint.py       saving and restoring
+metric_writer.py    what a run leaves to read
+evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py)
+config.py           checks of the config before anything is built
+run.py              one call per `launch.py --mode`
+"""

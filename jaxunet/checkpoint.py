@@ -1,0 +1,86 @@
+"""Checkpoints: the only file that imports orbax.
+
+A checkpoint holds the whole train state and the resolved config, so that it resumes exactly and can be evaluated
+without the training config at hand. Saves are asynchronous and become visible only when complete.
+"""
+
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from jaxunet import parallel
+from jaxunet.errors import UserError
+from jaxunet.train_state import TrainState
+
+_BEST = "val_dice"
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a workdir: the latest few and the best few by validation Dice (P1) are kept."""
+
+    def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int):
+        self._directory = (workdir / "checkpoints").absolute()
+        keep = policy.AnyPreservationPolicy(
+            [
+                policy.LatestN(keep_latest),
+                policy.BestN(
+                    get_metric_fn=lambda metrics: metrics[_BEST], n=keep_best, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            best_fn=lambda metrics: metrics[_BEST],
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, state: TrainState, config: ConfigDict, *, val_dice: float | None) -> None:
+        """Starts saving `state`; a step that is already there is left alone."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config.to_dict()))
+        metrics = None if val_dice is None else {_BEST: val_dice}
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        return self._manager.best_step()
+
+    def resolve(self, which: str) -> int:
+        """ "latest", "best" or a step number -> the step of an existing checkpoint."""
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise UserError(f"There is no finished checkpoint in {self._directory}: train first.")
+        if which == "latest":
+            return steps[-1]
+        if which == "best":
+            best = self.best_step()
+            return steps[-1] if best is None else best
+        if not which.isdecimal() or int(which) not in steps:
+            raise UserError(f"--checkpoint={which} is not in {self._directory}: use latest, best or one of {steps}.")
+        return int(which)
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes)."""
+        target: Any = parallel.replicated_shapes(like)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"Checkpoint {step} in {self._directory} does not fit the network of this config "
+                f"({str(error).splitlines()[0]}): was the config or the code changed since?"
+            ) from error
+        return restored.state
+
+    def wait(self) -> None:
+        """Blocks until every save has been written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()

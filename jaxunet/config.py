@@ -1,0 +1,167 @@
+"""The config of a run: checked before anything is built, saved beside the results, read back to evaluate."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxunet.errors import UserError
+
+_CHOICES = {
+    "dataset.name": ("covid_qu_ex", "synthetic_cxr"),
+    "dataset.train_config": ("infection", "infection_all", "lung"),
+    "dataset.eval_config": ("infection", "infection_all", "lung"),
+    "input.mode": ("auto", "resident", "stream"),
+    "model.name": ("unet",),
+    "model.patch": (1, 2, 4),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky"),
+    "optimizer.name": ("adam", "adamw", "sgd"),
+    "optimizer.schedule": ("constant", "step", "cosine"),
+}
+_POSITIVE = {
+    "dataset.synthetic": ("train", "val", "test"),
+    "input": ("resident_limit_gib", "threads", "prefetch_batches"),
+    "loss": ("smooth",),
+    "optimizer": ("learning_rate", "decay_epochs", "decay_factor"),
+    "train": ("batch_size", "accumulate_steps", "eval_every_epochs", "log_every_steps", "checkpoint_every_steps"),
+    "eval": ("batch_size", "threshold"),
+    "checkpoint": ("keep_latest", "keep_best"),
+}
+_NOT_NEGATIVE = {
+    "": ("seed",),
+    "dataset.synthetic": ("seed",),
+    "augment": ("rotate_degrees", "scale", "translate_pixels", "gamma", "contrast", "brightness", "noise_std"),
+    "model": ("bn_momentum",),
+    "loss": ("focal_gamma", "focal_alpha", "tversky_alpha", "tversky_beta"),
+    "optimizer": ("beta1", "beta2", "momentum", "warmup_epochs", "final_fraction", "weight_decay", "clip_norm"),
+    "train": ("total_epochs", "total_steps", "ema_decay", "steps_per_call"),
+    "eval": ("overlays",),
+}
+_BELOW_ONE = {
+    "augment": ("scale", "contrast"),
+    "model": ("bn_momentum",),
+    "loss": ("focal_alpha",),
+    "optimizer": ("beta1", "beta2", "momentum"),
+    "train": ("ema_decay",),
+    "eval": ("threshold",),
+}
+# Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
+_FREE = (
+    *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
+    *("eval.batch_size", "eval.overlays", "checkpoint."),
+)
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"section.key": value} of every leaf."""
+    result = {}
+    for key, value in config.items():
+        name = prefix + key
+        result |= flatten(value, name + ".") if isinstance(value, ConfigDict) else {name: value}
+    return result
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first value or combination that cannot work; looks at values only, builds nothing."""
+    values = flatten(config)
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"config.{key}={values[key]!r} is not one of {', '.join(map(repr, choices))}.")
+    rules = (
+        (_POSITIVE, lambda x: x > 0, "greater than 0"),
+        (_NOT_NEGATIVE, lambda x: x >= 0, "at least 0"),
+        (_BELOW_ONE, lambda x: x < 1, "less than 1"),
+    )
+    for keys, holds, words in rules:
+        for key in (f"{section}.{name}".lstrip(".") for section, names in keys.items() for name in names):
+            if not holds(values[key]):
+                raise UserError(f"config.{key}={values[key]!r} must be {words}.")
+    _check_dataset(config)
+    _check_training(config)
+
+
+def _check_dataset(config: ConfigDict) -> None:
+    dataset = config.dataset
+    targets = tuple(dataset.targets)
+    if not targets or set(targets) - {"infection", "lung"} or len(set(targets)) != len(targets):
+        raise UserError(f"config.dataset.targets={targets!r} must name 'infection', 'lung' or both, each once.")
+    for key in ("train_config", "eval_config"):
+        if dataset[key] == "lung" and "infection" in targets:
+            raise UserError(
+                f"config.dataset.{key}='lung' has no infection masks: set config.dataset.targets to ('lung',)."
+            )
+        if dataset[key] == "lung" and dataset.name == "synthetic_cxr":
+            raise UserError(f"config.dataset.{key}='lung' exists only for covid_qu_ex: use 'infection_all'.")
+
+
+def _check_training(config: ConfigDict) -> None:
+    train, devices = config.train, jax.device_count()
+    channels = tuple(config.model.channels)
+    if not channels or not all(isinstance(c, int) and c > 0 for c in channels):
+        raise UserError(f"config.model.channels={channels!r} must be a tuple of positive whole numbers.")
+    if bool(train.total_epochs) == bool(train.total_steps):
+        raise UserError(
+            f"Exactly one of config.train.total_epochs={train.total_epochs} and config.train.total_steps="
+            f"{train.total_steps} must be set: give 0 for the other."
+        )
+    for key, size in (("train", train.batch_size), ("eval", config.eval.batch_size)):
+        if size % devices:
+            raise UserError(
+                f"config.{key}.batch_size={size} cannot be divided over {devices} devices: "
+                f"use a multiple of {devices}, such as {-(-size // devices) * devices}."
+            )
+    if (train.batch_size // devices) % train.accumulate_steps:
+        raise UserError(
+            f"config.train.accumulate_steps={train.accumulate_steps} does not divide the "
+            f"{train.batch_size // devices} images that each of {devices} devices gets per step."
+        )
+    if config.optimizer.name == "adam" and config.optimizer.weight_decay:
+        raise UserError(
+            "config.optimizer.name='adam' has no weight decay: use 'adamw', or set config.optimizer.weight_decay=0."
+        )
+
+
+# ---- on disk ---------------------------------------------------------------------------------------------------------
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Inverse of `to_json`; JSON has no tuples, and no setting is a list."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(json.loads(text))).lock()
+
+
+def load(workdir: pathlib.Path) -> ConfigDict:
+    """The config that the run in `workdir` was started with."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} holds no run (there is no config.json in it): give --workdir of a training run.")
+    return from_json(path.read_text())
+
+
+def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Raises UserError if `workdir` holds a run of another config; what only says where data lies may differ."""
+    if not (workdir / "config.json").is_file():
+        return
+    mine, theirs = flatten(config), flatten(load(workdir))
+    different = [
+        f"{key} ({theirs.get(key)!r} there, {mine.get(key)!r} now)"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key) and not key.startswith(_FREE)
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config: {', '.join(different)}. Use another --workdir, "
+            f"or the same settings to continue that run."
+        )

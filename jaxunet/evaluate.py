@@ -1,0 +1,149 @@
+"""Exact evaluation: every image of a split once, counts from the device, protocols P1-P3, tables and pictures."""
+
+import csv
+import functools
+import io
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from jaxunet import config as config_lib
+from jaxunet import dataset, input_pipeline, metrics, parallel, plots
+from jaxunet.checkpoint import Checkpoints
+from jaxunet.input_pipeline import ExampleSource, Split
+from jaxunet.metric_writer import write_atomically
+from jaxunet.models import Network, build_model
+from jaxunet.optimizer import build_optimizer
+from jaxunet.train_state import create_train_state
+from jaxunet.train_step import eval_step, predict_step
+
+EvalFn = Callable[[Any, Any], Array]
+
+
+def load_eval_split(config: ConfigDict, split: str) -> Split:
+    """The validation or test images in host memory."""
+    builder = dataset.open_builder(config.dataset, config.dataset.eval_config)
+    return input_pipeline.load_split(
+        ExampleSource(builder, split, config.dataset.targets), threads=config.input.threads
+    )
+
+
+def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
+    """`(variables, raw batch) -> counts int32 [B, C, 4]`, compiled over all devices."""
+    return parallel.map_eval_step(functools.partial(eval_step, model=model, threshold=config.eval.threshold))
+
+
+def count_split(eval_fn: EvalFn, variables: Any, split: Split, batch_size: int) -> np.ndarray:
+    """Counts int64 [N, C, 4] of every image of `split`, in its order. Padding is computed and thrown away."""
+    results = [(eval_fn(variables, raw), valid) for raw, valid in input_pipeline.eval_batches(split, batch_size)]
+    return np.concatenate([np.asarray(counts, np.int64)[valid] for counts, valid in results])
+
+
+def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...]) -> dict[str, Any]:
+    """Protocols of the first target at top level, those of any other under `targets`."""
+    first, *others = (metrics.summarize(counts[:, i], split.labels) for i in range(len(targets)))
+    return first | ({"targets": dict(zip(targets[1:], others, strict=True))} if others else {})
+
+
+def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> dict[str, Any]:
+    """Evaluates a checkpoint of `workdir` on `split` and writes `eval/<split>/`; returns what `metrics.json` holds.
+
+    Args:
+      config: of the run, as `config.load` gives it.
+      workdir: of the run.
+      split: "train", "val" or "test".
+      checkpoint: "latest", "best" or a step.
+    """
+    config_lib.check(config)
+    checkpoints = Checkpoints(workdir, keep_latest=config.checkpoint.keep_latest, keep_best=config.checkpoint.keep_best)
+    step = checkpoints.resolve(checkpoint)
+    data = load_eval_split(config, split)
+    targets = tuple(config.dataset.targets)
+    model = build_model(config.model, classes=len(targets), axis_name=None)
+    tx = build_optimizer(config.optimizer, lambda _: 0.0)
+    shape = (*data.image.shape[1:], 1)
+    like = jax.eval_shape(
+        lambda: create_train_state(model, tx, seed=config.seed, image_shape=shape, ema=config.train.ema_decay > 0)
+    )
+    variables = checkpoints.restore(step, like).eval_variables()
+    best = checkpoints.best_step()
+    checkpoints.close()
+
+    counts = count_split(build_eval_fn(model, config), variables, data, config.eval.batch_size)
+    result = {
+        "split": split,
+        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
+        "target": targets[0],
+        "threshold": config.eval.threshold,
+        "checkpoint_step": step,
+        "empty_mask_rule": metrics.EMPTY_MASK_RULE,
+        **summarize(counts, data, targets),
+    }
+    out = workdir / "eval" / split
+    write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+    write_atomically(out / "per_image.csv", per_image_csv(counts, data, targets))
+    if config.eval.overlays:
+        _write_overlays(out / "overlays", counts[:, 0], data, model, variables, config)
+    print(f"{targets[0]} on {split} ({len(data.ids)} images), checkpoint {step}, threshold {config.eval.threshold}")
+    print(metrics.table(result))
+    for name, summary in result.get("targets", {}).items():
+        print(f"\n{name}\n{metrics.table(summary)}")
+    print(f"Empty masks: {metrics.EMPTY_MASK_RULE}.")
+    if best not in (None, step):
+        print(f"Step {best} scored best in validation: --checkpoint=best evaluates it.")
+    print(f"Written to {out}")
+    return result
+
+
+def per_image_csv(counts: np.ndarray, split: Split, targets: tuple[str, ...]) -> str:
+    """One row per image and target, sorted by id: counts and metrics, exact to the last digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "class", "target", "tp", "fp", "fn", "tn", *metrics.METRICS])
+    values = [metrics.ratios(counts[:, t]) for t in range(len(targets))]
+    for i in sorted(range(len(split.ids)), key=split.ids.__getitem__):
+        for t, target in enumerate(targets):
+            row = [split.ids[i], dataset.CLASSES[split.labels[i]], target, *map(int, counts[i, t])]
+            writer.writerow(row + [repr(float(values[t][m][i])) for m in metrics.METRICS])
+    return text.getvalue()
+
+
+def _write_overlays(
+    out: pathlib.Path, counts: np.ndarray, split: Split, model: Network, variables: Any, config: ConfigDict
+) -> None:
+    """Best and worst images by Dice among those with infection: one PNG each, and all on one sheet."""
+    dice = metrics.ratios(counts)["dice"]
+    ranked = [int(i) for i in np.argsort(-dice, kind="stable") if counts[i, 0] + counts[i, 2] > 0]
+    n = min(config.eval.overlays, len(ranked) // 2)
+    chosen = [("best", i) for i in ranked[:n]] + [("worst", i) for i in ranked[::-1][:n]]
+    if not chosen:
+        return
+    index = np.array([i for _, i in chosen])
+    part = Split(split.image[index], split.mask[index], split.labels[index], [split.ids[i] for i in index])
+
+    def predict(variables: Any, raw: input_pipeline.RawBatch) -> Array:
+        logits = predict_step(variables, input_pipeline.decode(raw)["image"], model=model)
+        return jax.nn.sigmoid(logits[..., 0]) > config.eval.threshold
+
+    predict_fn = parallel.map_eval_step(predict)
+    batches = input_pipeline.eval_batches(part, config.eval.batch_size)
+    predicted = np.concatenate([np.asarray(predict_fn(variables, raw))[valid] for raw, valid in batches])
+    truth = np.unpackbits(part.mask[..., 0], axis=2).astype(bool)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    pictures = []
+    for row, (kind, i) in enumerate(chosen):
+        rank = row % n + 1
+        stem = pathlib.PurePosixPath(split.ids[i]).stem
+        pictures.append(
+            plots.overlay(part.image[row], truth[row], predicted[row], f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}")
+        )
+        pictures[-1].save(out / f"{kind}_{rank:02d}_{stem}.png")
+    plots.contact_sheet(pictures, columns=min(n, 4)).save(out / "sheet.png")

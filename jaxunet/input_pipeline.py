@@ -1,0 +1,188 @@
+"""From a prepared dataset to batches: device-resident arrays, or a Grain stream; and exact evaluation batches.
+
+Order is a function of (seed, step) alone. The examples seen by a run are the concatenation of one permutation per
+epoch, f(seed, epoch); step s takes positions [s * B, (s + 1) * B) of it, B being the global batch. No example is
+dropped or repeated within an epoch, nothing random is stored, and both modes give the same batches.
+
+A raw batch, on host or device: `image` uint8 [B, H, W] in [0, 255]; `mask` uint8 [B, H, W / 8, C], packed bits.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jaxunet.errors import UserError
+
+RawBatch = dict[str, Any]
+
+
+class ExampleSource:
+    """Random access to the decoded examples of one split, in the order the dataset stores them."""
+
+    def __init__(self, builder: Any, split: str, targets: tuple[str, ...], *, exclude: frozenset[str] = frozenset()):
+        """Args:
+        builder: a prepared TFDS builder.
+        split: "train", "val" or "test".
+        targets: which masks to read, in order, of "infection" and "lung".
+        exclude: ids of examples to leave out.
+        """
+        import tensorflow_datasets as tfds
+
+        names = ["image", *(f"{t}_mask" for t in targets)]
+        missing = [n for n in names if n not in builder.info.features]
+        if missing:
+            raise UserError(f"The dataset {builder.info.full_name} has no {missing[0]}: change dataset.targets.")
+        self._names = names
+        self._labels = list(builder.info.features["label"].names)
+        partial = {"id": True, "label": True}
+        index = builder.as_data_source(split, decoders=tfds.decode.PartialDecoding(partial))
+        kept = [(i, e["id"], int(e["label"])) for i, e in enumerate(index)]
+        kept = [(i, _text(name), label) for i, name, label in kept if _text(name) not in exclude]
+        self._records = [i for i, _, _ in kept]
+        self.ids = [name for _, name, _ in kept]
+        self.labels = np.array([label for _, _, label in kept], np.int32)
+        skip = {name: tfds.decode.SkipDecoding() for name in names}
+        partial = dict.fromkeys(names, True)
+        self._source = builder.as_data_source(split, decoders=tfds.decode.PartialDecoding(partial, skip))
+        self.image_shape = tuple(builder.info.features["image"].shape)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> RawBatch:
+        """`image` uint8 [H, W], `mask` packed uint8 [H, W / 8, C]."""
+        example = self._source[self._records[i]]
+        image, *masks = (np.asarray(Image.open(io.BytesIO(example[name]))) for name in self._names)
+        packed = [np.packbits(mask > 0, axis=1) for mask in masks]
+        return {"image": image, "mask": np.stack(packed, axis=-1)}
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A whole split in host memory: `image` uint8 [N, H, W], `mask` packed uint8 [N, H, W / 8, C], labels, ids."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+
+    def arrays(self) -> RawBatch:
+        return {"image": self.image, "mask": self.mask}
+
+
+def load_split(source: ExampleSource, *, threads: int) -> Split:
+    """Decodes every example once, in parallel, straight into the final arrays."""
+    h, w, _ = source.image_shape
+    first = source[0]
+    image = np.empty((len(source), h, w), np.uint8)
+    mask = np.empty((len(source), *first["mask"].shape), np.uint8)
+
+    def fill(i: int) -> None:
+        example = source[i]
+        image[i], mask[i] = example["image"], example["mask"]
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, range(len(source)), chunksize=64))
+    return Split(image, mask, source.labels, source.ids)
+
+
+def use_resident(mode: str, *, num_examples: int, image_shape: tuple[int, ...], classes: int, limit_gib: float) -> bool:
+    """Whether the training split stays on the device: as `input.mode` says, or for "auto", if it fits `limit_gib`."""
+    h, w = image_shape[:2]
+    size = num_examples * h * w * (1 + classes / 8)
+    return mode == "resident" or (mode == "auto" and size <= limit_gib * 2**30)
+
+
+# ---- order -----------------------------------------------------------------------------------------------------------
+
+
+def epoch_order(seed: int, epoch: Array | int, num_examples: int) -> Array:
+    """int32 [num_examples]: the permutation of epoch `epoch`; integer arithmetic, the same on every backend."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
+    return jax.random.permutation(key, num_examples)
+
+
+def example_keys(seed: int, positions: Array) -> Array:
+    """[B] augmentation keys for positions int32 [B] of the example stream."""
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+
+
+def order_of_epochs(seed: int, first_epoch: Array | int, epochs: int, num_examples: int) -> Array:
+    """int32 [epochs * num_examples]: `epochs` consecutive permutations, concatenated."""
+    orders = [epoch_order(seed, first_epoch + e, num_examples) for e in range(epochs)]
+    return jnp.concatenate(orders)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def gather(arrays: RawBatch, index: Array) -> RawBatch:
+    """Rows `index` int32 [B] of device-resident arrays."""
+    return {name: jnp.take(array, index, axis=0, mode="clip") for name, array in arrays.items()}
+
+
+def decode(raw: RawBatch) -> dict[str, Array]:
+    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1], `mask` float32 {0, 1} [B, H, W, C]; on the device."""
+    image = raw["image"][..., None].astype(jnp.float32) / 255
+    return {"image": image, "mask": jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)}
+
+
+def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
+    """Every example once, in order, in batches of one static size.
+
+    Yields:
+      The raw batch, the last one padded with its first example, and `valid` bool [B], False for padding.
+    """
+    for start in range(0, len(split.ids), batch_size):
+        index = np.arange(start, start + batch_size)
+        valid = index < len(split.ids)
+        index = np.where(valid, index, start)
+        yield {name: array[index] for name, array in split.arrays().items()}, valid
+
+
+class _Positions:
+    """The example stream from `start` on, as the random-access source that Grain wants: position -> example."""
+
+    def __init__(self, source: ExampleSource, seed: int, positions: np.ndarray):
+        self._source, self._seed, self._positions = source, seed, positions
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, i: int) -> RawBatch:
+        epoch, offset = divmod(int(self._positions[i]), len(self._source))
+        known, order = self._order
+        if known != epoch:
+            with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                order = np.asarray(epoch_order(self._seed, epoch, len(self._source)))
+            self._order = (epoch, order)
+        return self._source[int(order[offset])]
+
+
+def stream_batches(
+    source: ExampleSource, *, seed: int, start_step: int, total_steps: int, batch_size: int, stream: ConfigDict
+) -> Iterator[RawBatch]:
+    """Raw batches of steps [start_step, total_steps), this process's share of each, prefetched by Grain's threads."""
+    import grain
+
+    share = batch_size // jax.process_count()
+    steps = np.arange(start_step, total_steps, dtype=np.int64)[:, None]
+    positions = steps * batch_size + jax.process_index() * share + np.arange(share)
+    dataset = grain.MapDataset.source(_Positions(source, seed, positions.reshape(-1))).batch(share)
+    options = grain.ReadOptions(num_threads=stream.threads, prefetch_buffer_size=stream.prefetch_batches)
+    return iter(dataset.to_iter_dataset(options))

@@ -1,0 +1,91 @@
+"""What a run leaves to read: `config.json`, `metrics.jsonl`, TensorBoard events, progress bar. Process 0 only."""
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Self
+
+import jax
+import tensorboardX
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jaxunet import config as config_lib
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes `path` so that a reader, or a crash, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict]:
+    """Rows of `metrics.jsonl`; a last line cut short by a crash is ignored."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class MetricWriter:
+    """Writes one JSON line per call to `write`, the same numbers to TensorBoard, and moves the progress bar.
+
+    A run that resumes at `start_step` first drops what was written after it, so that the file ends up the same as an
+    uninterrupted run's.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, start_step: int, total_steps: int):
+        self._active = jax.process_index() == 0
+        self._bar = tqdm(
+            total=total_steps, initial=start_step, unit="step", disable=not self._active, dynamic_ncols=True
+        )
+        if not self._active:
+            return
+        write_atomically(workdir / "config.json", config_lib.to_json(config))
+        kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+        write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = (workdir / "metrics.jsonl").open("a")
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def advance(self, steps: int) -> None:
+        self._bar.update(steps)
+
+    def show(self, **values: str) -> None:
+        """Numbers beside the progress bar."""
+        self._bar.set_postfix(values, refresh=False)
+
+    def message(self, text: str) -> None:
+        """A line above the progress bar."""
+        if self._active:
+            self._bar.write(text)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends `{"step": step, **values}` and makes it visible to readers at once."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._active:
+            self._file.close()
+            self._events.close()

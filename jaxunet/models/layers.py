@@ -1,0 +1,133 @@
+"""Building blocks shared by every network: convolution, normalisation, resampling.
+
+All arrays are channels-last `[B, H, W, C]`. Parameters and batch statistics are float32; activations are
+`Policy.dtype`. Networks get one `Policy` and hand it down, so that precision and normalisation are decided once.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxunet.errors import UserError
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Precision and normalisation of a whole network.
+
+    Attributes:
+      dtype: of activations, `float32` or `bfloat16`.
+      axis_name: mapped axis over which batch statistics are averaged; None keeps them per replica.
+      bn_momentum: share of the old running statistics kept at each step (PyTorch's 0.1 is 0.9 here).
+      bn_epsilon: added to the variance.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+
+
+class Conv(nn.Module):
+    """Convolution with explicit symmetric padding, so that sizes and values match PyTorch's at stride 2.
+
+    A 1x1 convolution is computed as a matrix product (same parameter, same shape): XLA's CPU backend
+    trains the ResNet101 U-Net 1.56x faster that way, accelerators do not care.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C_in]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
+        k, s = self.kernel_size, self.stride
+        shape = (k, k, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", he_normal, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if k == 1 and self.groups == 1:
+            y = jnp.dot(x[:, ::s, ::s], kernel[0, 0])
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(s, s),
+                padding=[(k // 2, k // 2)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+def batch_norm(policy: Policy, *, train: bool, name: str) -> nn.BatchNorm:
+    """Batch normalisation; statistics and their reduction are float32, over the global batch if the axis is named."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=policy.bn_momentum,
+        epsilon=policy.bn_epsilon,
+        dtype=policy.dtype,
+        axis_name=policy.axis_name if train else None,
+        name=name,
+    )
+
+
+def max_pool_2x(x: Array) -> Array:
+    """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 2x2."""
+    return nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+
+
+def space_to_depth(x: Array, patch: int) -> Array:
+    """`[B, H, W, C]` -> `[B, H/patch, W/patch, patch*patch*C]`: every patch becomes one pixel; no value is lost."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def depth_to_space(x: Array, patch: int) -> Array:
+    """Inverse of `space_to_depth`: `[B, H, W, patch*patch*C]` -> `[B, H*patch, W*patch, C]`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, patch, patch, c // (patch * patch)).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * patch, w * patch, c // (patch * patch))
+
+
+def upsample_nearest_2x(x: Array) -> Array:
+    """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, every pixel repeated 2x2."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def upsample_bilinear_2x(x: Array) -> Array:
+    """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, equal to `jax.image.resize(..., "bilinear")` (half-pixel centres).
+
+    Written as shifted sums, which fuse on every backend, where the general resize is a matrix product.
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        first, last = jax.lax.slice_in_dim(x, 0, 1, axis=axis), jax.lax.slice_in_dim(x, n - 1, n, axis=axis)
+        before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis)
+        after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, n, axis=axis), last], axis)
+        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+        x = pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
+    return x
+
+
+def check_divisible(image: Array, stride: int) -> None:
+    """Raises UserError unless height and width of `image` [B, H, W, C] are multiples of `stride`."""
+    h, w = image.shape[1:3]
+    if h % stride or w % stride:
+        raise UserError(
+            f"The network needs height and width divisible by {stride}, and the image is {h}x{w}: "
+            f"pad it to {-(-h // stride) * stride}x{-(-w // stride) * stride}."
+        )

@@ -1,0 +1,96 @@
+"""Plain U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with batch normalisation and a space-to-depth stem.
+
+Image in, logits out; the encoder returns its features by stride, the decoder consumes every one of them.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jaxunet.models import layers
+from jaxunet.models.layers import Conv, Policy
+
+
+class DoubleConv(nn.Module):
+    """Two times (3x3 convolution, batch norm, ReLU): `[B, H, W, C]` -> `[B, H, W, features]`."""
+
+    features: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        for i in (1, 2):
+            x = Conv(self.features, use_bias=False, dtype=self.policy.dtype, name=f"conv{i}")(x)
+            x = nn.relu(layers.batch_norm(self.policy, train=train, name=f"bn{i}")(x))
+        return x
+
+
+class UNetEncoder(nn.Module):
+    """One `DoubleConv` per level, max-pooling between them.
+
+    `[B, H, W, C]` -> list of features, finest first: level i has stride `patch * 2**i` and `channels[i]` channels.
+    """
+
+    channels: tuple[int, ...]
+    patch: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, image: Array, *, train: bool) -> list[Array]:
+        x = layers.space_to_depth(image.astype(self.policy.dtype), self.patch)
+        features = []
+        for i, width in enumerate(self.channels):
+            if i > 0:
+                x = layers.max_pool_2x(x)
+            x = DoubleConv(width, self.policy, name=f"level{i + 1}")(x, train=train)
+            features.append(x)
+        return features
+
+
+class UNetDecoder(nn.Module):
+    """Coarsest feature upsampled step by step; at each, the encoder's feature of that stride is concatenated."""
+
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, features: list[Array], *, train: bool) -> Array:
+        x = features[-1]
+        for i, skip in reversed(list(enumerate(features[:-1]))):
+            x = jnp.concatenate([skip, layers.upsample_bilinear_2x(x)], axis=-1)
+            x = DoubleConv(skip.shape[-1], self.policy, name=f"level{i + 1}")(x, train=train)
+        return x
+
+
+class UNet(nn.Module):
+    """U-Net whose finest level works on `patch` x `patch` pixels at a time.
+
+    With `patch=1` it is the textbook network. A larger patch moves pixels into channels (space-to-depth) before
+    the first convolution and back after the last (sub-pixel head): the full-resolution maps, which cost most of the
+    time and of the memory traffic, are never made, and the output still has the input's resolution.
+
+    Attributes:
+      classes: number of masks predicted, one logit each.
+      channels: width of each level, finest first; their number is the depth.
+      patch: 1, 2 or 4.
+      policy: precision and normalisation.
+    """
+
+    classes: int
+    channels: tuple[int, ...]
+    patch: int
+    policy: Policy
+
+    @property
+    def stride(self) -> int:
+        """Height and width of the image must be multiples of this."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+    @nn.compact
+    def __call__(self, image: Array, *, train: bool) -> Array:
+        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes]."""
+        layers.check_divisible(image, self.stride)
+        features = UNetEncoder(self.channels, self.patch, self.policy, name="encoder")(image, train=train)
+        x = UNetDecoder(self.policy, name="decoder")(features, train=train)
+        # The head runs in float32: logits and the loss never see bfloat16 rounding.
+        logits = Conv(self.classes * self.patch**2, kernel_size=1, name="head")(x)
+        return layers.depth_to_space(logits, self.patch)

@@ -1,0 +1,139 @@
+"""Data parallelism: the only file that knows that there is more than one device.
+
+`jax.pmap` with `in_axes=None` / `out_axes=None` for the state keeps one logical copy of it, replicated: there is
+nothing to stack, unstack or index. JAX does not check `out_axes=None`, so a forgotten reduction would let replicas
+drift apart unseen; `assert_replicas_agree` looks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxunet import input_pipeline
+from jaxunet.train_state import TrainState
+from jaxunet.train_step import Batch, Metrics
+
+AXIS = "batch"
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+MakeBatch = Callable[[input_pipeline.RawBatch, Array], Batch]
+
+
+def reduce_mean(tree: Any) -> Any:
+    """Mean of every leaf over the replicas; for use inside a mapped step."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.devices()), (AXIS,))
+
+
+def replicate(tree: Any) -> Any:
+    """Puts one logical copy of `tree` on all devices; scalars and arrays already there stay."""
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+
+
+def shard(batch: Any) -> Any:
+    """Host arrays [B, ...] -> [local devices, B / local devices, ...], row i on device i."""
+    n = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), batch)
+
+
+def replicated_shapes(tree: Any) -> Any:
+    """Shapes, dtypes and replicated shardings of `tree`, for restoring a checkpoint onto the devices present."""
+    sharding = NamedSharding(_mesh(), PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _zero_totals() -> Metrics:
+    """Sums over the steps of one dispatch; `bad_step` is the first step with a non-finite loss or gradient, or -1."""
+    sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", "grad_norm", "dice")}
+    return sums | {"steps": jnp.zeros((), jnp.int32), "bad_step": jnp.full((), -1, jnp.int32)}
+
+
+def _add(totals: Metrics, metrics: Metrics, step: Array) -> Metrics:
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    first_bad = jnp.where((totals["bad_step"] < 0) & ~finite, step, totals["bad_step"])
+    sums = {name: totals[name] + value for name, value in metrics.items()}
+    return sums | {"steps": totals["steps"] + 1, "bad_step": first_bad}
+
+
+def map_resident_steps(
+    step_fn: Step, make_batch: MakeBatch, *, seed: int, batch_size: int, num_examples: int, max_steps: int
+) -> Callable[[TrainState, input_pipeline.RawBatch, int], tuple[TrainState, Metrics]]:
+    """Compiles "run n steps on data that is on the device" as one program for every n from 1 to `max_steps`.
+
+    Returns:
+      `run(state, arrays, n) -> (state, totals)`. `state` is donated; `arrays` are replicated raw arrays [N, ...].
+    """
+    per_device = batch_size // jax.device_count()
+    epochs = -(-max_steps * batch_size // num_examples) + 1  # that the positions of one dispatch can touch
+
+    def run(state: TrainState, arrays: input_pipeline.RawBatch, n: Array, replica: Array):
+        first_epoch = state.step * batch_size // num_examples
+        order = input_pipeline.order_of_epochs(seed, first_epoch, epochs, num_examples)
+
+        def one(_: Any, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, totals = carry
+            positions = state.step * batch_size + replica * per_device + jnp.arange(per_device, dtype=jnp.int32)
+            raw = input_pipeline.gather(arrays, order[positions - first_epoch * num_examples])
+            new_state, metrics = step_fn(state, make_batch(raw, positions))
+            return new_state, _add(totals, metrics, state.step)
+
+        if max_steps == 1:  # no loop: XLA's CPU backend runs convolutions in a loop body about 25 times slower
+            return one(0, (state, _zero_totals()))
+        return jax.lax.fori_loop(0, n, one, (state, _zero_totals()))
+
+    mapped = jax.pmap(
+        run, axis_name=AXIS, in_axes=(None, None, None, 0), out_axes=None, donate_argnums=(0,), devices=jax.devices()
+    )
+    replicas = _replica_indices()
+    return lambda state, arrays, n: mapped(state, arrays, np.int32(n), replicas)
+
+
+def map_streamed_step(
+    step_fn: Step, make_batch: MakeBatch, *, batch_size: int
+) -> Callable[[TrainState, input_pipeline.RawBatch], tuple[TrainState, Metrics]]:
+    """Compiles "one step on a batch from the host": `run(state, raw) -> (state, totals)`, `state` donated."""
+    per_device = batch_size // jax.device_count()
+
+    def run(state: TrainState, raw: input_pipeline.RawBatch, replica: Array):
+        positions = state.step * batch_size + replica * per_device + jnp.arange(per_device, dtype=jnp.int32)
+        new_state, metrics = step_fn(state, make_batch(raw, positions))
+        return new_state, _add(_zero_totals(), metrics, state.step)
+
+    mapped = jax.pmap(
+        run, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None, donate_argnums=(0,), devices=jax.devices()
+    )
+    replicas = _replica_indices()
+    return lambda state, raw: mapped(state, shard(raw), replicas)
+
+
+def map_eval_step(eval_fn: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
+    """Compiles `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] out."""
+    mapped = jax.pmap(eval_fn, axis_name=AXIS, in_axes=(None, 0), devices=jax.devices())
+
+    def run(variables: Any, batch: Any) -> Array:
+        out = mapped(variables, shard(batch))
+        return out.reshape(-1, *out.shape[2:])
+
+    return run
+
+
+def _replica_indices() -> Array:
+    mine = [i for i, d in enumerate(jax.devices()) if d.process_index == jax.process_index()]
+    return np.array(mine, np.int32)
+
+
+def assert_replicas_agree(tree: Any) -> None:
+    """Raises RuntimeError naming the first leaf whose copies differ between this process's devices, bit for bit."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        first, *others = (np.asarray(s.data) for s in leaf.addressable_shards)
+        for other in others:
+            if first.tobytes() != other.tobytes():
+                raise RuntimeError(f"Replicas disagree on {jax.tree_util.keystr(path)}: a reduction is missing.")

@@ -1,0 +1,259 @@
+"""The training loop, in program order: data, network, state, resume, steps, validation, checkpoints."""
+
+import contextlib
+import functools
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxunet import config as config_lib
+from jaxunet import dataset, evaluate, input_pipeline, parallel, plots
+from jaxunet.checkpoint import Checkpoints
+from jaxunet.errors import UserError
+from jaxunet.input_pipeline import ExampleSource
+from jaxunet.losses import build_loss
+from jaxunet.metric_writer import MetricWriter, read_metrics
+from jaxunet.models import build_model
+from jaxunet.optimizer import Durations, build_optimizer, build_schedule, durations
+from jaxunet.train_state import TrainState, create_train_state
+from jaxunet.train_step import augmented_batch, train_step
+
+Advance = Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains as `config` says, continuing the run in `workdir` if there is one.
+
+    Raises:
+      UserError: for settings, data or a workdir that cannot work, and when the loss stops being finite.
+    """
+    # ---- checks, before anything is built
+    config_lib.check(config)
+    config_lib.check_same_run(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    # ---- data
+    source, val = _load_data(config)
+    targets = tuple(config.dataset.targets)
+    length = durations(config.train, len(source))
+
+    # ---- network, optimizer, state
+    model = build_model(config.model, classes=len(targets), axis_name=parallel.AXIS if config.model.bn_sync else None)
+    schedule = build_schedule(config.optimizer, length)
+    tx = build_optimizer(config.optimizer, schedule)
+    state = create_train_state(
+        model, tx, seed=config.seed, image_shape=source.image_shape, ema=config.train.ema_decay > 0
+    )
+    step_fn = functools.partial(
+        train_step,
+        model=model,
+        loss_fn=build_loss(config.loss),
+        tx=tx,
+        accumulate_steps=config.train.accumulate_steps,
+        ema_decay=config.train.ema_decay,
+        reduce=parallel.reduce_mean,
+    )
+    eval_fn = evaluate.build_eval_fn(model, config)
+
+    # ---- resume
+    checkpoints = Checkpoints(workdir, keep_latest=config.checkpoint.keep_latest, keep_best=config.checkpoint.keep_best)
+    start_step = checkpoints.latest_step() or 0
+    if start_step:
+        state = checkpoints.restore(start_step, state)
+    state = parallel.replicate(state)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    print(
+        f"{config.model.name}, {parameters:,} parameters, {model.policy.dtype} on {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}; {len(source)} training and {len(val.ids)} validation images; "
+        f"{length.total_steps} steps of {config.train.batch_size}; "
+        + (f"continuing at step {start_step}" if start_step else "from scratch")
+    )
+    advance, max_steps = _build_advance(config, source, step_fn, start_step, length)
+
+    # ---- steps
+    every = {
+        "log": config.train.log_every_steps,
+        "eval": config.train.eval_every_epochs * length.steps_per_epoch,
+        "checkpoint": config.train.checkpoint_every_steps,
+    }
+    step, totals, replicas_checked = start_step, [], False
+    with (
+        MetricWriter(workdir, config, start_step=start_step, total_steps=length.total_steps) as writer,
+        _stop_on_signal() as stop,
+        contextlib.closing(checkpoints),
+    ):
+        clock = time.perf_counter()
+        while step < length.total_steps and not stop:
+            last = min(step + max_steps, length.total_steps, *(_next_multiple(step, p) for p in every.values()))
+            state, total = advance(state, last - step)
+            if totals:
+                jax.block_until_ready(totals[-1])  # one call runs, one waits: never further ahead
+            totals.append(total)
+            due = {name for name, p in every.items() if last == _next_multiple(step, p) or last == length.total_steps}
+            writer.advance(last - step)
+            step = last
+
+            # ---- log
+            if due:
+                clock = _log(writer, config, totals, step, schedule, length, clock)
+                totals = []
+
+            # ---- validate and save
+            val_dice = None
+            if "eval" in due:
+                val_dice = _validate(writer, config, eval_fn, state, val, step, length)
+                plots.learning_curve(read_metrics(workdir), workdir / "learning_curve.png")
+            if due & {"eval", "checkpoint"}:
+                if not replicas_checked:
+                    parallel.assert_replicas_agree(state)
+                    replicas_checked = True
+                checkpoints.save(state, config, val_dice=val_dice)
+                clock = time.perf_counter()
+
+        # ---- asked to stop
+        if totals:
+            _log(writer, config, totals, step, schedule, length, clock)
+        if step > start_step:
+            checkpoints.save(state, config, val_dice=None)
+        checkpoints.wait()
+        best = checkpoints.best_step()
+    if step < length.total_steps:
+        print(f"Stopped and saved at step {step} of {length.total_steps}; the same command continues.")
+    else:
+        print(f"Done: {length.total_steps} steps, best validation at step {best}. Results in {workdir}")
+
+
+def _load_data(config: ConfigDict) -> tuple[ExampleSource, input_pipeline.Split]:
+    """The training examples, not yet read, and the validation split in memory."""
+    builder = dataset.open_builder(config.dataset, config.dataset.train_config)
+    dropped = dataset.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
+    source = ExampleSource(builder, "train", tuple(config.dataset.targets), exclude=dropped)
+    if dropped:
+        print(f"{len(dropped)} training images are identical to a validation or test image and are left out.")
+    return source, evaluate.load_eval_split(config, "val")
+
+
+def _build_advance(
+    config: ConfigDict, source: ExampleSource, step_fn: parallel.Step, start_step: int, length: Durations
+) -> tuple[Advance, int]:
+    """`advance(state, n)` runs the next n steps, and the largest n it takes."""
+    make_batch = functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
+    resident = input_pipeline.use_resident(
+        config.input.mode,
+        num_examples=len(source),
+        image_shape=source.image_shape,
+        classes=len(config.dataset.targets),
+        limit_gib=config.input.resident_limit_gib,
+    )
+    if not resident:
+        run = parallel.map_streamed_step(step_fn, make_batch, batch_size=config.train.batch_size)
+        batches = input_pipeline.stream_batches(
+            source,
+            seed=config.seed,
+            start_step=start_step,
+            total_steps=length.total_steps,
+            batch_size=config.train.batch_size,
+            stream=config.input,
+        )
+        return (lambda state, _: run(state, next(batches))), 1
+
+    max_steps = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
+    run = parallel.map_resident_steps(
+        step_fn,
+        make_batch,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        num_examples=len(source),
+        max_steps=max_steps,
+    )
+    arrays = parallel.replicate(input_pipeline.load_split(source, threads=config.input.threads).arrays())
+    return (lambda state, n: run(state, arrays, n)), max_steps
+
+
+def _next_multiple(step: int, period: float) -> int:
+    """The smallest whole number above `step` at which a multiple of `period` (steps, maybe fractional) is passed."""
+    k = math.floor(step / period)
+    while math.ceil(k * period) <= step:
+        k += 1
+    return math.ceil(k * period)
+
+
+def _log(
+    writer: MetricWriter,
+    config: ConfigDict,
+    totals: list[dict[str, Any]],
+    step: int,
+    schedule: Callable[[int], Any],
+    length: Durations,
+    clock: float,
+) -> float:
+    """Writes the means since the last log; stops the run if a loss was not finite. Returns the time now."""
+    totals = jax.device_get(totals)
+    bad = [int(t["bad_step"]) for t in totals if t["bad_step"] >= 0]
+    if bad:
+        raise UserError(
+            f"The loss or its gradient was not finite at step {bad[0]} (learning rate {float(schedule(bad[0])):.3g}): "
+            f"nothing after the last checkpoint was saved. Lower config.optimizer.learning_rate, or set "
+            f"config.optimizer.clip_norm, and use another --workdir."
+        )
+    now, n = time.perf_counter(), sum(int(t["steps"]) for t in totals)
+    values = {f"train/{name}": float(sum(t[name] for t in totals)) / n for name in ("loss", "dice", "grad_norm")}
+    rate = n * config.train.batch_size / (now - clock)
+    values |= {"train/learning_rate": float(schedule(step - 1)), "images_per_second": rate}
+    writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
+    writer.show(loss=f"{values['train/loss']:.4f}", dice=f"{values['train/dice']:.3f}", images_s=f"{rate:.1f}")
+    return now
+
+
+def _validate(
+    writer: MetricWriter,
+    config: ConfigDict,
+    eval_fn: evaluate.EvalFn,
+    state: TrainState,
+    val: input_pipeline.Split,
+    step: int,
+    length: Durations,
+) -> float:
+    """Scores the validation split with the averaged weights; returns the Dice that ranks checkpoints (P1)."""
+    counts = evaluate.count_split(eval_fn, state.eval_variables(), val, config.eval.batch_size)
+    summary = evaluate.summarize(counts, val, tuple(config.dataset.targets))
+    values = {
+        f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
+        for protocol in ("P1", "P2", "P2_all", "P3")
+        for name, numbers in summary.get(protocol, {}).items()
+    }
+    writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
+    parts = [f"{p} Dice {values[f'val/{p}/dice']:.4f} IoU {values[f'val/{p}/iou']:.4f}" for p in ("P1", "P2", "P3")]
+    writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation " + ", ".join(parts))
+    return values["val/P1/dice"]
+
+
+class _StopRequest:
+    requested = False
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[_StopRequest]:
+    """SIGTERM or Ctrl-C asks the loop to save and leave; a second one ends the process as usual."""
+    stop, previous = _StopRequest(), {}
+
+    def request(number: int, _: Any) -> None:
+        stop.requested = True
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""What one replica does: train, evaluate, predict. Pure functions; how replicas are mapped and reduced is passed in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+from jaxunet import input_pipeline
+from jaxunet.augment import augment_batch
+from jaxunet.losses import LossFn
+from jaxunet.metrics import pixel_counts
+from jaxunet.models import Network
+from jaxunet.train_state import TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Network,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    accumulate_steps: int = 1,
+    ema_decay: float = 0.0,
+    reduce: Callable[[Any], Any] = lambda tree: tree,
+) -> tuple[TrainState, Metrics]:
+    """One optimizer step.
+
+    Args:
+      state: the current state.
+      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `mask` float32 {0, 1} [B, H, W, C].
+      model: the network.
+      loss_fn: (logits, mask) -> float32 [B].
+      tx: the Optax transformation.
+      accumulate_steps: the batch is worked off in this many equal parts, one after the other.
+      ema_decay: 0 keeps no averages.
+      reduce: mean over replicas of a pytree; the identity for one.
+
+    Returns:
+      The next state, and float32 scalars `loss`, `grad_norm` and `dice` (mean over images of the first mask, at 0.5).
+    """
+
+    def loss_and_aux(params: Any, batch_stats: Any, part: Batch) -> tuple[Array, tuple[Any, Array]]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updates = model.apply(variables, part["image"], train=True, mutable=["batch_stats"])
+        tp, fp, fn, _ = jnp.moveaxis(pixel_counts(logits, part["mask"], 0.5)[:, 0], -1, 0)
+        dice = jnp.mean((2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6))
+        return loss_fn(logits, part["mask"]).mean(), (updates.get("batch_stats", {}), dice)
+
+    # A Python loop, not lax.scan: XLA's CPU backend runs convolutions in a loop body about 25 times slower.
+    batch_stats, totals = state.batch_stats, None
+    for part in _split(batch, accumulate_steps):
+        (loss, (batch_stats, dice)), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(
+            state.params, batch_stats, part
+        )
+        part_totals = (grads, loss, dice)
+        totals = part_totals if totals is None else jax.tree.map(jnp.add, totals, part_totals)
+    grads, loss, dice = jax.tree.map(lambda x: x / accumulate_steps, totals)
+    grads, loss, dice, batch_stats = reduce((grads, loss, dice, batch_stats))
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params, ema_batch_stats = state.ema_params, state.ema_batch_stats
+    if ema_decay:
+        # Short memory at first, so that the random initial weights are forgotten: min(decay, (1 + t) / (10 + t)).
+        t = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
+        ema_params, ema_batch_stats = jax.tree.map(
+            lambda average, new: decay * average + (1 - decay) * new,
+            (ema_params, ema_batch_stats),
+            (params, batch_stats),
+        )
+    new_state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=ema_params,
+        ema_batch_stats=ema_batch_stats,
+    )
+    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "dice": dice}
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    size = batch["image"].shape[0] // parts
+    return [jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], batch) for i in range(parts)]
+
+
+def augmented_batch(raw: input_pipeline.RawBatch, positions: Array, *, seed: int, augment: ConfigDict) -> Batch:
+    """Raw uint8 batch -> normalised, augmented training batch; `positions` int32 [B] of the example stream."""
+    batch = input_pipeline.decode(raw)
+    keys = input_pipeline.example_keys(seed, positions)
+    image, mask = augment_batch(keys, batch["image"], batch["mask"], augment)
+    return {"image": image, "mask": mask}
+
+
+def predict_step(variables: Any, image: Array, *, model: Network) -> Array:
+    """`image` float32 [B, H, W, 1] in [0, 1] -> logits float32 [B, H, W, C], running statistics."""
+    return model.apply(variables, image, train=False)
+
+
+def eval_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float) -> Array:
+    """Raw batch -> confusion counts int32 [B, C, 4] per image and class."""
+    batch = input_pipeline.decode(raw)
+    return pixel_counts(predict_step(variables, batch["image"], model=model), batch["mask"], threshold)

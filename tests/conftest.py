@@ -1,0 +1,52 @@
+"""Two simulated CPU devices and strict array rules for every test; a small synthetic dataset, built once."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """No implicit dtype promotion; for code without Optax and batch normalisation, which rely on it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where the synthetic datasets of the tests are built, once per session."""
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture
+def config(data_dir: pathlib.Path) -> ConfigDict:
+    """A complete config of seconds: ten synthetic X-rays, a network of a few thousand parameters."""
+    config = default.get_config()
+    config.dataset.name = "synthetic_cxr"
+    config.dataset.data_dir = str(data_dir)
+    config.dataset.synthetic.train = 10
+    config.dataset.synthetic.val = 3
+    config.dataset.synthetic.test = 2
+    config.model.channels = (4, 8)
+    config.model.patch = 4
+    config.model.dtype = "float32"
+    config.train.batch_size = 4
+    config.train.total_epochs = 0
+    config.train.total_steps = 6
+    config.train.eval_every_epochs = 1.0
+    config.train.log_every_steps = 2
+    config.eval.batch_size = 4
+    config.eval.overlays = 1
+    return config
