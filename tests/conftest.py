@@ -6,7 +6,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import pytest
@@ -30,23 +30,32 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("tfds")
 
 
+@pytest.fixture(scope="session")
+def make_config(data_dir: pathlib.Path) -> Callable[[], ConfigDict]:
+    """Makes complete configs of seconds: ten synthetic X-rays, a network of a few thousand parameters."""
+
+    def make() -> ConfigDict:
+        config = default.get_config()
+        config.dataset.name = "synthetic_cxr"
+        config.dataset.data_dir = str(data_dir)
+        config.dataset.synthetic.train = 10
+        config.dataset.synthetic.val = 3
+        config.dataset.synthetic.test = 2
+        config.model.channels = (4, 8)
+        config.model.patch = 4
+        config.model.dtype = "float32"
+        config.train.batch_size = 4
+        config.train.total_epochs = 0
+        config.train.total_steps = 6
+        config.train.eval_every_epochs = 1.0
+        config.train.log_every_steps = 2
+        config.eval.batch_size = 4
+        config.eval.overlays = 1
+        return config
+
+    return make
+
+
 @pytest.fixture
-def config(data_dir: pathlib.Path) -> ConfigDict:
-    """A complete config of seconds: ten synthetic X-rays, a network of a few thousand parameters."""
-    config = default.get_config()
-    config.dataset.name = "synthetic_cxr"
-    config.dataset.data_dir = str(data_dir)
-    config.dataset.synthetic.train = 10
-    config.dataset.synthetic.val = 3
-    config.dataset.synthetic.test = 2
-    config.model.channels = (4, 8)
-    config.model.patch = 4
-    config.model.dtype = "float32"
-    config.train.batch_size = 4
-    config.train.total_epochs = 0
-    config.train.total_steps = 6
-    config.train.eval_every_epochs = 1.0
-    config.train.log_every_steps = 2
-    config.eval.batch_size = 4
-    config.eval.overlays = 1
-    return config
+def config(make_config: Callable[[], ConfigDict]) -> ConfigDict:
+    return make_config()

@@ -1,0 +1,86 @@
+import pathlib
+import re
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default, demo, unet
+from jaxunet import config as config_lib
+from jaxunet.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHIPPED = {"default": default, "demo": demo, "unet": unet}
+
+
+def test_every_shipped_config_is_listed_here():
+    assert {p.stem for p in (ROOT / "configs").glob("*.py")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_config_passes_and_survives_json(name):
+    config = SHIPPED[name].get_config()
+    config_lib.check(config)
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert config_lib.flatten(again) == config_lib.flatten(config)
+    assert again.is_locked
+
+
+def test_every_key_is_read():
+    """Each leaf `section.key` occurs as an attribute in the program, outside the checks."""
+    source = "\n".join(p.read_text() for p in (ROOT / "jaxunet").rglob("*.py") if p.name != "config.py")
+    unread = [
+        key
+        for key in config_lib.flatten(default.get_config())
+        if not re.search(rf"\b{re.escape('.'.join(key.split('.')[-2:]))}\b", source)
+        and not re.search(rf"\bstream\.{key.split('.')[-1]}\b", source)
+    ]
+    assert not unread
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("model.name", "unetti", "model.name='unetti' is not one of 'unet'"),
+        ("optimizer.learning_rate", -1.0, "optimizer.learning_rate=-1.0 must be greater than 0"),
+        ("optimizer.learning_rate", float("nan"), "must be greater than 0"),
+        ("train.ema_decay", 1.0, "train.ema_decay=1.0 must be less than 1"),
+        ("seed", -1, "seed=-1 must be at least 0"),
+        ("eval.threshold", 1.5, "eval.threshold=1.5 must be less than 1"),
+        ("dataset.targets", ("tumour",), "must name 'infection', 'lung' or both"),
+        ("dataset.train_config", "lung", r"has no infection masks: set config.dataset.targets to \('lung',\)"),
+        ("model.channels", (16, 0), "must be a tuple of positive whole numbers"),
+        ("train.total_steps", 10, "Exactly one of config.train.total_epochs=32 and config.train.total_steps=10"),
+        ("train.batch_size", 7, "cannot be divided over 2 devices: use a multiple of 2, such as 8"),
+        ("eval.batch_size", 3, "config.eval.batch_size=3 cannot be divided over 2 devices"),
+        ("train.accumulate_steps", 3, "does not divide the 8 images"),
+        ("optimizer.name", "adam", "'adam' has no weight decay"),
+    ],
+)
+def test_bad_values_get_one_sentence(key, value, sentence):
+    assert jax.device_count() == 2
+    config = default.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=sentence) as raised:
+        config_lib.check(config)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_workdir_holds_one_config(tmp_path: pathlib.Path):
+    config = default.get_config()
+    config_lib.check_same_run(config, tmp_path)
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    config.dataset.source = "elsewhere.zip"
+    config.input.mode = "stream"
+    config_lib.check_same_run(config, tmp_path)
+    config.optimizer.learning_rate = 1.0
+    with pytest.raises(UserError, match=r"another config: optimizer.learning_rate \(0.002 there, 1.0 now\)"):
+        config_lib.check_same_run(config, tmp_path)
+
+
+def test_unknown_keys_are_refused():
+    config: ConfigDict = default.get_config()
+    with pytest.raises(KeyError):
+        config.update_from_flattened_dict({"train.batchsize": 3})
+    with pytest.raises(UserError, match="holds no run"):
+        config_lib.load(ROOT / "nowhere")
