@@ -11,5 +11,5 @@ from configs import default
 def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset.targets = ("infection", "lung")
-    config.train.total_epochs = 16
+    config.train.total_epochs = 10
     return config

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
 from jaxunet import dataset, input_pipeline, metrics, parallel, plots
+from jaxunet.atomic import write_atomically
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.input_pipeline import ExampleSource, Split
-from jaxunet.metric_writer import write_atomically
 from jaxunet.models import Network, build_model
 from jaxunet.optimizer import build_optimizer
 from jaxunet.train_state import create_train_state

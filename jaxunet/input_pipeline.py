@@ -42,17 +42,13 @@ class ExampleSource:
         if missing:
             raise UserError(f"The dataset {builder.info.full_name} has no {missing[0]}: change dataset.targets.")
         self._names = names
-        self._labels = list(builder.info.features["label"].names)
-        partial = {"id": True, "label": True}
-        index = builder.as_data_source(split, decoders=tfds.decode.PartialDecoding(partial))
-        kept = [(i, e["id"], int(e["label"])) for i, e in enumerate(index)]
-        kept = [(i, _text(name), label) for i, name, label in kept if _text(name) not in exclude]
+        images = [n for n, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+        self._source = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
+        examples = [(i, e["id"].decode(), int(e["label"])) for i, e in enumerate(self._source)]
+        kept = [example for example in examples if example[1] not in exclude]
         self._records = [i for i, _, _ in kept]
         self.ids = [name for _, name, _ in kept]
         self.labels = np.array([label for _, _, label in kept], np.int32)
-        skip = {name: tfds.decode.SkipDecoding() for name in names}
-        partial = dict.fromkeys(names, True)
-        self._source = builder.as_data_source(split, decoders=tfds.decode.PartialDecoding(partial, skip))
         self.image_shape = tuple(builder.info.features["image"].shape)
 
     def __len__(self) -> int:
@@ -64,10 +60,6 @@ class ExampleSource:
         image, *masks = (np.asarray(Image.open(io.BytesIO(example[name]))) for name in self._names)
         packed = [np.packbits(mask > 0, axis=1) for mask in masks]
         return {"image": image, "mask": np.stack(packed, axis=-1)}
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """What a run leaves to read: `config.json`, `metrics.jsonl`, TensorBoard events, progress bar. Process 0 only."""
 
 import json
-import os
 import pathlib
-import tempfile
 from typing import Self
 
 import jax
@@ -12,20 +10,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxunet import config as config_lib
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes `path` so that a reader, or a crash, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+from jaxunet.atomic import write_atomically
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:

@@ -178,7 +178,8 @@ def test_leaked_training_images_are_dropped(make_config, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("step", "period", "expected"), [(0, 2, 2), (1, 2, 2), (2, 2, 4), (0, 2.5, 3), (3, 2.5, 5), (5, 2.5, 8), (0, 0.4, 1)]
+    ("step", "period", "expected"),
+    [(0, 2, 2), (1, 2, 2), (2, 2, 4), (0, 2.5, 3), (3, 2.5, 5), (5, 2.5, 8), (0, 0.4, 1)],
 )
 def test_next_multiple(step, period, expected):
     assert train._next_multiple(step, period) == expected

@@ -1,0 +1,129 @@
+"""Datasets: from an archive, or a seed, to a prepared TFDS dataset on disk. Importing this is instant.
+
+Both datasets have the features `image` uint8 [256, 256, 1], `lung_mask` and `infection_mask` uint8 {0, 1}
+[256, 256, 1], `label` (index into `CLASSES`) and `id`.
+"""
+
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxunet.atomic import write_atomically
+from jaxunet.dataset import verify
+from jaxunet.dataset.archive import CLASSES, PARTS, Archive, find_archive
+from jaxunet.errors import UserError
+
+__all__ = ["CLASSES", "data_root", "dropped_from_train", "open_builder", "verify_source"]
+
+_ABANDONED_SECONDS = 3600.0
+
+
+def data_root(dataset: ConfigDict) -> pathlib.Path:
+    """Where prepared datasets live."""
+    return pathlib.Path(dataset.data_dir or "~/tensorflow_datasets").expanduser().absolute()
+
+
+def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
+    """The prepared TFDS builder; builds the dataset if it is not there yet, else reuses it.
+
+    Args:
+      dataset: the `dataset` section of the config.
+      builder_config: "infection", "infection_all" or "lung".
+
+    Raises:
+      UserError: if the archive is missing, unusable, or another than the one that the dataset was built from.
+    """
+    builder = _make_builder(dataset, builder_config)
+    data_dir = pathlib.Path(builder.data_dir)
+    if data_dir.is_dir():
+        _check_same_archive(builder, dataset)
+    else:
+        _build(builder, dataset, data_dir)
+    return builder
+
+
+def _make_builder(dataset: ConfigDict, builder_config: str) -> Any:
+    root = str(data_root(dataset))
+    if dataset.name == "covid_qu_ex":
+        from jaxunet.dataset.covid_qu_ex import CovidQuEx
+
+        return CovidQuEx(config=builder_config, data_dir=root, source=dataset.source)
+    from jaxunet.dataset.synthetic import SyntheticCxr, synthetic_config
+
+    synthetic = dataset.synthetic
+    config = synthetic_config(
+        train=synthetic.train,
+        val=synthetic.val,
+        test=synthetic.test,
+        seed=synthetic.seed,
+        controls=builder_config == "infection_all",
+    )
+    return SyntheticCxr(config=config, data_dir=root, file_format="array_record")
+
+
+def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
+    import tensorflow_datasets as tfds
+
+    start = time.perf_counter()
+    _remove_abandoned_builds(data_dir)
+    if dataset.name == "covid_qu_ex":
+        archive = find_archive(dataset.source, data_root(dataset))
+        report, _ = verify.verify(archive.path, builder.part)
+        print(report.table())
+        report.raise_if_unusable()
+    print(f"Building {builder.info.full_name} in {data_dir}")
+    download = tfds.download.DownloadConfig(try_download_gcs=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size
+        builder.download_and_prepare(download_config=download)
+    print(f"Built in {time.perf_counter() - start:.0f} s")
+
+
+def verify_source(dataset: ConfigDict, out: pathlib.Path | None) -> int:
+    """Prints the findings about every part that the archive has, and writes `verify.json` into `out`.
+
+    Returns:
+      The exit status: 1 if a part cannot be used.
+    """
+    if dataset.name != "covid_qu_ex":
+        raise UserError(f"config.dataset.name={dataset.name!r} has no archive to verify: use 'covid_qu_ex'.")
+    archive = find_archive(dataset.source, data_root(dataset))
+    parts = [p for p in PARTS if archive.has_part(p)] or ["infection"]
+    reports = [verify.verify(archive.path, part)[0] for part in parts]
+    print("\n\n".join(report.table() for report in reports))
+    if out:
+        write_atomically(out / "verify.json", json.dumps([r.to_dict() for r in reports], indent=2) + "\n")
+        print(f"Written to {out / 'verify.json'}")
+    return int(any(report.errors for report in reports))
+
+
+def dropped_from_train(builder: Any) -> frozenset[str]:
+    """Ids of training images identical to a validation or test image, as verification found them at the build."""
+    path = pathlib.Path(builder.data_dir) / "verify.json"
+    return frozenset(json.loads(path.read_text())["dropped_from_train"]) if path.is_file() else frozenset()
+
+
+def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
+    """A dataset built from another archive than the one named now must not be used in its place."""
+    path = pathlib.Path(builder.data_dir) / "verify.json"
+    source = pathlib.Path(dataset.source).expanduser()
+    if not dataset.source or not source.exists() or not path.is_file():
+        return
+    built_from = json.loads(path.read_text())
+    if Archive(source).fingerprint != built_from["fingerprint"]:
+        raise UserError(
+            f"{builder.data_dir} was built from another archive ({built_from['source']}) than {source}: "
+            f"set config.dataset.data_dir to another folder, or delete that one to build it anew."
+        )
+
+
+def _remove_abandoned_builds(data_dir: pathlib.Path) -> None:
+    """Temporary folders of builds that were killed; a build in progress writes to its own more often than hourly."""
+    for path in data_dir.parent.glob(f"incomplete.*{data_dir.name}*"):
+        if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)

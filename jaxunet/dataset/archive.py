@@ -1,0 +1,188 @@
+"""COVID-QU-Ex as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
+
+Layout, under any number of outer folders, the name of the part doubled or not:
+`{Infection,Lung} Segmentation Data/[same name/]{Train,Val,Test}/{COVID-19,Non-COVID,Normal}/{images,lung masks,
+infection masks}/*.png`. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever
+unpacked.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import os
+import pathlib
+import re
+import tempfile
+import zipfile
+
+from jaxunet.errors import UserError
+
+CLASSES = ("COVID-19", "Non-COVID", "Normal")
+SPLITS = ("Train", "Val", "Test")
+PARTS = {"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"}
+KAGGLE_HANDLE = "anasmohammedtahir/covidqu"
+_LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB, so anything above is no X-ray of this dataset
+_ENTRY = re.compile(
+    r"(?:.*/)?(?P<part>Infection|Lung) Segmentation Data/(?:(?P=part) Segmentation Data/)?"
+    r"(?P<split>Train|Val|Test)/(?P<label>COVID-19|Non-COVID|Normal)/"
+    r"(?P<kind>images|lung masks|infection masks)/(?P<name>[^/]+\.png)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One X-ray: where its files are. `id` is `Train/COVID-19/covid_1.png`, whatever the nesting."""
+
+    id: str
+    split: str
+    label: str
+    image: str | None
+    lung: str | None
+    infection: str | None
+
+
+class Archive:
+    """A zip file or a folder, read-only. Cheap to make again in a worker process from `path`."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        if path.is_dir():
+            self._zip, self._sizes = None, _list_folder(path)
+        elif path.is_file():
+            self._zip, self._sizes = _open_zip(path)
+        else:
+            raise UserError(f"{path} does not exist: give the downloaded zip or its extracted folder as the source.")
+
+    def read(self, entry: str) -> bytes:
+        """The bytes of one file, as listed by `records`."""
+        if self._sizes[entry] > _LARGEST_FILE:
+            raise UserError(f"{entry} in {self.path} claims {self._sizes[entry]:,} bytes: this is no chest X-ray.")
+        try:
+            if self._zip is None:
+                return (self.path / entry).read_bytes()
+            return self._zip.read(entry)
+        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+            raise UserError(f"{entry} in {self.path} cannot be read ({error}): download the archive again.") from error
+        except Exception as error:
+            if type(error).__module__ != "zlib":
+                raise
+            raise UserError(f"{entry} in {self.path} is damaged ({error}): download the archive again.") from error
+
+    def records(self, part: str) -> list[Record]:
+        """X-rays of "infection" or "lung", sorted by id; a file that is missing is None in its record.
+
+        Raises:
+          UserError: if the part or one of its three splits is not there at all.
+        """
+        files: dict[str, dict[str, str]] = {}
+        for entry in self._sizes:
+            match = _ENTRY.fullmatch(entry)
+            if not match or match["part"].lower() != part or match["name"].startswith("._") or "__MACOSX" in entry:
+                continue
+            kinds = files.setdefault(f"{match['split']}/{match['label']}/{match['name']}", {})
+            if match["kind"] in kinds:
+                raise UserError(f"{self.path} holds {match['name']} twice: {kinds[match['kind']]} and {entry}.")
+            kinds[match["kind"]] = entry
+        records = []
+        for name in sorted(files):
+            split, label, _ = name.split("/")
+            kinds = files[name]
+            paths = (kinds.get("images"), kinds.get("lung masks"), kinds.get("infection masks"))
+            records.append(Record(name, split, label, *paths))
+        for split in SPLITS:
+            if not any(r.split == split for r in records):
+                raise UserError(
+                    f"{self.path} has no X-rays in '{PARTS[part]}/{split}': is this COVID-QU-Ex, and complete?"
+                )
+        return records
+
+    def has_part(self, part: str) -> bool:
+        """Whether there is any file of "infection" or "lung"."""
+        return any((m := _ENTRY.fullmatch(entry)) and m["part"].lower() == part for entry in self._sizes)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of the names and sizes of all files: tells archives apart without reading them."""
+        digest = hashlib.sha256()
+        for entry, size in sorted(self._sizes.items()):
+            match = _ENTRY.fullmatch(entry)
+            if match:
+                digest.update(f"{'/'.join(match.groups())}:{size}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path} is not a complete zip file ({error}): download it again.") from error
+    for info in archive.infolist():
+        parts = info.filename.split("/")
+        if ".." in parts or info.filename.startswith("/") or "\\" in info.filename or ":" in parts[0]:
+            raise UserError(
+                f"{path} holds an entry that leaves its folder ({info.filename!r}): do not trust this file."
+            )
+    return archive, {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
+
+
+def _list_folder(path: pathlib.Path) -> dict[str, int]:
+    root, sizes = os.path.realpath(path), {}
+    for folder, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            full = os.path.join(folder, name)
+            if os.path.islink(full) and not os.path.realpath(full).startswith(root + os.sep):
+                raise UserError(f"{full} is a link that leaves {path}: copy the file there instead.")
+        for name in names:
+            full = os.path.join(folder, name)
+            sizes[os.path.relpath(full, root).replace(os.sep, "/")] = os.path.getsize(full)
+    return sizes
+
+
+# ---- where it is -----------------------------------------------------------------------------------------------------
+
+
+def find_archive(source: str, data_dir: pathlib.Path) -> Archive:
+    """The archive at `source`; for "", in `<data_dir>/downloads/manual`, or fetched there by the Kaggle client.
+
+    Raises:
+      UserError: that says what to download and where to put it.
+    """
+    if source:
+        return Archive(pathlib.Path(source).expanduser())
+    manual = data_dir / "downloads" / "manual"
+    for path in sorted(manual.glob("*.zip")) if manual.is_dir() else []:
+        if any(_ENTRY.fullmatch(name) for name in _open_zip(path)[1]):
+            return Archive(path)
+    if manual.is_dir() and any(_ENTRY.fullmatch(name) for name in _list_folder(manual)):
+        return Archive(manual)
+    if _kaggle_is_ready():
+        return Archive(_fetch_from_kaggle(manual))
+    raise UserError(
+        f"The COVID-QU-Ex dataset was not found. Download it from kaggle.com/datasets/{KAGGLE_HANDLE} (1.2 GB) and put "
+        f"the zip, under any name, into {manual}; or give its place with --config.dataset.source=FILE.zip."
+    )
+
+
+def _kaggle_is_ready() -> bool:
+    """Whether the client is installed and has credentials; importing it without ends the process."""
+    token = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser() / "kaggle.json"
+    has_credentials = token.is_file() or {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= os.environ.keys()
+    return has_credentials and importlib.util.find_spec("kaggle") is not None
+
+
+def _fetch_from_kaggle(manual: pathlib.Path) -> pathlib.Path:
+    """Downloads to a temporary folder; the file gets its name only when it is complete."""
+    import kaggle
+
+    manual.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=manual, prefix=".kaggle-") as folder:
+        print(f"Fetching {KAGGLE_HANDLE} from Kaggle")
+        try:
+            kaggle.api.dataset_download_files(KAGGLE_HANDLE, path=folder, quiet=False)
+        except Exception as error:  # the client raises whatever its HTTP library does
+            raise UserError(
+                f"Kaggle did not deliver {KAGGLE_HANDLE} ({error}): download it by hand into {manual}."
+            ) from error
+        (path,) = pathlib.Path(folder).glob("*.zip")
+        return path.rename(manual / path.name)
