@@ -6,42 +6,58 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(pathlib.Path(__file__).parent / "configs" / "default.py"),
-    "Settings; any key can be overridden with --config.section.key=value.",
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluations.")
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "evaluate", "verify"],
-    "train: train, or go on with the run in --workdir. evaluate: score a checkpoint of --workdir. "
-    "verify: check the dataset at config.dataset.source.",
-)
-_SPLIT = flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate: images to score.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "evaluate: latest, best (by validation Dice), or a step.")
+MODES = {
+    "train": "train, or go on with the run in --workdir",
+    "evaluate": "score a checkpoint of --workdir on --split",
+    "verify": "check every file of the dataset at config.dataset.source",
+}
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: flags start with --")
+def define_flags() -> None:
+    default = pathlib.Path(__file__).parent / "configs" / "default.py"
+    config_flags.DEFINE_config_file(
+        "config", str(default), "Settings; any key can be overridden with --config.section.key=value."
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluations.")
+    flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v}" for k, v in MODES.items()) + ".")
+    flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate: images to score.")
+    flags.DEFINE_string("checkpoint", "latest", "evaluate: latest, best (by validation Dice), or a step.")
+
+
+def main(argv: list[str]) -> int:
+    try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
+        app.define_help_flags()
+        define_flags()
+        rest = app.parse_flags_with_usage(argv)
+        config, overrides = flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS["config"])
+        config.keys()  # a file that could not be read says so only now
+    except (AttributeError, KeyError) as error:
+        while isinstance(error.args[0], Exception):  # ml_collections wraps one in the other
+            error = error.args[0]
+        return complain("There is no setting " + " ".join(str(error.args[0]).replace("\n", ". ").split()))
+    except (TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
+        return complain(" ".join(str(error).split()))
+    if len(rest) > 1:
+        return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+
     from jaxunet import run  # late, so that --help answers at once
 
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    sys.exit(
-        run.run(
-            _MODE.value,
-            config=_CONFIG.value,
-            overrides=overrides,
-            workdir=_WORKDIR.value,
-            split=_SPLIT.value,
-            checkpoint=_CHECKPOINT.value,
-        )
+    return run.run(
+        flags.FLAGS.mode,
+        config=config,
+        overrides=overrides,
+        workdir=flags.FLAGS.workdir,
+        split=flags.FLAGS.split,
+        checkpoint=flags.FLAGS.checkpoint,
     )
 
 
+def complain(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main(sys.argv))

@@ -68,6 +68,8 @@ def check(config: ConfigDict) -> None:
     """Raises UserError for the first value or combination that cannot work; looks at values only, builds nothing."""
     values = flatten(config)
     for key, choices in _CHOICES.items():
+        if key not in values:
+            raise UserError(f"config.{key} is missing: make the config from configs/default.py, which has every key.")
         if values[key] not in choices:
             raise UserError(f"config.{key}={values[key]!r} is not one of {', '.join(map(repr, choices))}.")
     rules = (

@@ -36,7 +36,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # ---- checks, before anything is built
     config_lib.check(config)
     config_lib.check_same_run(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from error
 
     # ---- data
     source, val = _load_data(config)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxunet.dataset import synthetic
-from jaxunet.dataset.synthetic import draw_chest_xray, synthetic_config
+from jaxunet.dataset import CLASSES, synthetic
+from jaxunet.dataset.drawing import draw_chest_xray
+from jaxunet.dataset.synthetic import synthetic_config
 from jaxunet.errors import UserError
 
 COUNTS = {"train": 3, "val": 1, "test": 1, "seed": 5}
@@ -50,7 +51,7 @@ def test_drawing_has_not_drifted():
     np.testing.assert_allclose(image.mean(), 107.02, atol=0.1)
 
 
-@pytest.mark.parametrize("label", synthetic.LABELS)
+@pytest.mark.parametrize("label", CLASSES)
 def test_shapes_dtypes_and_values(label):
     for index in range(8):
         image, lung, infection = draw_chest_xray(1, index, "test", label)
@@ -154,7 +155,7 @@ def test_builder_round_trip(tmp_path: pathlib.Path):
     for (_, name), example in found.items():
         split, label, file = name.split("/")
         drawn = draw_chest_xray(5, int(file.rsplit("_", 1)[1]), split, label)
-        assert synthetic.LABELS[example["label"]] == label
+        assert CLASSES[example["label"]] == label
         for key, array in zip(("image", "lung_mask", "infection_mask"), drawn, strict=True):
             np.testing.assert_array_equal(example[key], array[..., None], err_msg=f"{key} of {name}")
     raw = builder.as_data_source(split="val", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]
