@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     if len(rest) > 1:
         return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)  # TFDS, Orbax and JAX warn of what is normal here
 
     from jaxunet import run  # late, so that --help answers at once
 

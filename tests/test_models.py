@@ -93,11 +93,23 @@ def test_parameter_count_of_the_textbook_network(settings):
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == expected
 
 
-def test_bilinear_upsampling_equals_the_general_resize():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
-    np.testing.assert_allclose(
-        layers.upsample_bilinear_2x(x), jax.image.resize(x, (2, 10, 14, 3), "bilinear"), atol=1e-5
-    )
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 2, 1)])
+def test_bilinear_upsampling_equals_the_general_resize(shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    size = (shape[0], 2 * shape[1], 2 * shape[2], shape[3])
+    ours, backward = jax.vjp(layers.upsample_bilinear_2x, x)
+    general, general_backward = jax.vjp(lambda x: jax.image.resize(x, size, "bilinear"), x)
+    np.testing.assert_allclose(ours, general, atol=1e-5)
+    g = jax.random.normal(jax.random.key(1), size)
+    np.testing.assert_allclose(backward(g)[0], general_backward(g)[0], atol=1e-5)
+
+
+def test_max_pooling_equals_the_window_reduction():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+    ours, backward = jax.vjp(layers.max_pool_2x, x)
+    general, general_backward = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
+    np.testing.assert_array_equal(ours, general)
+    np.testing.assert_array_equal(backward(ours)[0], general_backward(ours)[0])
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])

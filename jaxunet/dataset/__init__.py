@@ -79,6 +79,7 @@ def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
         report.raise_if_unusable()
     print(f"Building {builder.info.full_name} in {data_dir}")
     download = tfds.download.DownloadConfig(try_download_gcs=False)
+    tfds.disable_progress_bar()  # three nested bars; the builders show one
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size
         builder.download_and_prepare(download_config=download)
     print(f"Built in {time.perf_counter() - start:.0f} s")

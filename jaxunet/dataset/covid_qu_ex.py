@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from jaxunet.dataset.archive import CLASSES, KAGGLE_HANDLE, Archive, Record, find_archive
 from jaxunet.dataset.verify import verify
@@ -71,7 +72,8 @@ class CovidQuEx(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, archive: Archive, records: list[Record], masks: dict[str, dict[str, bytes]]
     ) -> Iterator[tuple[str, Example]]:
-        for record in records:
+        split = records[0].split.lower()
+        for record in tqdm(records, desc=f"Writing {split}", unit="X-ray", dynamic_ncols=True):
             example = {"image": io.BytesIO(archive.read(record.image)), "label": record.label, "id": record.id}
             for name, mask in masks[record.id].items():
                 example[f"{name}_mask"] = io.BytesIO(mask)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+from tqdm import tqdm
 
 from jaxunet.dataset.archive import CLASSES
 from jaxunet.dataset.covid_qu_ex import features
@@ -75,13 +76,14 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         count = getattr(config, split)
         counts = {"COVID-19": count, "Non-COVID": count - count // 2, "Normal": count // 2}
-        for label in CLASSES if config.controls else CLASSES[:1]:
-            for index in range(counts[label]):
-                name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
-                image, lung_mask, infection_mask = draw_chest_xray(config.seed, index, split, label)
-                # PNG bytes, as TFDS encodes arrays with TensorFlow only.
-                pictures = {"image": image, "lung_mask": lung_mask, "infection_mask": infection_mask}
-                yield name, {**{k: _png(v) for k, v in pictures.items()}, "label": label, "id": name}
+        labels = CLASSES if config.controls else CLASSES[:1]
+        wanted = [(label, index) for label in labels for index in range(counts[label])]
+        for label, index in tqdm(wanted, desc=f"Drawing {split}", unit="X-ray", dynamic_ncols=True):
+            name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
+            image, lung_mask, infection_mask = draw_chest_xray(config.seed, index, split, label)
+            # PNG bytes, as TFDS encodes arrays with TensorFlow only.
+            pictures = {"image": image, "lung_mask": lung_mask, "infection_mask": infection_mask}
+            yield name, {**{k: _png(v) for k, v in pictures.items()}, "label": label, "id": name}
 
 
 def _png(picture: np.ndarray) -> bytes:
