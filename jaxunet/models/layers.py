@@ -71,6 +71,56 @@ class Conv(nn.Module):
         return y
 
 
+class DepthwiseConv3x3(nn.Module):
+    """3x3 convolution of each channel by itself, padding 1, no bias: `[B, H, W, C]` -> `[B, H, W, C]`.
+
+    A sum of nine shifted products: XLA has no fast gradient of grouped convolutions (jax-ml/jax #13800).
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h, w, c = x.shape[1:]
+        kernel = self.param("kernel", he_normal, (3, 3, 1, c), jnp.float32).astype(self.dtype)
+        padded = jnp.pad(x.astype(self.dtype), [(0, 0), (1, 1), (1, 1), (0, 0)])
+        shifted = [
+            padded[:, i : i + h, j : j + w] * kernel[i, j].reshape(1, 1, 1, c) for i in range(3) for j in range(3)
+        ]
+        return sum(shifted[1:], shifted[0])
+
+
+class TransposedConv3x3(nn.Module):
+    """Transposed 3x3 convolution, stride 2, padding 1, output padding 1: `[B, H, W, C]` -> `[B, 2H, 2W, features]`.
+
+    PyTorch's `ConvTranspose2d(C, features, 3, 2, 1, output_padding=1)`, kernel `[3, 3, C, features]`. Sub-pixel form:
+    each of the four output phases is a sum of one to four matrix products, where the usual form convolves an image that
+    is three quarters zeros (jax-ml/jax #23783).
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, h, w, c = x.shape
+        kernel = self.param("kernel", he_normal, (3, 3, c, self.features), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        padded = jnp.pad(x.astype(self.dtype), [(0, 0), (0, 1), (0, 1), (0, 0)])
+        # Along one axis, output 2i is k[1] x[i], and output 2i + 1 is k[2] x[i] + k[0] x[i + 1].
+        taps = (((1, 0),), ((2, 0), (0, 1)))
+        rows = []
+        for row in taps:
+            phases = []
+            for column in taps:
+                terms = [
+                    jnp.dot(padded[:, dy : dy + h, dx : dx + w], kernel[ky, kx]) for ky, dy in row for kx, dx in column
+                ]
+                phases.append(sum(terms[1:], terms[0]))
+            rows.append(jnp.stack(phases, axis=3))
+        return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features) + bias.reshape(1, 1, 1, -1)
+
+
 def batch_norm(policy: Policy, *, train: bool, name: str) -> nn.BatchNorm:
     """Batch normalisation; statistics and their reduction are float32, over the global batch if the axis is named."""
     return nn.BatchNorm(
@@ -90,6 +140,17 @@ def max_pool_2x(x: Array) -> Array:
     """
     top = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
     return jnp.maximum(top, jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]))
+
+
+def max_pool_3x3_stride2(x: Array) -> Array:
+    """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 3x3 padded by one, as in the stem of a ResNet."""
+    for axis in (1, 2):
+        n = x.shape[axis]
+        pad = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
+        padded = jnp.pad(x, pad, constant_values=-jnp.inf)
+        left, middle, right = (jax.lax.slice_in_dim(padded, k, k + n - 1, 2, axis) for k in range(3))
+        x = jnp.maximum(jnp.maximum(left, middle), right)
+    return x
 
 
 def space_to_depth(x: Array, patch: int) -> Array:

@@ -1,0 +1,94 @@
+"""ResNet encoders (He et al. 2015, arXiv:1512.03385) in torchvision's form, so that its weights fit: the stride sits in
+the 3x3 convolution of a bottleneck ("V1.5"), padding is explicit, batch norm has epsilon 1e-5.
+
+Modules are named as torchvision names them, with `_` for `.` before an index: `layer3_22/conv2/kernel` is
+`layer3.22.conv2.weight`.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jaxunet.models import layers
+from jaxunet.models.layers import Conv, Policy
+
+# Blocks per stage; from 50 layers on they are bottlenecks.
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the identity: `[B, H, W, C]` -> `[B, H / stride, W / stride, features]`."""
+
+    features: int
+    stride: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        y = _conv_norm(x, self.features, 3, self.stride, 1, self.policy, train=train)
+        y = _conv_norm(nn.relu(y), self.features, 3, 1, 2, self.policy, train=train)
+        return nn.relu(y + _shortcut(x, self.features, self.stride, self.policy, train=train))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and the identity: `[B, H, W, C]` -> `[B, H / stride, W / stride, 4 * features]`."""
+
+    features: int
+    stride: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        y = nn.relu(_conv_norm(x, self.features, 1, 1, 1, self.policy, train=train))
+        y = nn.relu(_conv_norm(y, self.features, 3, self.stride, 2, self.policy, train=train))
+        y = _conv_norm(y, 4 * self.features, 1, 1, 3, self.policy, train=train)
+        return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, self.policy, train=train))
+
+
+def _conv_norm(x: Array, features: int, kernel: int, stride: int, i: int, policy: Policy, *, train: bool) -> Array:
+    """Convolution `conv<i>` and batch norm `bn<i>`; to be called inside a compact method."""
+    x = Conv(features, kernel, stride, use_bias=False, dtype=policy.dtype, name=f"conv{i}")(x)
+    return layers.batch_norm(policy, train=train, name=f"bn{i}")(x)
+
+
+def _shortcut(x: Array, features: int, stride: int, policy: Policy, *, train: bool) -> Array:
+    if stride == 1 and x.shape[-1] == features:
+        return x
+    x = Conv(features, 1, stride, use_bias=False, dtype=policy.dtype, name="downsample_0")(x)
+    return layers.batch_norm(policy, train=train, name="downsample_1")(x)
+
+
+class ResNetEncoder(nn.Module):
+    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first.
+
+    Widths are 64, then 256, 512, 1024, 2048 with bottlenecks (depth 50 and more), else 64, 128, 256, 512.
+    """
+
+    depth: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, image: Array, *, train: bool) -> list[Array]:
+        block = Bottleneck if self.depth >= 50 else BasicBlock
+        x = nn.relu(_conv_norm(image.astype(self.policy.dtype), 64, 7, 2, 1, self.policy, train=train))
+        features = [x]
+        x = layers.max_pool_3x3_stride2(x)
+        for stage, blocks in enumerate(STAGES[self.depth]):
+            for i in range(blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = block(64 * 2**stage, stride, self.policy, name=f"layer{stage + 1}_{i}")(x, train=train)
+            features.append(x)
+        return features
+
+
+class ResNetClassifier(nn.Module):
+    """Encoder, global mean, linear head `fc`: `[B, H, W, C]` -> logits float32 [B, classes]."""
+
+    depth: int
+    classes: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, image: Array, *, train: bool) -> Array:
+        x = ResNetEncoder(self.depth, self.policy, name="encoder")(image, train=train)[-1]
+        return nn.Dense(self.classes, name="fc")(x.astype(jnp.float32).mean(axis=(1, 2)))

@@ -1,0 +1,91 @@
+"""The original study's own network: a U-Net of depthwise-separable convolutions, 54,703,584 parameters.
+
+From its published code (github.com/NianzhenGu/Covid-19-Infection-Area-Localization-on-Chest-X-Ray-Images, class
+`u_shape`), written anew. Modules are named after the layers of its state dict, see `pretrained.py`.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jaxunet.models import layers
+from jaxunet.models.layers import Conv, Policy
+
+CHANNELS = (64, 128, 256, 512, 1024)
+
+
+class SeparableBlock(nn.Module):
+    """Depthwise 3x3, pointwise, batch norm, ReLU; three times (3x3 convolution, ReLU): C -> `features` channels."""
+
+    features: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        dtype = self.policy.dtype
+        x = layers.DepthwiseConv3x3(dtype=dtype, name="depthwise")(x)
+        x = Conv(self.features, 1, use_bias=False, dtype=dtype, name="pointwise")(x)
+        x = nn.relu(layers.batch_norm(self.policy, train=train, name="bn")(x))
+        for i in (0, 2, 4):
+            x = nn.relu(Conv(self.features, use_bias=False, dtype=dtype, name=f"triple_{i}")(x))
+        return x
+
+
+class SeparableUNetEncoder(nn.Module):
+    """`[B, H, W, C]` -> features of strides 1, 2, 4, 8, 16 and 64, 128, 256, 512, 1024 channels."""
+
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, image: Array, *, train: bool) -> list[Array]:
+        x = image.astype(self.policy.dtype)
+        for i in (0, 2):
+            x = nn.relu(Conv(CHANNELS[0], use_bias=False, dtype=self.policy.dtype, name=f"layer1_{i}")(x))
+        features = [x]
+        for level, width in enumerate(CHANNELS[1:], 2):
+            x = SeparableBlock(width, self.policy, name=f"layer{level}")(layers.max_pool_2x(x), train=train)
+            features.append(x)
+        return features
+
+
+class SeparableUNetDecoder(nn.Module):
+    """Transposed convolution, concatenation (skip, upsampled), block; at full resolution only the concatenation."""
+
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, features: list[Array], *, train: bool) -> Array:
+        x, *skips = reversed(features)
+        for i, skip in enumerate(skips, 1):
+            up = layers.TransposedConv3x3(skip.shape[-1], dtype=self.policy.dtype, name=f"up{i}")
+            x = jnp.concatenate([skip, up(x)], axis=-1)
+            if i < len(skips):
+                x = SeparableBlock(skip.shape[-1], self.policy, name=f"layer{i + 5}")(x, train=train)
+        return x
+
+
+class SeparableUNet(nn.Module):
+    """See the module.
+
+    Attributes:
+      classes: number of masks predicted, one logit each; the original has 1.
+      policy: precision and normalisation.
+    """
+
+    classes: int
+    policy: Policy
+
+    @property
+    def stride(self) -> int:
+        """Height and width of the image must be multiples of this."""
+        return 16
+
+    @nn.compact
+    def __call__(self, image: Array, *, train: bool) -> Array:
+        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes]."""
+        layers.check_divisible(image, self.stride)
+        features = SeparableUNetEncoder(self.policy, name="encoder")(image, train=train)
+        x = SeparableUNetDecoder(self.policy, name="decoder")(features, train=train)
+        x = nn.relu(Conv(64, use_bias=False, dtype=self.policy.dtype, name="final_0")(x))
+        x = nn.relu(Conv(32, use_bias=False, dtype=self.policy.dtype, name="final_2")(x))
+        return Conv(self.classes, use_bias=False, name="final_4")(x.astype(jnp.float32))
