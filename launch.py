@@ -1,4 +1,4 @@
-"""Train, evaluate or verify: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
+"""Train, evaluate, verify, import: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
 
 import pathlib
 import sys
@@ -10,6 +10,7 @@ MODES = {
     "train": "train, or go on with the run in --workdir",
     "evaluate": "score a checkpoint of --workdir on --split",
     "verify": "check every file of the dataset at config.dataset.source",
+    "import_torch": "make a --workdir of the PyTorch weights in --source",
 }
 
 
@@ -21,6 +22,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluations.")
     flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v}" for k, v in MODES.items()) + ".")
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate: images to score.")
+    flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
     flags.DEFINE_string("checkpoint", "latest", "evaluate: latest, best (by validation Dice), or a step.")
 
 
@@ -51,6 +53,7 @@ def main(argv: list[str]) -> int:
         workdir=flags.FLAGS.workdir,
         split=flags.FLAGS.split,
         checkpoint=flags.FLAGS.checkpoint,
+        source=flags.FLAGS.source,
     )
 
 

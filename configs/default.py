@@ -45,12 +45,19 @@ def get_config() -> ml_collections.ConfigDict:
     augment.noise_std = 0.0  # of Gaussian noise, intensities being in [0, 1]
 
     config.model = model = ml_collections.ConfigDict()
-    model.name = "unet"
-    model.channels = (16, 32, 64, 128, 192)  # width of each level, finest first; their number is the depth
-    model.patch = 2  # pixels per side that the finest level takes together: 1 is the textbook U-Net
+    model.name = "unet"  # "unet", "resnet_unet", "separable_unet"
+    model.channels = (16, 32, 64, 128, 192)  # unet: width of each level, finest first; their number is the depth
+    model.patch = 2  # unet: pixels per side that the finest level takes together; 1 is the textbook U-Net
+    model.depth = 101  # resnet_unet: 18, 34, 50, 101 or 152
+    model.input_mean = 0.0  # images, in [0, 1], reach the network as (image - input_mean) / input_std
+    model.input_std = 1.0
     model.dtype = "auto"  # of activations: "float32", "bfloat16", "auto" = bfloat16 except on CPU
     model.bn_momentum = 0.9  # share of the old running statistics kept at each step
     model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one
+
+    config.init = ml_collections.ConfigDict()  # of a new run; one that continues ignores it
+    config.init.weights = ""  # "imagenet" (encoder, needs the extra [weights]), or a .safetensors or .pth file
+    config.init.checkpoint = ""  # workdir of another run: its latest weights, wherever name and shape agree
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.name = "bce_dice"  # "bce", "dice", "bce_dice", "focal", "tversky"
@@ -73,6 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.momentum = 0.9  # sgd
     optimizer.nesterov = True
     optimizer.weight_decay = 0.01  # adamw, sgd; kernels only
+    optimizer.encoder_rate = 1.0  # learning rate of the encoder as a share of the network's; 0 freezes its weights
     optimizer.clip_norm = 1.0  # global norm of the gradient; 0 is off
 
     config.train = train = ml_collections.ConfigDict()

@@ -8,6 +8,8 @@ losses.py           logits, mask -> one loss per image
 metrics.py          logits, mask -> integer counts -> protocols P1, P2, P3
 optimizer.py        schedule and Optax transformation
 train_state.py      what training changes
+initialize.py       where the weights of a new run come from
+import_torch.py     a trained PyTorch network becomes a workdir
 train_step.py       what one replica does
 parallel.py         how replicas are mapped and reduced
 train.py            the loop

@@ -5,7 +5,7 @@ without the training config at hand. Saves are asynchronous and become visible o
 """
 
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
@@ -21,13 +21,16 @@ _BEST = "val_dice"
 class Checkpoints:
     """The `checkpoints/` folder of a workdir: the latest few and the best few by validation Dice (P1) are kept."""
 
-    def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int):
+    def __init__(self, workdir: pathlib.Path, checkpoint: ConfigDict):
+        """`checkpoint` is that section of the config."""
         self._directory = (workdir / "checkpoints").absolute()
         keep = policy.AnyPreservationPolicy(
             [
-                policy.LatestN(keep_latest),
+                policy.LatestN(checkpoint.keep_latest),
                 policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[_BEST], n=keep_best, keep_checkpoints_without_metrics=False
+                    get_metric_fn=lambda metrics: metrics[_BEST],
+                    n=checkpoint.keep_best,
+                    keep_checkpoints_without_metrics=False,
                 ),
             ]
         )
@@ -82,5 +85,9 @@ class Checkpoints:
         """Blocks until every save has been written."""
         self._manager.wait_until_finished()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for what is being saved."""
         self._manager.close()

@@ -14,7 +14,8 @@ _CHOICES = {
     "dataset.train_config": ("infection", "infection_all", "lung"),
     "dataset.eval_config": ("infection", "infection_all", "lung"),
     "input.mode": ("auto", "resident", "stream"),
-    "model.name": ("unet",),
+    "model.name": ("unet", "resnet_unet", "separable_unet"),
+    "model.depth": (18, 34, 50, 101, 152),
     "model.patch": (1, 2, 4),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky"),
@@ -24,6 +25,7 @@ _CHOICES = {
 _POSITIVE = {
     "dataset.synthetic": ("train", "val", "test"),
     "input": ("resident_limit_gib", "threads", "prefetch_batches"),
+    "model": ("input_std",),
     "loss": ("smooth",),
     "optimizer": ("learning_rate", "decay_epochs", "decay_factor"),
     "train": ("batch_size", "accumulate_steps", "eval_every_epochs", "log_every_steps", "checkpoint_every_steps"),
@@ -36,7 +38,16 @@ _NOT_NEGATIVE = {
     "augment": ("rotate_degrees", "scale", "translate_pixels", "gamma", "contrast", "brightness", "noise_std"),
     "model": ("bn_momentum",),
     "loss": ("focal_gamma", "focal_alpha", "tversky_alpha", "tversky_beta"),
-    "optimizer": ("beta1", "beta2", "momentum", "warmup_epochs", "final_fraction", "weight_decay", "clip_norm"),
+    "optimizer": (
+        "beta1",
+        "beta2",
+        "momentum",
+        "encoder_rate",
+        "warmup_epochs",
+        "final_fraction",
+        "weight_decay",
+        "clip_norm",
+    ),
     "train": ("total_epochs", "total_steps", "ema_decay", "steps_per_call"),
     "eval": ("overlays",),
 }
@@ -120,6 +131,14 @@ def _check_training(config: ConfigDict) -> None:
             f"config.train.accumulate_steps={train.accumulate_steps} does not divide the "
             f"{train.batch_size // devices} images that each of {devices} devices gets per step."
         )
+    if config.init.weights and config.init.checkpoint:
+        raise UserError("config.init.weights and config.init.checkpoint cannot both be set: clear one of them.")
+    if config.init.weights and config.model.name == "unet":
+        raise UserError(
+            "config.init.weights is for resnet_unet and separable_unet: clear it, or change config.model.name."
+        )
+    if config.init.weights == "imagenet" and (config.model.name, config.model.depth) != ("resnet_unet", 101):
+        raise UserError("config.init.weights='imagenet' is for config.model.name='resnet_unet' of depth 101.")
     if config.optimizer.name == "adam" and config.optimizer.weight_decay:
         raise UserError(
             "config.optimizer.name='adam' has no weight decay: use 'adamw', or set config.optimizer.weight_decay=0."

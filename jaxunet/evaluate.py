@@ -62,19 +62,12 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
       checkpoint: "latest", "best" or a step.
     """
     config_lib.check(config)
-    checkpoints = Checkpoints(workdir, keep_latest=config.checkpoint.keep_latest, keep_best=config.checkpoint.keep_best)
-    step = checkpoints.resolve(checkpoint)
-    data = load_eval_split(config, split)
-    targets = tuple(config.dataset.targets)
-    model = build_model(config.model, classes=len(targets), axis_name=None)
-    tx = build_optimizer(config.optimizer, lambda _: 0.0)
-    shape = (*data.image.shape[1:], 1)
-    like = jax.eval_shape(
-        lambda: create_train_state(model, tx, seed=config.seed, image_shape=shape, ema=config.train.ema_decay > 0)
-    )
-    variables = checkpoints.restore(step, like).eval_variables()
-    best = checkpoints.best_step()
-    checkpoints.close()
+    with Checkpoints(workdir, config.checkpoint) as checkpoints:
+        step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
+        data = load_eval_split(config, split)
+        targets = tuple(config.dataset.targets)
+        model = build_model(config.model, classes=len(targets), axis_name=None)
+        variables = restore_variables(checkpoints, step, config, (*data.image.shape[1:], 1))
 
     counts = count_split(build_eval_fn(model, config), variables, data, config.eval.batch_size)
     result = {
@@ -100,6 +93,18 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
         print(f"Step {best} scored best in validation: --checkpoint=best evaluates it.")
     print(f"Written to {out}")
     return result
+
+
+def restore_variables(
+    checkpoints: Checkpoints, step: int, config: ConfigDict, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """The variables to predict with, of the checkpoint of `step`; `config` is that of its run."""
+    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    tx = build_optimizer(config.optimizer, lambda _: 0.0)  # only the structure of its state counts
+    like = jax.eval_shape(
+        lambda: create_train_state(model, tx, seed=config.seed, image_shape=image_shape, ema=config.train.ema_decay > 0)
+    )
+    return checkpoints.restore(step, like).eval_variables()
 
 
 def per_image_csv(counts: np.ndarray, split: Split, targets: tuple[str, ...]) -> str:

@@ -50,7 +50,10 @@ def build_schedule(optimizer: ConfigDict, length: Durations) -> optax.Schedule:
 
 
 def build_optimizer(optimizer: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Global-norm clipping, then Adam, AdamW or SGD with momentum. Weight decay touches kernels only."""
+    """Global-norm clipping, then Adam, AdamW or SGD with momentum. Weight decay touches kernels only.
+
+    With `encoder_rate`, what moves the encoder is scaled last, which is a learning rate of its own; 0 freezes it.
+    """
     steps = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
     if optimizer.name == "sgd":
         if optimizer.weight_decay:
@@ -62,7 +65,14 @@ def build_optimizer(optimizer: ConfigDict, schedule: optax.Schedule) -> optax.Gr
         )
     else:
         steps.append(optax.adam(schedule, optimizer.beta1, optimizer.beta2))
+    if optimizer.encoder_rate != 1.0:
+        steps.append(optax.masked(optax.scale(optimizer.encoder_rate), is_encoder))
     return optax.chain(*steps)
+
+
+def is_encoder(params: optax.Params) -> optax.Params:
+    """True for everything below the module that every network calls `encoder`."""
+    return {name: jax.tree.map(lambda _, e=name == "encoder": e, tree) for name, tree in params.items()}
 
 
 def is_kernel(params: optax.Params) -> optax.Params:

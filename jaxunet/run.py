@@ -10,15 +10,22 @@ from jaxunet.errors import UserError, exit_status
 
 
 def run(
-    mode: str, *, config: ConfigDict, overrides: dict[str, Any], workdir: str | None, split: str, checkpoint: str
+    mode: str,
+    *,
+    config: ConfigDict,
+    overrides: dict[str, Any],
+    workdir: str | None,
+    split: str,
+    checkpoint: str,
+    source: str | None,
 ) -> int:
     """Runs `mode` and returns the exit status, 0 or 1.
 
     Args:
-      mode: "train", "evaluate" or "verify".
+      mode: "train", "evaluate", "verify" or "import_torch".
       config: the resolved config of the command line.
       overrides: the keys given as `--config.key=value`; `evaluate` applies them to the config of the run.
-      workdir, split, checkpoint: as the flags of `launch.py`.
+      workdir, split, checkpoint, source: as the flags of `launch.py`.
     """
 
     def action() -> int | None:
@@ -32,6 +39,12 @@ def run(
             from jaxunet.train import train
 
             train(config, folder)
+        elif mode == "import_torch":
+            from jaxunet.import_torch import import_torch
+
+            if not source:
+                raise UserError("--source is missing: name the .pth or .safetensors file to import.")
+            import_torch(pathlib.Path(source).expanduser(), config, folder)
         else:
             from jaxunet.evaluate import evaluate
 

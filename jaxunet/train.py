@@ -16,6 +16,7 @@ from jaxunet import config as config_lib
 from jaxunet import dataset, evaluate, input_pipeline, parallel, plots
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError
+from jaxunet.initialize import initial_state
 from jaxunet.input_pipeline import ExampleSource
 from jaxunet.losses import build_loss
 from jaxunet.metric_writer import MetricWriter, read_metrics
@@ -65,17 +66,19 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     eval_fn = evaluate.build_eval_fn(model, config)
 
     # ---- resume
-    checkpoints = Checkpoints(workdir, keep_latest=config.checkpoint.keep_latest, keep_best=config.checkpoint.keep_best)
-    start_step = checkpoints.latest_step() or 0
-    if start_step:
-        state = checkpoints.restore(start_step, state)
+    checkpoints = Checkpoints(workdir, config.checkpoint)
+    start_step = checkpoints.latest_step()
+    if start_step is not None:
+        state, origin = checkpoints.restore(start_step, state), f"continuing at step {start_step}"
+    else:
+        start_step = 0
+        state, origin = initial_state(config, state, source.image_shape)
     state = parallel.replicate(state)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     print(
         f"{config.model.name}, {parameters:,} parameters, {model.policy.dtype} on {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}; {len(source)} training and {len(val.ids)} validation images; "
-        f"{length.total_steps} steps of {config.train.batch_size}; "
-        + (f"continuing at step {start_step}" if start_step else "from scratch")
+        f"{length.total_steps} steps of {config.train.batch_size}; {origin}"
     )
     advance, max_steps = _build_advance(config, source, step_fn, start_step, length)
 
@@ -89,7 +92,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     with (
         MetricWriter(workdir, config, start_step=start_step, total_steps=length.total_steps) as writer,
         _stop_on_signal() as stop,
-        contextlib.closing(checkpoints),
+        checkpoints,
     ):
         clock = time.perf_counter()
         while step < length.total_steps and not stop:

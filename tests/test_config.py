@@ -5,12 +5,18 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default, demo, unet
+from configs import default, demo, resnet101_unet, separable_unet, unet
 from jaxunet import config as config_lib
 from jaxunet.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-SHIPPED = {"default": default, "demo": demo, "unet": unet}
+SHIPPED = {
+    "default": default,
+    "demo": demo,
+    "resnet101_unet": resnet101_unet,
+    "separable_unet": separable_unet,
+    "unet": unet,
+}
 
 
 def test_every_shipped_config_is_listed_here():
@@ -24,6 +30,12 @@ def test_shipped_config_passes_and_survives_json(name):
     again = config_lib.from_json(config_lib.to_json(config))
     assert config_lib.flatten(again) == config_lib.flatten(config)
     assert again.is_locked
+
+
+def test_pretrained_variant():
+    config_lib.check(resnet101_unet.get_config("pretrained"))
+    with pytest.raises(ValueError, match="use :pretrained"):
+        resnet101_unet.get_config("imagenette")
 
 
 def test_every_key_is_read():
@@ -55,6 +67,7 @@ def test_every_key_is_read():
         ("eval.batch_size", 3, "config.eval.batch_size=3 cannot be divided over 2 devices"),
         ("train.accumulate_steps", 3, "does not divide the 8 images"),
         ("optimizer.name", "adam", "'adam' has no weight decay"),
+        ("init.weights", "x.pth", "init.weights is for resnet_unet and separable_unet"),
     ],
 )
 def test_bad_values_get_one_sentence(key, value, sentence):

@@ -54,3 +54,13 @@ def test_decay_touches_kernels_only_and_clipping_bounds_the_step(name, settings)
     huge = {k: jnp.full_like(v, 1e6) for k, v in params.items()}
     updates, _ = tx.update(huge, tx.init(params), params)
     assert float(jnp.abs(updates["kernel"]).max()) < 0.3
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_encoder_has_a_rate_of_its_own(rate, settings):
+    settings.encoder_rate = rate
+    params = {"encoder": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones((2, 2))}}
+    tx = build_optimizer(settings, lambda _: 0.1)
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["encoder"]["kernel"], rate * updates["head"]["kernel"], rtol=1e-6)
+    assert float(jnp.abs(updates["head"]["kernel"]).min()) > 0

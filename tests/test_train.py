@@ -158,9 +158,8 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(make_config, tmp_pa
     config.optimizer.decay_epochs, config.optimizer.decay_factor = 0.4, 1e30
     with pytest.raises(UserError, match=r"not finite at step \d \(learning rate .*\): nothing after"):
         train.train(config, tmp_path)
-    manager = checkpoint.Checkpoints(tmp_path, keep_latest=1, keep_best=1)
-    assert manager.latest_step() is None
-    manager.close()
+    with checkpoint.Checkpoints(tmp_path, config.checkpoint) as checkpoints:
+        assert checkpoints.latest_step() is None
 
 
 def test_leaked_training_images_are_dropped(make_config, tmp_path, monkeypatch, capsys):

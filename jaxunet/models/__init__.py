@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxunet.models.layers import Policy
+from jaxunet.models.resnet_unet import ResNetUNet
+from jaxunet.models.separable_unet import SeparableUNet
 from jaxunet.models.unet import UNet
 
 Network = nn.Module
@@ -19,9 +21,19 @@ def build_model(model: ConfigDict, *, classes: int, axis_name: str | None) -> Ne
       classes: number of masks to predict.
       axis_name: mapped axis to average batch statistics over, or None for per-replica statistics.
     """
-    policy = Policy(dtype=compute_dtype(model.dtype), axis_name=axis_name, bn_momentum=model.bn_momentum)
+    policy = Policy(
+        dtype=compute_dtype(model.dtype),
+        axis_name=axis_name,
+        bn_momentum=model.bn_momentum,
+        input_mean=model.input_mean,
+        input_std=model.input_std,
+    )
     if model.name == "unet":
         return UNet(classes=classes, channels=tuple(model.channels), patch=model.patch, policy=policy)
+    if model.name == "resnet_unet":
+        return ResNetUNet(classes=classes, depth=model.depth, policy=policy)
+    if model.name == "separable_unet":
+        return SeparableUNet(classes=classes, policy=policy)
     raise ValueError(f"unknown model {model.name!r}")
 
 

@@ -25,12 +25,19 @@ class Policy:
       axis_name: mapped axis over which batch statistics are averaged; None keeps them per replica.
       bn_momentum: share of the old running statistics kept at each step (PyTorch's 0.1 is 0.9 here).
       bn_epsilon: added to the variance.
+      input_mean, input_std: images in [0, 1] enter the first convolution as (image - input_mean) / input_std.
     """
 
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    input_mean: float = 0.0
+    input_std: float = 1.0
+
+    def normalise(self, image: Array) -> Array:
+        """`image` float [B, H, W, C] in [0, 1] -> the network's input, of `dtype`."""
+        return ((image - self.input_mean) / self.input_std).astype(self.dtype)
 
 
 class Conv(nn.Module):

@@ -70,7 +70,7 @@ class ResNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
         block = Bottleneck if self.depth >= 50 else BasicBlock
-        x = nn.relu(_conv_norm(image.astype(self.policy.dtype), 64, 7, 2, 1, self.policy, train=train))
+        x = nn.relu(_conv_norm(self.policy.normalise(image), 64, 7, 2, 1, self.policy, train=train))
         features = [x]
         x = layers.max_pool_3x3_stride2(x)
         for stage, blocks in enumerate(STAGES[self.depth]):

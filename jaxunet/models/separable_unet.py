@@ -38,7 +38,7 @@ class SeparableUNetEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
-        x = image.astype(self.policy.dtype)
+        x = self.policy.normalise(image)
         for i in (0, 2):
             x = nn.relu(Conv(CHANNELS[0], use_bias=False, dtype=self.policy.dtype, name=f"layer1_{i}")(x))
         features = [x]

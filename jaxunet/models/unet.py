@@ -37,7 +37,7 @@ class UNetEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
-        x = layers.space_to_depth(image.astype(self.policy.dtype), self.patch)
+        x = layers.space_to_depth(self.policy.normalise(image), self.patch)
         features = []
         for i, width in enumerate(self.channels):
             if i > 0:

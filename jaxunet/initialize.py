@@ -1,0 +1,87 @@
+"""Where the weights of a new run come from: another run, a file of PyTorch weights, ImageNet, or chance."""
+
+import pathlib
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxunet import config as config_lib
+from jaxunet import evaluate
+from jaxunet.checkpoint import Checkpoints
+from jaxunet.errors import UserError
+from jaxunet.models import pretrained
+from jaxunet.train_state import TrainState
+
+IMAGENET_REPOSITORY, IMAGENET_FILE = "timm/resnet101.tv_in1k", "model.safetensors"
+
+
+def initial_state(config: ConfigDict, state: TrainState, image_shape: tuple[int, int, int]) -> tuple[TrainState, str]:
+    """The state to start a new run with, and a few words about where it comes from.
+
+    Args:
+      config: `config.init` names another run's workdir, or a file of weights, or neither.
+      state: freshly initialised.
+      image_shape: (H, W, C).
+
+    Raises:
+      UserError: if what is named does not fit the network.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    if config.init.checkpoint:
+        variables, words = _from_run(pathlib.Path(config.init.checkpoint).expanduser(), variables, image_shape)
+    elif config.init.weights:
+        variables, words = _from_weights(config, variables)
+    else:
+        return state, "from scratch"
+    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    if state.ema_params is not None:  # copies: the state is donated, and aliased arrays would be deleted twice
+        copies = jax.tree.map(np.array, variables)
+        state = state.replace(ema_params=copies["params"], ema_batch_stats=copies["batch_stats"])
+    return state, words
+
+
+def _from_run(workdir: pathlib.Path, variables: Any, image_shape: tuple[int, int, int]) -> tuple[Any, str]:
+    """The other run's weights wherever path and shape agree: encoder and decoder, and the head if it fits."""
+    run_config = config_lib.load(workdir)
+    with Checkpoints(workdir, run_config.checkpoint) as checkpoints:
+        step = checkpoints.resolve("latest")
+        theirs = evaluate.restore_variables(checkpoints, step, run_config, image_shape)
+    ours, theirs = (flax.traverse_util.flatten_dict(v) for v in (variables, theirs))
+    fitting = {
+        path: np.asarray(theirs[path]) for path, x in ours.items() if path in theirs and theirs[path].shape == x.shape
+    }
+    if not any("encoder" in path for path in fitting):
+        raise UserError(f"config.init.checkpoint={workdir} is a run of another network: nothing of its encoder fits.")
+    words = f"from step {step} of {workdir} ({len(fitting)} of {len(ours)} arrays)"
+    return flax.traverse_util.unflatten_dict(ours | fitting), words
+
+
+def _from_weights(config: ConfigDict, variables: Any) -> tuple[Any, str]:
+    source = config.init.weights
+    path = _download_imagenet() if source == "imagenet" else pathlib.Path(source).expanduser()
+    tensors = pretrained.read_tensors(path)
+    encoder_only = config.model.name == "resnet_unet" and not any(n.startswith("decoder.") for n in tensors)
+    variables = pretrained.from_torch(tensors, variables, config.model.name, source=source, encoder_only=encoder_only)
+    if encoder_only:
+        variables = pretrained.fold_rgb_stem(variables, mean=config.model.input_mean, std=config.model.input_std)
+    return variables, f"{'encoder ' if encoder_only else ''}from {source}"
+
+
+def _download_imagenet() -> pathlib.Path:
+    """The hub's client caches the file and checks it against the hub's hash."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            "config.init.weights='imagenet' needs the Hugging Face client: pip install 'jaxunet[weights]'."
+        ) from error
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, IMAGENET_FILE))
+    except Exception as error:  # whatever its HTTP client raises when offline
+        raise UserError(
+            f"{IMAGENET_FILE} of huggingface.co/{IMAGENET_REPOSITORY} (179 MB) could not be fetched: download it on "
+            f"another machine, and give its place with --config.init.weights=FILE.safetensors."
+        ) from error

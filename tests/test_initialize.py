@@ -1,0 +1,134 @@
+"""Weights from another run, from files, and whole networks from PyTorch."""
+
+import pathlib
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+from jaxunet import config as config_lib
+from jaxunet import initialize, train
+from jaxunet.errors import UserError
+from jaxunet.evaluate import evaluate
+from jaxunet.import_torch import detect_network, import_torch
+from jaxunet.models import build_model, pretrained
+from jaxunet.optimizer import build_optimizer
+from jaxunet.train_state import create_train_state
+
+safetensors = pytest.importorskip("safetensors.numpy")
+SHAPE = (64, 64, 1)
+
+
+def fresh(config, seed=0):
+    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    tx = build_optimizer(config.optimizer, lambda _: 0.0)
+    return create_train_state(model, tx, seed=seed, image_shape=SHAPE, ema=config.train.ema_decay > 0)
+
+
+def save_torch_names(path: pathlib.Path, state, model_name: str, keep=lambda name: True) -> pathlib.Path:
+    tensors = pretrained.to_torch({"params": state.params, "batch_stats": state.batch_stats}, model_name)
+    safetensors.save_file({n: np.ascontiguousarray(v) for n, v in tensors.items() if keep(n)}, path)
+    return path
+
+
+@pytest.fixture
+def resnet(config):
+    config.model.name, config.model.depth = "resnet_unet", 18
+    return config
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_encoder_weights_fill_the_encoder_alone(resnet, tmp_path):
+    theirs, ours = fresh(resnet, seed=1), fresh(resnet)
+    path = save_torch_names(tmp_path / "e.safetensors", theirs, "resnet_unet", lambda n: n.startswith("encoder."))
+    resnet.init.weights = str(path)
+    state, words = initialize.initial_state(resnet, ours, SHAPE)
+    assert words == f"encoder from {path}"
+    assert_equal(state.params["encoder"], theirs.params["encoder"])
+    assert_equal(state.params["decoder"], ours.params["decoder"])
+    assert_equal(state.ema_params, state.params)
+    assert state.ema_params["encoder"]["conv1"]["kernel"] is not state.params["encoder"]["conv1"]["kernel"]
+
+
+def test_whole_network_weights_fill_everything(resnet, tmp_path):
+    theirs = fresh(resnet, seed=1)
+    resnet.init.weights = str(save_torch_names(tmp_path / "w.safetensors", theirs, "resnet_unet"))
+    state, _ = initialize.initial_state(resnet, fresh(resnet), SHAPE)
+    assert_equal(state.params, theirs.params)
+    assert_equal(state.batch_stats, theirs.batch_stats)
+
+
+def test_imagenet_offline_says_which_file_to_fetch(resnet, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="an optional extra")
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_: (_ for _ in ()).throw(OSError("offline")))
+    with pytest.raises(UserError, match=r"model.safetensors of huggingface.co/timm/resnet101.tv_in1k .*init.weights="):
+        initialize._download_imagenet()
+
+
+def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
+    """Lung first, then infection and lung: all but the head fits."""
+    first = make_config()
+    first.dataset.targets = ("lung",)
+    first.train.total_steps = 2
+    train.train(first, tmp_path / "lung")
+    config = make_config()
+    config.dataset.targets = ("infection", "lung")
+    config.init.checkpoint = str(tmp_path / "lung")
+    ours = fresh(config)
+    state, words = initialize.initial_state(config, ours, (256, 256, 1))
+    theirs, _ = initialize.initial_state(config, fresh(config, seed=5), (256, 256, 1))
+    assert "from step 2 of" in words
+    assert_equal(state.params["encoder"], theirs.params["encoder"])
+    assert_equal(state.params["decoder"], theirs.params["decoder"])
+    assert_equal(state.params["head"], ours.params["head"])
+    config.model.channels = (6, 12)
+    with pytest.raises(UserError, match="is a run of another network: nothing of its encoder fits"):
+        initialize.initial_state(config, fresh(config), (256, 256, 1))
+
+
+def test_imported_network_is_evaluated_and_trained_on(resnet, tmp_path, capsys):
+    theirs = fresh(resnet, seed=1)
+    source = save_torch_names(tmp_path / "smp.safetensors", theirs, "resnet_unet")
+    resnet.train.total_steps = 1
+    import_torch(source, resnet, tmp_path / "run")
+    assert "resnet_unet of depth 18, 1 mask(s): all tensors of" in capsys.readouterr().out
+    saved = config_lib.load(tmp_path / "run")
+    assert evaluate(saved, tmp_path / "run", split="val", checkpoint="latest")["checkpoint_step"] == 0
+    with pytest.raises(UserError, match="holds a run already"):
+        import_torch(source, resnet, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({"fc.weight": np.zeros((2, 2))}, "holds neither a segmentation_models_pytorch U-Net .*fc.weight"),
+        (
+            {"encoder.conv1.weight": np.zeros((64, 1, 7, 7)), "segmentation_head.0.weight": np.zeros((1, 16, 3, 3))},
+            r"has a ResNet of \[0, 0, 0, 0\] blocks",
+        ),
+        (
+            {"up1.weight": 0, "layer1.0.weight": np.zeros((64, 3, 3, 3)), "final.4.weight": np.zeros((1, 32, 3, 3))},
+            "does not take one-channel images",
+        ),
+        (
+            {"up1.weight": 0, "layer1.0.weight": np.zeros((64, 1, 3, 3)), "final.4.weight": np.zeros((5, 32, 3, 3))},
+            "predicts 5 masks",
+        ),
+    ],
+)
+def test_other_networks_are_refused(tensors, sentence):
+    with pytest.raises(UserError, match=sentence):
+        detect_network(tensors, pathlib.Path("x.pth"))
+
+
+def test_every_network_has_a_module_called_encoder(config):
+    """`optimizer.encoder_rate` and `init.checkpoint` find it by name."""
+    for name in ("unet", "resnet_unet", "separable_unet"):
+        config.model.name, config.model.depth = name, 18
+        shapes = jax.eval_shape(lambda: fresh(config).params)
+        assert "encoder" in shapes
+        assert len(flax.traverse_util.flatten_dict(shapes["encoder"])) > 5
