@@ -21,8 +21,12 @@ _BEST = "val_dice"
 class Checkpoints:
     """The `checkpoints/` folder of a workdir: the latest few and the best few by validation Dice (P1) are kept."""
 
-    def __init__(self, workdir: pathlib.Path, checkpoint: ConfigDict):
-        """`checkpoint` is that section of the config."""
+    def __init__(self, workdir: pathlib.Path, checkpoint: ConfigDict, *, clean: bool = False):
+        """Args:
+        workdir: of the run.
+        checkpoint: that section of the config.
+        clean: remove what interrupted saves left; for the one process that trains here.
+        """
         self._directory = (workdir / "checkpoints").absolute()
         keep = policy.AnyPreservationPolicy(
             [
@@ -36,6 +40,7 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
+            cleanup_tmp_directories=clean,
             best_fn=lambda metrics: metrics[_BEST],
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)

@@ -1,10 +1,13 @@
 """Mistakes that the user can fix are printed as one sentence, without a traceback."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# What Orbax and array_record, which write with their own code, say in exceptions of other types.
+_DISK_WORDS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
 
 
 class UserError(Exception):
@@ -17,10 +20,22 @@ def exit_status(action: Callable[[], int | None]) -> int:
         return action() or 0
     except UserError as error:
         sentence = str(error)
-    except OSError as error:
-        if error.errno not in _DISK:
+    except Exception as error:
+        reason = _disk_trouble(error)
+        if not reason:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        sentence = f"{error.strerror}{where}: free space, or choose another --workdir or dataset data_dir."
+        sentence = f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
     print(f"error: {sentence}", file=sys.stderr)
     return 1
+
+
+def _disk_trouble(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, if that is what `error` or an error behind it is about."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        for words in _DISK_WORDS:
+            if words in str(error):
+                return words
+        error = error.__cause__ or error.__context__
+    return None

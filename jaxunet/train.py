@@ -66,7 +66,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     eval_fn = evaluate.build_eval_fn(model, config)
 
     # ---- resume
-    checkpoints = Checkpoints(workdir, config.checkpoint)
+    checkpoints = Checkpoints(workdir, config.checkpoint, clean=True)
     start_step = checkpoints.latest_step()
     if start_step is not None:
         state, origin = checkpoints.restore(start_step, state), f"continuing at step {start_step}"

@@ -1,13 +1,19 @@
+import functools
 import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
 from configs import default, demo, resnet101_unet, separable_unet, unet
 from jaxunet import config as config_lib
 from jaxunet.errors import UserError
+from jaxunet.losses import build_loss
+from jaxunet.models import build_model
+from jaxunet.optimizer import build_optimizer, build_schedule, durations
+from jaxunet.train_state import create_train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHIPPED = {
@@ -30,6 +36,20 @@ def test_shipped_config_passes_and_survives_json(name):
     again = config_lib.from_json(config_lib.to_json(config))
     assert config_lib.flatten(again) == config_lib.flatten(config)
     assert again.is_locked
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_config_builds(name):
+    config = SHIPPED[name].get_config()
+    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    schedule = build_schedule(config.optimizer, durations(config.train, 1864))
+    tx = build_optimizer(config.optimizer, schedule)
+    make = functools.partial(create_train_state, model, tx, seed=0, image_shape=(256, 256, 1), ema=True)
+    state = jax.eval_shape(make)
+    assert sum(x.size for x in jax.tree.leaves(state.params)) > 300_000
+    assert float(schedule(0)) > 0
+    logits = jnp.zeros((1, 8, 8, 1))
+    assert build_loss(config.loss)(logits, logits).shape == (1,)
 
 
 def test_pretrained_variant():

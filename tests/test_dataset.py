@@ -175,13 +175,32 @@ def test_absent_source(tmp_path):
         dataset.open_builder(settings(tmp_path / "nowhere.zip", tmp_path), "infection")
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
-def test_full_or_unwritable_disk_is_a_sentence(code, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "x"),
+        OSError(errno.EACCES, "Permission denied", "x"),
+        ValueError("RESOURCE_EXHAUSTED: Failed to write 23439 bytes to file 12: No space left on device [28]"),
+        RuntimeError('Failed to finalize writing of split "train": write() failed: No space left on device; writing'),
+    ],
+)
+def test_full_or_unwritable_disk_is_a_sentence(error, capsys):
+    """As Python, Orbax and array_record put it, raised while another error is handled."""
+
     def fail() -> None:
-        raise OSError(code, os.strerror(code), str(tmp_path))
+        try:
+            raise error
+        except Exception as inner:
+            raise RuntimeError("while saving") from inner
 
     assert exit_status(fail) == 1
-    assert f"error: {os.strerror(code)} ({tmp_path}): free space, or choose another" in capsys.readouterr().err
+    words = "Permission denied" if getattr(error, "errno", 0) == errno.EACCES else "No space left on device"
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        exit_status(lambda: 1 // 0)
 
 
 # ---- verification ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,18 @@ safetensors = pytest.importorskip("safetensors.numpy")
 SHAPE = (64, 64, 1)
 
 
+_cache = {}
+
+
 def fresh(config, seed=0):
+    """A new state; made once for each network and seed."""
+    key = (config.model.to_json(), tuple(config.dataset.targets), seed)
+    if key not in _cache:
+        _cache[key] = jax.device_get(_make(config, seed))
+    return _cache[key]
+
+
+def _make(config, seed):
     model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
     tx = build_optimizer(config.optimizer, lambda _: 0.0)
     return create_train_state(model, tx, seed=seed, image_shape=SHAPE, ema=config.train.ema_decay > 0)
@@ -129,6 +140,6 @@ def test_every_network_has_a_module_called_encoder(config):
     """`optimizer.encoder_rate` and `init.checkpoint` find it by name."""
     for name in ("unet", "resnet_unet", "separable_unet"):
         config.model.name, config.model.depth = name, 18
-        shapes = jax.eval_shape(lambda: fresh(config).params)
+        shapes = jax.eval_shape(lambda: _make(config, 0).params)
         assert "encoder" in shapes
         assert len(flax.traverse_util.flatten_dict(shapes["encoder"])) > 5
