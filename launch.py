@@ -1,5 +1,6 @@
 """Train, evaluate, verify, import: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
 
+import os
 import pathlib
 import sys
 
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     if len(rest) > 1:
         return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.ERROR)  # TFDS, Orbax and JAX warn of what is normal here
+        logging.set_verbosity(logging.FATAL)  # what Orbax and TFDS log as errors, they also raise
 
     from jaxunet import run  # late, so that --help answers at once
 
@@ -63,4 +64,7 @@ def complain(sentence: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    sys.stdout.flush()
+    if status:  # at once: threads that were still writing to a full disk would add their tracebacks to the sentence
+        os._exit(status)

@@ -1,8 +1,10 @@
 """Mistakes that the user can fix are printed as one sentence, without a traceback."""
 
 import errno
+import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -16,6 +18,9 @@ class UserError(Exception):
 
 def exit_status(action: Callable[[], int | None]) -> int:
     """Runs `action`; a UserError, or a disk that is full or refuses to be written, becomes a sentence and status 1."""
+    # A full disk is met by many threads and futures of Orbax and tensorboardX at once; one sentence is enough.
+    threading.excepthook = _quiet_about_the_disk
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         return action() or 0
     except UserError as error:
@@ -27,6 +32,11 @@ def exit_status(action: Callable[[], int | None]) -> int:
         sentence = f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
     print(f"error: {sentence}", file=sys.stderr)
     return 1
+
+
+def _quiet_about_the_disk(args: threading.ExceptHookArgs) -> None:
+    if not _disk_trouble(args.exc_value):
+        threading.__excepthook__(args)
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:
