@@ -75,25 +75,36 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def check(config: ConfigDict) -> None:
-    """Raises UserError for the first value or combination that cannot work; looks at values only, builds nothing."""
+def check(config: ConfigDict, *, training: bool = True) -> None:
+    """Raises UserError for the first value or combination that cannot work; looks at values only, builds nothing.
+
+    With `training=False`, what only concerns training may be unfit for the devices present.
+    """
     values = flatten(config)
-    for key, choices in _CHOICES.items():
-        if key not in values:
-            raise UserError(f"config.{key} is missing: make the config from configs/default.py, which has every key.")
-        if values[key] not in choices:
-            raise UserError(f"config.{key}={values[key]!r} is not one of {', '.join(map(repr, choices))}.")
     rules = (
         (_POSITIVE, lambda x: x > 0, "greater than 0"),
         (_NOT_NEGATIVE, lambda x: x >= 0, "at least 0"),
         (_BELOW_ONE, lambda x: x < 1, "less than 1"),
     )
-    for keys, holds, words in rules:
-        for key in (f"{section}.{name}".lstrip(".") for section, names in keys.items() for name in names):
-            if not holds(values[key]):
-                raise UserError(f"config.{key}={values[key]!r} must be {words}.")
+    bounds = [
+        (f"{section}.{name}".lstrip("."), holds, words)
+        for keys, holds, words in rules
+        for section, names in keys.items()
+        for name in names
+    ]
+    for key in (*_CHOICES, *(key for key, _, _ in bounds)):
+        if key not in values:
+            raise UserError(f"config.{key} is missing: make the config from configs/default.py, which has every key.")
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"config.{key}={values[key]!r} is not one of {', '.join(map(repr, choices))}.")
+    for key, holds, words in bounds:
+        if not holds(values[key]):
+            raise UserError(f"config.{key}={values[key]!r} must be {words}.")
     _check_dataset(config)
-    _check_training(config)
+    _check_divisible("eval", config.eval.batch_size)
+    if training:
+        _check_training(config)
 
 
 def _check_dataset(config: ConfigDict) -> None:
@@ -110,6 +121,15 @@ def _check_dataset(config: ConfigDict) -> None:
             raise UserError(f"config.dataset.{key}='lung' exists only for covid_qu_ex: use 'infection_all'.")
 
 
+def _check_divisible(section: str, size: int) -> None:
+    devices = jax.device_count()
+    if size % devices:
+        raise UserError(
+            f"config.{section}.batch_size={size} cannot be divided over {devices} devices: "
+            f"use a multiple of {devices}, such as {-(-size // devices) * devices}."
+        )
+
+
 def _check_training(config: ConfigDict) -> None:
     train, devices = config.train, jax.device_count()
     channels = tuple(config.model.channels)
@@ -120,12 +140,7 @@ def _check_training(config: ConfigDict) -> None:
             f"Exactly one of config.train.total_epochs={train.total_epochs} and config.train.total_steps="
             f"{train.total_steps} must be set: give 0 for the other."
         )
-    for key, size in (("train", train.batch_size), ("eval", config.eval.batch_size)):
-        if size % devices:
-            raise UserError(
-                f"config.{key}.batch_size={size} cannot be divided over {devices} devices: "
-                f"use a multiple of {devices}, such as {-(-size // devices) * devices}."
-            )
+    _check_divisible("train", train.batch_size)
     if (train.batch_size // devices) % train.accumulate_steps:
         raise UserError(
             f"config.train.accumulate_steps={train.accumulate_steps} does not divide the "
@@ -168,7 +183,10 @@ def load(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} holds no run (there is no config.json in it): give --workdir of a training run.")
-    return from_json(path.read_text())
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): use another --workdir.") from error
 
 
 def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -61,7 +61,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
     """
-    config_lib.check(config)
+    config_lib.check(config, training=False)
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
         data = load_eval_split(config, split)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from jaxunet.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Durations:
@@ -18,9 +20,17 @@ class Durations:
 
 
 def durations(train: ConfigDict, num_examples: int) -> Durations:
-    """Turns `total_epochs` or `total_steps`, whichever is set, into steps. One epoch = every training image once."""
+    """Turns `total_epochs` or `total_steps`, whichever is set, into steps. One epoch = every training image once.
+
+    Raises:
+      UserError: if the positions of the example stream would not fit into 32 bits.
+    """
     steps_per_epoch = num_examples / train.batch_size
     total = train.total_steps or math.ceil(train.total_epochs * steps_per_epoch)
+    if (total + 1) * train.batch_size >= 2**31:
+        raise UserError(
+            f"{total} steps of config.train.batch_size={train.batch_size} are more than 2^31 images: train fewer."
+        )
     return Durations(total_steps=total, steps_per_epoch=steps_per_epoch)
 
 

@@ -111,6 +111,23 @@ def test_a_workdir_holds_one_config(tmp_path: pathlib.Path):
         config_lib.check_same_run(config, tmp_path)
 
 
+def test_missing_keys_and_damaged_files_are_sentences(tmp_path: pathlib.Path):
+    config = default.get_config()
+    with config.unlocked():
+        del config.loss.smooth
+    with pytest.raises(UserError, match="config.loss.smooth is missing: make the config from configs/default.py"):
+        config_lib.check(config)
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(UserError, match="config.json is damaged"):
+        config_lib.load(tmp_path)
+
+
+def test_evaluation_does_not_mind_the_training_batch():
+    config = default.get_config()
+    config.train.batch_size = 7
+    config_lib.check(config, training=False)
+
+
 def test_unknown_keys_are_refused():
     config: ConfigDict = default.get_config()
     with pytest.raises(KeyError):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from configs import default
+from jaxunet.errors import UserError
 from jaxunet.optimizer import Durations, build_optimizer, build_schedule, durations
 
 
@@ -20,6 +21,13 @@ def test_epochs_and_steps_give_the_same_length():
     assert durations(train, 100) == Durations(total_steps=19, steps_per_epoch=6.25)
     train.total_epochs, train.total_steps = 0, 7
     assert durations(train, 100).total_steps == 7
+
+
+def test_more_positions_than_32_bits_are_refused():
+    train = default.get_config().train
+    train.total_epochs, train.total_steps, train.batch_size = 0, 2**28, 8
+    with pytest.raises(UserError, match=r"more than 2\^31 images"):
+        durations(train, 100)
 
 
 def test_step_decay_is_the_original_studys(settings):
