@@ -69,6 +69,26 @@ def test_masks_follow_the_image_and_stay_binary(off):
     assert np.abs(images - image).max(axis=(1, 2, 3)).min() > 0.05
 
 
+@pytest.mark.parametrize(("degrees", "scale"), [(30.0, 0.0), (0.0, 0.3), (30.0, 0.3)])
+def test_affine_is_a_rotation_times_a_scale(degrees, scale, off):
+    """Moves the coordinate fields themselves and looks at their derivatives in the middle."""
+    off.rotate_degrees, off.scale = degrees, scale
+    fields = jnp.asarray(np.stack(np.mgrid[:33, :33], -1), jnp.float32)
+    angles, zooms = [], []
+    for key in jax.random.split(jax.random.key(0), 20):
+        moved = np.asarray(augment._affine(key, fields, off))
+        np.testing.assert_allclose(moved[16, 16], [16, 16], atol=1e-3)
+        jacobian = np.stack([moved[17, 16] - moved[16, 16], moved[16, 17] - moved[16, 16]], -1)
+        zoom = 1 / np.sqrt(np.linalg.det(jacobian))
+        np.testing.assert_allclose(jacobian.T @ jacobian, np.eye(2) / zoom**2, atol=1e-3)
+        angles.append(np.degrees(np.arctan2(jacobian[1, 0], jacobian[0, 0])))
+        zooms.append(zoom)
+    assert max(map(abs, angles)) <= degrees + 0.1
+    assert np.ptp(angles) >= degrees
+    assert 1 - scale - 1e-3 <= min(zooms) <= max(zooms) <= 1 + scale + 1e-3
+    assert np.ptp(zooms) >= scale
+
+
 def test_affine_samples_like_scipy():
     stack = np.random.default_rng(0).random((12, 14, 3), np.float32)
     y, x = np.random.default_rng(1).uniform(-2, 15, (2, 12, 14)).astype(np.float32)
