@@ -23,18 +23,18 @@ SHAPE = (64, 64, 1)
 _cache = {}
 
 
-def fresh(config, seed=0):
-    """A new state; made once for each network and seed."""
-    key = (config.model.to_json(), tuple(config.dataset.targets), seed)
+def fresh(config, shift=0.0):
+    """A new state, compiled once for each network, with `shift` added to all of its weights."""
+    key = (config.model.to_json(), tuple(config.dataset.targets))
     if key not in _cache:
-        _cache[key] = jax.device_get(_make(config, seed))
-    return _cache[key]
+        _cache[key] = jax.device_get(_make(config))
+    return jax.tree.map(lambda x: x + np.asarray(shift, x.dtype), _cache[key])
 
 
-def _make(config, seed):
+def _make(config):
     model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
     tx = build_optimizer(config.optimizer, lambda _: 0.0)
-    return create_train_state(model, tx, seed=seed, image_shape=SHAPE, ema=config.train.ema_decay > 0)
+    return create_train_state(model, tx, seed=0, image_shape=SHAPE, ema=config.train.ema_decay > 0)
 
 
 def save_torch_names(path: pathlib.Path, state, model_name: str, keep=lambda name: True) -> pathlib.Path:
@@ -54,7 +54,7 @@ def assert_equal(a, b):
 
 
 def test_encoder_weights_fill_the_encoder_alone(resnet, tmp_path):
-    theirs, ours = fresh(resnet, seed=1), fresh(resnet)
+    theirs, ours = fresh(resnet, shift=0.5), fresh(resnet)
     path = save_torch_names(tmp_path / "e.safetensors", theirs, "resnet_unet", lambda n: n.startswith("encoder."))
     resnet.init.weights = str(path)
     state, words = initialize.initial_state(resnet, ours, SHAPE)
@@ -66,7 +66,7 @@ def test_encoder_weights_fill_the_encoder_alone(resnet, tmp_path):
 
 
 def test_whole_network_weights_fill_everything(resnet, tmp_path):
-    theirs = fresh(resnet, seed=1)
+    theirs = fresh(resnet, shift=0.5)
     resnet.init.weights = str(save_torch_names(tmp_path / "w.safetensors", theirs, "resnet_unet"))
     state, _ = initialize.initial_state(resnet, fresh(resnet), SHAPE)
     assert_equal(state.params, theirs.params)
@@ -91,7 +91,7 @@ def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
     config.init.checkpoint = str(tmp_path / "lung")
     ours = fresh(config)
     state, words = initialize.initial_state(config, ours, (256, 256, 1))
-    theirs, _ = initialize.initial_state(config, fresh(config, seed=5), (256, 256, 1))
+    theirs, _ = initialize.initial_state(config, fresh(config, shift=0.5), (256, 256, 1))
     assert "from step 2 of" in words
     assert_equal(state.params["encoder"], theirs.params["encoder"])
     assert_equal(state.params["decoder"], theirs.params["decoder"])
@@ -102,7 +102,7 @@ def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
 
 
 def test_imported_network_is_evaluated_and_trained_on(resnet, tmp_path, capsys):
-    theirs = fresh(resnet, seed=1)
+    theirs = fresh(resnet, shift=0.5)
     source = save_torch_names(tmp_path / "smp.safetensors", theirs, "resnet_unet")
     resnet.train.total_steps = 1
     import_torch(source, resnet, tmp_path / "run")
@@ -140,6 +140,6 @@ def test_every_network_has_a_module_called_encoder(config):
     """`optimizer.encoder_rate` and `init.checkpoint` find it by name."""
     for name in ("unet", "resnet_unet", "separable_unet"):
         config.model.name, config.model.depth = name, 18
-        shapes = jax.eval_shape(lambda: _make(config, 0).params)
+        shapes = jax.eval_shape(lambda: _make(config).params)
         assert "encoder" in shapes
         assert len(flax.traverse_util.flatten_dict(shapes["encoder"])) > 5

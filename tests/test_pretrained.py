@@ -115,7 +115,8 @@ def test_gray_stem_equals_rgb_on_normalised_repeated_input():
     policy = Policy()
     gray, rgb = (ResNetUNet(1, 18, policy) for _ in range(2))
     image = jax.random.uniform(jax.random.key(0), (1, 64, 64, 1))
-    rgb_variables = jax.tree.map(np.asarray, rgb.init(jax.random.key(1), jnp.repeat(image, 3, -1), train=False))
+    init = jax.jit(functools.partial(rgb.init, train=False))
+    rgb_variables = jax.device_get(init(jax.random.key(1), jnp.repeat(image, 3, -1)))
     tensors = {n: v for n, v in pretrained.to_torch(rgb_variables, "resnet_unet").items() if n.startswith("encoder.")}
     variables = pretrained.from_torch(tensors, shapes_of(gray), "resnet_unet", source="x", encoder_only=True)
     variables = pretrained.fold_rgb_stem(variables, mean=0.449, std=0.226)
