@@ -1,4 +1,4 @@
-"""Train, evaluate, verify, import: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
+"""Train, evaluate, compare, verify, import: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
 
 import os
 import pathlib
@@ -10,6 +10,7 @@ from ml_collections import config_flags
 MODES = {
     "train": "train, or go on with the run in --workdir",
     "evaluate": "score a checkpoint of --workdir on --split",
+    "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
     "verify": "check every file of the dataset at config.dataset.source",
     "import_torch": "make a --workdir of the PyTorch weights in --source",
 }
@@ -22,9 +23,10 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluations.")
     flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v}" for k, v in MODES.items()) + ".")
-    flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate: images to score.")
+    flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate, compare: images to score.")
     flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
-    flags.DEFINE_string("checkpoint", "latest", "evaluate: latest, best (by validation Dice), or a step.")
+    flags.DEFINE_string("checkpoint", "latest", "evaluate, compare: latest, best (by validation Dice), or a step.")
+    flags.DEFINE_list("runs", [], "compare: workdirs of finished runs, with commas between.")
 
 
 def main(argv: list[str]) -> int:
@@ -55,6 +57,7 @@ def main(argv: list[str]) -> int:
         split=flags.FLAGS.split,
         checkpoint=flags.FLAGS.checkpoint,
         source=flags.FLAGS.source,
+        runs=flags.FLAGS.runs,
     )
 
 

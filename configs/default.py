@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.train_config = "infection"  # COVID-19 images only; "infection_all" adds controls; "lung" has lung masks
     dataset.eval_config = "infection_all"  # validation and test: with controls, so that P3 exists
     dataset.targets = ("infection",)  # masks to learn, of "infection" and "lung"; the first one is scored and ranked
+    dataset.image_size = 0  # pixels per side, by averaging blocks: 32, 64 or 128; 0 keeps the 256 of the files
     dataset.drop_leaked = True  # leave out training images identical to a validation or test image
     dataset.synthetic = ml_collections.ConfigDict()
     dataset.synthetic.train = 320  # COVID-19 images per split; "infection_all" adds as many controls

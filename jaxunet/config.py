@@ -13,6 +13,7 @@ _CHOICES = {
     "dataset.name": ("covid_qu_ex", "synthetic_cxr"),
     "dataset.train_config": ("infection", "infection_all", "lung"),
     "dataset.eval_config": ("infection", "infection_all", "lung"),
+    "dataset.image_size": (0, 32, 64, 128),
     "input.mode": ("auto", "resident", "stream"),
     "model.name": ("unet", "resnet_unet", "separable_unet"),
     "model.depth": (18, 34, 50, 101, 152),
@@ -80,6 +81,8 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
 
     With `training=False`, what only concerns training may be unfit for the devices present.
     """
+    if "systems" in config:
+        raise UserError("This config lists systems to compare: use --mode=compare, or the config of one system.")
     values = flatten(config)
     rules = (
         (_POSITIVE, lambda x: x > 0, "greater than 0"),

@@ -16,6 +16,10 @@ class UserError(Exception):
     """A mistake in the user's input: says what is wrong, where (file, key, shape) and what to do."""
 
 
+class WeightsUnavailable(UserError):
+    """Weights to start from that are not on this machine and cannot be fetched or read here."""
+
+
 def exit_status(action: Callable[[], int | None]) -> int:
     """Runs `action`; a UserError, or a disk that is full or refuses to be written, becomes a sentence and status 1."""
     # A full disk is met by many threads and futures of Orbax and tensorboardX at once; one sentence is enough.

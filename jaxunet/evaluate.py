@@ -1,6 +1,7 @@
 """Exact evaluation: every image of a split once, counts from the device, protocols P1-P3, tables and pictures."""
 
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -26,13 +27,14 @@ from jaxunet.train_step import eval_step, predict_step
 
 EvalFn = Callable[[Any, Any], Array]
 
+BOOTSTRAP_RESAMPLES = 10_000
+
 
 def load_eval_split(config: ConfigDict, split: str) -> Split:
     """The validation or test images in host memory."""
     builder = dataset.open_builder(config.dataset, config.dataset.eval_config)
-    return input_pipeline.load_split(
-        ExampleSource(builder, split, config.dataset.targets), threads=config.input.threads
-    )
+    source = ExampleSource(builder, split, config.dataset.targets, image_size=config.dataset.image_size)
+    return input_pipeline.load_split(source, threads=config.input.threads)
 
 
 def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
@@ -46,10 +48,52 @@ def count_split(eval_fn: EvalFn, variables: Any, split: Split, batch_size: int) 
     return np.concatenate([np.asarray(counts, np.int64)[valid] for counts, valid in results])
 
 
-def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...]) -> dict[str, Any]:
-    """Protocols of the first target at top level, those of any other under `targets`."""
-    first, *others = (metrics.summarize(counts[:, i], split.labels) for i in range(len(targets)))
+def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
+    """Protocols of the first target at top level, those of any other under `targets`; see `metrics.summarize`."""
+    first, *others = (metrics.summarize(counts[:, i], split.labels, resamples=resamples) for i in range(len(targets)))
     return first | ({"targets": dict(zip(targets[1:], others, strict=True))} if others else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A checkpoint and what it scored on a split.
+
+    Attributes:
+      config: of its run.
+      step: of the checkpoint.
+      best_step: of the one that was best in validation, if any was validated.
+      model, variables: to predict with.
+      eval_fn: `(variables, raw batch) -> counts`, compiled.
+      split: name of the split, and `data` its images.
+      counts: int64 [N, C, 4], in the order of `data`.
+    """
+
+    config: ConfigDict
+    step: int
+    best_step: int | None
+    model: Network
+    variables: Any
+    eval_fn: EvalFn
+    split: str
+    data: Split
+    counts: np.ndarray
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(self.config.dataset.targets)
+
+
+def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
+    """Restores a checkpoint of `workdir` and counts every image of `split`; arguments as for `evaluate`."""
+    config_lib.check(config, training=False)
+    with Checkpoints(workdir, config.checkpoint) as checkpoints:
+        step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
+        data = load_eval_split(config, split)
+        model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+        variables = parallel.replicate(restore_variables(checkpoints, step, config, (*data.image.shape[1:], 1)))
+    eval_fn = build_eval_fn(model, config)
+    counts = count_split(eval_fn, variables, data, config.eval.batch_size)
+    return Scored(config, step, best, model, variables, eval_fn, split, data, counts)
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> dict[str, Any]:
@@ -61,36 +105,34 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
     """
-    config_lib.check(config, training=False)
-    with Checkpoints(workdir, config.checkpoint) as checkpoints:
-        step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
-        data = load_eval_split(config, split)
-        targets = tuple(config.dataset.targets)
-        model = build_model(config.model, classes=len(targets), axis_name=None)
-        variables = restore_variables(checkpoints, step, config, (*data.image.shape[1:], 1))
-
-    counts = count_split(build_eval_fn(model, config), variables, data, config.eval.batch_size)
+    scored = score(config, workdir, split=split, checkpoint=checkpoint)
+    data, counts, targets, step = scored.data, scored.counts, scored.targets, scored.step
     result = {
         "split": split,
         "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
+        "image_size": list(data.image.shape[1:]),
         "target": targets[0],
         "threshold": config.eval.threshold,
         "checkpoint_step": step,
         "empty_mask_rule": metrics.EMPTY_MASK_RULE,
-        **summarize(counts, data, targets),
+        **summarize(counts, data, targets, resamples=BOOTSTRAP_RESAMPLES),
     }
     out = workdir / "eval" / split
     write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
     write_atomically(out / "per_image.csv", per_image_csv(counts, data, targets))
     if config.eval.overlays:
-        _write_overlays(out / "overlays", counts[:, 0], data, model, variables, config)
-    print(f"{targets[0]} on {split} ({len(data.ids)} images), checkpoint {step}, threshold {config.eval.threshold}")
+        _write_overlays(out / "overlays", scored)
+    height, width = data.image.shape[1:]
+    print(
+        f"{targets[0]} on {split} ({len(data.ids)} images of {height}x{width}), checkpoint {step}, "
+        f"threshold {config.eval.threshold}"
+    )
     print(metrics.table(result))
     for name, summary in result.get("targets", {}).items():
         print(f"\n{name}\n{metrics.table(summary)}")
-    print(f"Empty masks: {metrics.EMPTY_MASK_RULE}.")
-    if best not in (None, step):
-        print(f"Step {best} scored best in validation: --checkpoint=best evaluates it.")
+    print(f"Empty masks: {metrics.EMPTY_MASK_RULE}. Intervals: bootstrap over images.")
+    if scored.best_step not in (None, step):
+        print(f"Step {scored.best_step} scored best in validation: --checkpoint=best evaluates it.")
     print(f"Written to {out}")
     return result
 
@@ -120,35 +162,35 @@ def per_image_csv(counts: np.ndarray, split: Split, targets: tuple[str, ...]) ->
     return text.getvalue()
 
 
-def _write_overlays(
-    out: pathlib.Path, counts: np.ndarray, split: Split, model: Network, variables: Any, config: ConfigDict
-) -> None:
+def predict_masks(scored: Scored, index: np.ndarray) -> np.ndarray:
+    """bool [K, H, W]: the first target's predicted mask of the images `index` int [K]."""
+
+    def predict(variables: Any, raw: input_pipeline.RawBatch) -> Array:
+        logits = predict_step(variables, input_pipeline.decode(raw)["image"], model=scored.model)
+        return metrics.positive(logits[..., 0], scored.config.eval.threshold)
+
+    predict_fn = parallel.map_eval_step(predict)
+    batches = input_pipeline.eval_batches(scored.data.part(index), scored.config.eval.batch_size)
+    return np.concatenate([np.asarray(predict_fn(scored.variables, raw))[valid] for raw, valid in batches])
+
+
+def _write_overlays(out: pathlib.Path, scored: Scored) -> None:
     """Best and worst images by Dice among those with infection: one PNG each, and all on one sheet."""
+    counts, data = scored.counts[:, 0], scored.data
     dice = metrics.ratios(counts)["dice"]
     ranked = [int(i) for i in np.argsort(-dice, kind="stable") if counts[i, 0] + counts[i, 2] > 0]
-    n = min(config.eval.overlays, len(ranked) // 2)
+    n = min(scored.config.eval.overlays, len(ranked) // 2)
     chosen = [("best", i) for i in ranked[:n]] + [("worst", i) for i in ranked[::-1][:n]]
     if not chosen:
         return
-    index = np.array([i for _, i in chosen])
-    part = Split(split.image[index], split.mask[index], split.labels[index], [split.ids[i] for i in index])
-
-    def predict(variables: Any, raw: input_pipeline.RawBatch) -> Array:
-        logits = predict_step(variables, input_pipeline.decode(raw)["image"], model=model)
-        return jax.nn.sigmoid(logits[..., 0]) > config.eval.threshold
-
-    predict_fn = parallel.map_eval_step(predict)
-    batches = input_pipeline.eval_batches(part, config.eval.batch_size)
-    predicted = np.concatenate([np.asarray(predict_fn(variables, raw))[valid] for raw, valid in batches])
-    truth = np.unpackbits(part.mask[..., 0], axis=2).astype(bool)
+    predicted = predict_masks(scored, np.array([i for _, i in chosen]))
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     pictures = []
     for row, (kind, i) in enumerate(chosen):
         rank = row % n + 1
-        stem = pathlib.PurePosixPath(split.ids[i]).stem
-        pictures.append(
-            plots.overlay(part.image[row], truth[row], predicted[row], f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}")
-        )
+        stem = pathlib.PurePosixPath(data.ids[i]).stem
+        caption = f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}"
+        pictures.append(plots.overlay(data.image[i], data.truth(i), predicted[row], caption))
         pictures[-1].save(out / f"{kind}_{rank:02d}_{stem}.png")
     plots.contact_sheet(pictures, columns=min(n, 4)).save(out / "sheet.png")

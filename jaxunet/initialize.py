@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jaxunet import config as config_lib
 from jaxunet import evaluate
 from jaxunet.checkpoint import Checkpoints
-from jaxunet.errors import UserError
+from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.models import pretrained
 from jaxunet.train_state import TrainState
 
@@ -59,10 +59,23 @@ def _from_run(workdir: pathlib.Path, variables: Any, image_shape: tuple[int, int
     return flax.traverse_util.unflatten_dict(ours | fitting), words
 
 
+def weights_file(config: ConfigDict) -> pathlib.Path:
+    """The file that `config.init.weights` names, fetched if need be.
+
+    Raises:
+      WeightsUnavailable: if it is not there and cannot be fetched.
+    """
+    if config.init.weights == "imagenet":
+        return _download_imagenet()
+    path = pathlib.Path(config.init.weights).expanduser()
+    if not path.is_file():
+        raise WeightsUnavailable(f"config.init.weights={path} does not exist: give a .safetensors or .pth file.")
+    return path
+
+
 def _from_weights(config: ConfigDict, variables: Any) -> tuple[Any, str]:
     source = config.init.weights
-    path = _download_imagenet() if source == "imagenet" else pathlib.Path(source).expanduser()
-    tensors = pretrained.read_tensors(path)
+    tensors = pretrained.read_tensors(weights_file(config))
     encoder_only = config.model.name == "resnet_unet" and not any(n.startswith("decoder.") for n in tensors)
     variables = pretrained.from_torch(tensors, variables, config.model.name, source=source, encoder_only=encoder_only)
     if encoder_only:
@@ -75,13 +88,13 @@ def _download_imagenet() -> pathlib.Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise UserError(
+        raise WeightsUnavailable(
             "config.init.weights='imagenet' needs the Hugging Face client: pip install 'jaxunet[weights]'."
         ) from error
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, IMAGENET_FILE))
     except Exception as error:  # whatever its HTTP client raises when offline
-        raise UserError(
+        raise WeightsUnavailable(
             f"{IMAGENET_FILE} of huggingface.co/{IMAGENET_REPOSITORY} (179 MB) could not be fetched: download it on "
             f"another machine, and give its place with --config.init.weights=FILE.safetensors."
         ) from error

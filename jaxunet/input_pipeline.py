@@ -28,11 +28,20 @@ RawBatch = dict[str, Any]
 class ExampleSource:
     """Random access to the decoded examples of one split, in the order the dataset stores them."""
 
-    def __init__(self, builder: Any, split: str, targets: tuple[str, ...], *, exclude: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        builder: Any,
+        split: str,
+        targets: tuple[str, ...],
+        *,
+        image_size: int = 0,
+        exclude: frozenset[str] = frozenset(),
+    ):
         """Args:
         builder: a prepared TFDS builder.
         split: "train", "val" or "test".
         targets: which masks to read, in order, of "infection" and "lung".
+        image_size: reduce images and masks to so many pixels per side; a divisor of theirs, or 0 to keep them.
         exclude: ids of examples to leave out.
         """
         import tensorflow_datasets as tfds
@@ -49,7 +58,9 @@ class ExampleSource:
         self._records = [i for i, _, _ in kept]
         self.ids = [name for _, name, _ in kept]
         self.labels = np.array([label for _, _, label in kept], np.int32)
-        self.image_shape = tuple(builder.info.features["image"].shape)
+        height, width, channels = builder.info.features["image"].shape
+        self._block = height // image_size if image_size else 1
+        self.image_shape = (height // self._block, width // self._block, channels)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -58,8 +69,18 @@ class ExampleSource:
         """`image` uint8 [H, W], `mask` packed uint8 [H, W / 8, C]."""
         example = self._source[self._records[i]]
         image, *masks = (np.asarray(Image.open(io.BytesIO(example[name]))) for name in self._names)
-        packed = [np.packbits(mask > 0, axis=1) for mask in masks]
+        masks = [mask > 0 for mask in masks]
+        if self._block > 1:
+            image = np.rint(_block_means(image, self._block)).astype(np.uint8)
+            masks = [_block_means(mask, self._block) >= 0.5 for mask in masks]
+        packed = [np.packbits(mask, axis=1) for mask in masks]
         return {"image": image, "mask": np.stack(packed, axis=-1)}
+
+
+def _block_means(x: np.ndarray, block: int) -> np.ndarray:
+    """[H, W] -> [H / block, W / block]: the mean of every block x block pixels; of masks, the share that is set."""
+    h, w = x.shape
+    return x.reshape(h // block, block, w // block, block).mean(axis=(1, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +94,14 @@ class Split:
 
     def arrays(self) -> RawBatch:
         return {"image": self.image, "mask": self.mask}
+
+    def part(self, index: np.ndarray) -> "Split":
+        """The images `index` int [K], in that order."""
+        return Split(self.image[index], self.mask[index], self.labels[index], [self.ids[i] for i in index])
+
+    def truth(self, i: int) -> np.ndarray:
+        """bool [H, W]: the first mask of image `i`."""
+        return np.unpackbits(self.mask[i, ..., 0], axis=1).astype(bool)
 
 
 def load_split(source: ExampleSource, *, threads: int) -> Split:

@@ -9,6 +9,7 @@ Empty masks: a ratio 0/0 is 1 where truth and prediction are both empty, else 0.
 truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -22,11 +23,18 @@ PROTOCOLS = {
     "P2_all": "pooled pixels, all images",
     "P3": "mean over images of all classes",
 }
+POOLED = ("P2", "P2_all")
 EMPTY_MASK_RULE = (
     "a ratio 0/0 is 1 where ground truth and prediction are both empty, else 0 "
     "(empty prediction on empty truth: Dice 1; any predicted pixel on empty truth: Dice 0)"
 )
 COVID = 0  # index of COVID-19 in dataset.CLASSES
+
+
+def positive(logits: Array, threshold: float) -> Array:
+    """bool, of the shape of `logits`: where the probability exceeds `threshold`, in (0, 1)."""
+    # Compared as logits: sigmoid is monotonic, and this needs no transcendental per pixel.
+    return logits > np.float32(np.log(threshold / (1 - threshold)))
 
 
 def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
@@ -40,9 +48,7 @@ def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
     Returns:
       int32 [B, C, 4]: true positives, false positives, false negatives, true negatives.
     """
-    # Compared as logits: sigmoid is monotonic, and this needs no transcendental per pixel.
-    predicted = logits > np.float32(np.log(threshold / (1 - threshold)))
-    truth = mask > 0
+    predicted, truth = positive(logits, threshold), mask > 0
     counts = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
     return jnp.stack([c.sum(axis=(1, 2), dtype=jnp.int32) for c in counts], axis=-1)
 
@@ -66,30 +72,36 @@ def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def summarize(counts: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
+def summarize(counts: np.ndarray, labels: np.ndarray, *, resamples: int = 0) -> dict[str, dict]:
     """The protocols' numbers.
 
     Args:
       counts: int [N, 4], one row per image.
       labels: int [N], index into `dataset.CLASSES`.
+      resamples: if not 0, 95 % bootstrap intervals are added from so many resamples of the images.
 
     Returns:
       `{"P1": {"dice": {"mean", "median", "min", "max", "n"}, ...}, "P2": {"dice": {"value", "n"}, ...}, "P2_all", "P3",
-      "controls": {"n", "blank_predictions"}}`. A protocol without images is left out. `controls` are the images whose
-      ground truth is blank.
+      "controls": {"n", "blank_predictions"}}`, with `"ci95": [low, high]` of each mean or value. A protocol without
+      images is left out. `controls` are the images whose ground truth is blank.
     """
     counts, labels = np.asarray(counts, np.int64), np.asarray(labels)
-    covid = labels == COVID
     result: dict[str, dict] = {}
-    if covid.any():
-        result["P1"] = _averaged(counts[covid])
-        result["P2"] = _pooled(counts[covid])
-    if len(counts):
-        result["P2_all"] = _pooled(counts)
-        result["P3"] = _averaged(counts)
+    for protocol in PROTOCOLS:
+        chosen = counts[protocol_images(protocol, labels)]
+        if len(chosen):
+            result[protocol] = _pooled(chosen) if protocol in POOLED else _averaged(chosen)
+            if resamples:
+                for name, values in resampled(protocol, chosen, resamples).items():
+                    result[protocol][name]["ci95"] = interval(values)
     blank_truth = counts[(counts[:, 0] + counts[:, 2]) == 0]
     result["controls"] = {"n": len(blank_truth), "blank_predictions": int((blank_truth[:, 1] == 0).sum())}
     return result
+
+
+def protocol_images(protocol: str, labels: np.ndarray) -> np.ndarray:
+    """bool [N]: which images count in `protocol`."""
+    return labels == COVID if protocol in ("P1", "P2") else np.ones(len(labels), bool)
 
 
 def _averaged(counts: np.ndarray) -> dict[str, dict[str, float]]:
@@ -103,6 +115,35 @@ def _averaged(counts: np.ndarray) -> dict[str, dict[str, float]]:
 def _pooled(counts: np.ndarray) -> dict[str, dict[str, float]]:
     pooled = ratios(counts.sum(axis=0, keepdims=True))
     return {name: {"value": float(values[0]), "n": len(counts)} for name, values in pooled.items()}
+
+
+def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np.ndarray]:
+    """The protocol's numbers on bootstrap samples of the images (Efron 1979): metric -> float64 [resamples].
+
+    Which images a sample holds depends on their number alone, so two systems scored on the same images in the same
+    order are resampled alike: differences of these arrays are paired.
+
+    Args:
+      protocol: a key of `PROTOCOLS`.
+      counts: int [N, 4] of the images of that protocol.
+      resamples: how many.
+    """
+    n = len(counts)
+    times = _times_drawn(n, resamples)
+    if protocol in POOLED:
+        return ratios(np.rint(times @ counts.astype(np.float64)).astype(np.int64))
+    return {name: times @ values / n for name, values in ratios(counts).items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _times_drawn(n: int, resamples: int) -> np.ndarray:
+    """float64 [resamples, n]: how often each of `n` images is in each sample; the same for the same arguments."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """[low, high]: the 2.5 and 97.5 percentiles."""
+    return [float(x) for x in np.percentile(values, (2.5, 97.5))]
 
 
 def table(summary: dict[str, dict], *, metrics: Sequence[str] = METRICS) -> str:
@@ -119,6 +160,9 @@ def table(summary: dict[str, dict], *, metrics: Sequence[str] = METRICS) -> str:
         for statistic in [s for s in ("value", "mean", "median", "min", "max") if s in block[metrics[0]]]:
             cells = "".join(f"{block[m][statistic]:>{width}.4f}" for m in metrics)
             lines.append(f"{'pooled' if statistic == 'value' else statistic:>34s}{cells}")
+        for words, end in (("95 % interval, from", 0), ("to", 1)):
+            if "ci95" in block[metrics[0]]:
+                lines.append(f"{words:>34s}" + "".join(f"{block[m]['ci95'][end]:>{width}.4f}" for m in metrics))
     controls = summary["controls"]
     if controls["n"]:
         lines.append(f"blank ground truth, predicted blank: {controls['blank_predictions']} of {controls['n']} images")

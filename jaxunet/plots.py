@@ -1,6 +1,7 @@
 """Pictures of a run: learning curves, and predictions beside the truth."""
 
 import pathlib
+from collections.abc import Mapping
 
 import matplotlib
 
@@ -35,6 +36,20 @@ def learning_curve(rows: list[dict], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def _outcomes(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits, false alarms, misses: bool, of the shape of both."""
+    return truth & predicted, predicted & ~truth, truth & ~predicted
+
+
+def _painted(image: np.ndarray, layers: list[tuple[np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
+    """uint8 [H, W, 3]: the X-ray uint8 [H, W] with each layer's pixels (bool [H, W]) tinted in its colour."""
+    gray = np.repeat(image[..., None], 3, axis=-1).astype(np.float32)
+    painted = gray.copy()
+    for where, colour in layers:
+        painted[where] = 0.6 * gray[where] + 0.4 * np.array(colour, np.float32)
+    return painted.astype(np.uint8)
+
+
 def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption: str) -> Image.Image:
     """X-ray, and the same with hits green, false alarms red and misses blue.
 
@@ -44,15 +59,69 @@ def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption
       caption: one line below.
     """
     h, w = image.shape
-    gray = np.repeat(image[..., None], 3, axis=-1).astype(np.float32)
-    painted = gray.copy()
-    for where, colour in ((truth & predicted, _HIT), (predicted & ~truth, _FALSE), (truth & ~predicted, _MISSED)):
-        painted[where] = 0.6 * gray[where] + 0.4 * np.array(colour, np.float32)
+    hit, false, missed = _outcomes(truth, predicted)
     picture = Image.new("RGB", (2 * w + 4, h + 18), "white")
-    picture.paste(Image.fromarray(gray.astype(np.uint8)), (0, 0))
-    picture.paste(Image.fromarray(painted.astype(np.uint8)), (w + 4, 0))
+    picture.paste(Image.fromarray(image).convert("RGB"), (0, 0))
+    picture.paste(Image.fromarray(_painted(image, [(hit, _HIT), (false, _FALSE), (missed, _MISSED)])), (w + 4, 0))
     ImageDraw.Draw(picture).text((4, h + 3), caption, fill="black")
     return picture
+
+
+def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pathlib.Path) -> None:
+    """One group of bars per metric, one bar per system, whiskers from `ci95`.
+
+    Args:
+      systems: name -> metric -> `{"mean", "ci95"}`.
+      names: metric -> how it is printed.
+      path: of the PNG.
+    """
+    figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
+    width, at = 0.8 / len(systems), np.arange(len(names))
+    for i, (system, summary) in enumerate(systems.items()):
+        means = np.array([summary[metric]["mean"] for metric in names])
+        whiskers = np.abs(np.array([summary[metric]["ci95"] for metric in names]).T - means)
+        where = at + (i - (len(systems) - 1) / 2) * width
+        bars = axes.bar(where, means, 0.92 * width, yerr=whiskers, label=system, error_kw={"lw": 1, "capsize": 2})
+        axes.bar_label(bars, [f"{mean:.3f}" for mean in means], fontsize=8, padding=2)
+    axes.set(xticks=at, xticklabels=list(names.values()), ylim=(0, 1.08), ylabel="mean over COVID-19 images (P1)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def side_by_side(
+    images: np.ndarray,
+    truths: np.ndarray,
+    predicted: dict[str, tuple[np.ndarray, np.ndarray]],
+    captions: list[str],
+    path: pathlib.Path,
+) -> None:
+    """One row per image: the X-ray with its truth, then each system's hits, false alarms and misses.
+
+    Args:
+      images: uint8 [K, H, W].
+      truths: bool [K, H, W].
+      predicted: system -> (masks bool [K, H, W], Dice [K]).
+      captions: K names.
+      path: of the PNG.
+    """
+    k, columns = len(images), 1 + len(predicted)
+    figure, axes = plt.subplots(k, columns, figsize=(2.1 * columns, 2.3 * k), layout="constrained", squeeze=False)
+    for row, caption in enumerate(captions):
+        axes[row, 0].imshow(_painted(images[row], [(truths[row], _HIT)]))
+        axes[row, 0].set_title(caption, fontsize=8)
+        for column, (masks, dice) in enumerate(predicted.values(), 1):
+            hit, false, missed = _outcomes(truths[row], masks[row])
+            axes[row, column].imshow(_painted(images[row], [(hit, _HIT), (false, _FALSE), (missed, _MISSED)]))
+            axes[row, column].set_title(f"Dice {dice[row]:.3f}", fontsize=8)
+    for column, name in enumerate(["truth", *predicted]):
+        axes[-1, column].set_xlabel(name, fontsize=9)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int) -> Image.Image:

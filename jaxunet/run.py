@@ -18,14 +18,15 @@ def run(
     split: str,
     checkpoint: str,
     source: str | None,
+    runs: list[str],
 ) -> int:
     """Runs `mode` and returns the exit status, 0 or 1.
 
     Args:
-      mode: "train", "evaluate", "verify" or "import_torch".
+      mode: "train", "evaluate", "compare", "verify" or "import_torch".
       config: the resolved config of the command line.
       overrides: the keys given as `--config.key=value`; `evaluate` applies them to the config of the run.
-      workdir, split, checkpoint, source: as the flags of `launch.py`.
+      workdir, split, checkpoint, source, runs: as the flags of `launch.py`.
     """
 
     def action() -> int | None:
@@ -39,6 +40,11 @@ def run(
             from jaxunet.train import train
 
             train(config, folder)
+        elif mode == "compare":
+            from jaxunet.compare import compare
+
+            folders = [pathlib.Path(run).expanduser() for run in runs]
+            compare(config, folders, overrides, folder, split=split, checkpoint=checkpoint)
         elif mode == "import_torch":
             from jaxunet.import_torch import import_torch
 

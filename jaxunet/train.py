@@ -16,7 +16,7 @@ from jaxunet import config as config_lib
 from jaxunet import dataset, evaluate, input_pipeline, parallel, plots
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError
-from jaxunet.initialize import initial_state
+from jaxunet.initialize import initial_state, weights_file
 from jaxunet.input_pipeline import ExampleSource
 from jaxunet.losses import build_loss
 from jaxunet.metric_writer import MetricWriter, read_metrics
@@ -28,8 +28,11 @@ from jaxunet.train_step import augmented_batch, train_step
 Advance = Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """Trains as `config` says, continuing the run in `workdir` if there is one.
+
+    Returns:
+      Whether the run is complete; if not, it was asked to stop, and has saved.
 
     Raises:
       UserError: for settings, data or a workdir that cannot work, and when the loss stops being finite.
@@ -37,6 +40,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     # ---- checks, before anything is built
     config_lib.check(config)
     config_lib.check_same_run(config, workdir)
+    if config.init.weights and not (workdir / "config.json").exists():
+        weights_file(config)  # said now if it is missing; continuing a run does not need it
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -131,15 +136,18 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
         best = checkpoints.best_step()
     if step < length.total_steps:
         print(f"Stopped and saved at step {step} of {length.total_steps}; the same command continues.")
-    else:
-        print(f"Done: {length.total_steps} steps, best validation at step {best}. Results in {workdir}")
+        return False
+    print(f"Done: {length.total_steps} steps, best validation at step {best}. Results in {workdir}")
+    return True
 
 
 def _load_data(config: ConfigDict) -> tuple[ExampleSource, input_pipeline.Split]:
     """The training examples, not yet read, and the validation split in memory."""
     builder = dataset.open_builder(config.dataset, config.dataset.train_config)
     dropped = dataset.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
-    source = ExampleSource(builder, "train", tuple(config.dataset.targets), exclude=dropped)
+    source = ExampleSource(
+        builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped
+    )
     if dropped:
         print(f"{len(dropped)} training images are identical to a validation or test image and are left out.")
     return source, evaluate.load_eval_split(config, "val")

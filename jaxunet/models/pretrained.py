@@ -12,7 +12,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from jaxunet.errors import UserError
+from jaxunet.errors import UserError, WeightsUnavailable
 
 Path = tuple[str, ...]
 Tensors = dict[str, np.ndarray]
@@ -130,7 +130,7 @@ def read_tensors(path: pathlib.Path) -> Tensors:
       UserError: for a file that is absent, damaged, of another kind, or holds more than tensors.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give a .safetensors or .pth file of weights.")
+        raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(tensors.get(wrapper), dict):
@@ -147,7 +147,7 @@ def _read_safetensors(path: pathlib.Path) -> Tensors:
         import safetensors
         import safetensors.numpy
     except ImportError as error:
-        raise UserError(f"Reading {path} needs safetensors: pip install 'jaxunet[weights]'.") from error
+        raise WeightsUnavailable(f"Reading {path} needs safetensors: pip install 'jaxunet[weights]'.") from error
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
@@ -158,7 +158,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, Any]:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"Reading {path} needs PyTorch: pip install 'jaxunet[torch]'.") from error
+        raise WeightsUnavailable(f"Reading {path} needs PyTorch: pip install 'jaxunet[torch]'.") from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes the unpickler raise

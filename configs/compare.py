@@ -1,0 +1,33 @@
+"""The original study's comparison, plus a plain U-Net: four systems on the same images, in one command.
+
+python launch.py --mode=compare --config=configs/compare.py --workdir=runs/compare --config.dataset.source=covidqu.zip
+
+With `:small`, a rehearsal of the whole comparison on 2 CPU cores: a quarter of the resolution, a few epochs.
+"""
+
+import ml_collections
+
+from configs import default, resnet101_unet, separable_unet, unet
+
+SHARED = ("seed", "dataset", "input", "eval", "checkpoint")  # the same for every system; overrides its own
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict({key: default.get_config()[key] for key in SHARED})
+    config.systems = systems = ml_collections.ConfigDict()  # name -> config of one training
+    systems.original_unet = separable_unet.get_config()
+    systems.resnet101_scratch = resnet101_unet.get_config()
+    systems.resnet101_pretrained = resnet101_unet.get_config("pretrained")
+    systems.plain_unet = unet.get_config()
+    if variant == "small":
+        config.dataset.image_size = 64
+        for system in systems.values():
+            system.train.batch_size = 16
+            system.train.total_epochs = 3
+            system.train.eval_every_epochs = 1.5
+            system.optimizer.warmup_epochs = 0.5
+            system.optimizer.schedule = "cosine"
+        systems.original_unet.optimizer.learning_rate = 1e-4  # its own 1e-5 is made for 201 epochs
+    elif variant:
+        raise ValueError(f"compare.py:{variant} is unknown: leave it out, or use :small")
+    return config.lock()

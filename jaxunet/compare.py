@@ -1,0 +1,249 @@
+"""`--mode=compare`: several systems trained or reused, scored on the same images, with paired intervals."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxunet import config as config_lib
+from jaxunet import evaluate, input_pipeline, metrics, plots
+from jaxunet.atomic import write_atomically
+from jaxunet.errors import UserError, WeightsUnavailable
+from jaxunet.evaluate import Scored
+from jaxunet.train import train
+
+COLUMNS = {"accuracy": "accuracy", "iou": "IoU", "dice": "Dice/F1", "precision": "precision", "recall": "recall"}
+_SHOWN = 5  # images in the side-by-side picture
+_TIMED_IMAGES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What the comparison keeps of one system.
+
+    Attributes:
+      name: as it is printed.
+      training: a few words about it.
+      summary: `metrics.summarize` with intervals.
+      counts: int64 [N, 4], images in the order that all systems share.
+      predicted: bool [K, H, W], masks of the images that are shown.
+      parameters: their number.
+      images_per_second: of prediction on all devices present, from host memory.
+    """
+
+    name: str
+    training: str
+    summary: dict[str, Any]
+    counts: np.ndarray
+    predicted: np.ndarray
+    parameters: int
+    images_per_second: float
+
+
+def compare(
+    config: ConfigDict,
+    runs: list[pathlib.Path],
+    overrides: dict[str, Any],
+    workdir: pathlib.Path,
+    *,
+    split: str,
+    checkpoint: str,
+) -> None:
+    """Trains the systems of `config` below `workdir`, or continues or reuses them, and scores them and `runs`.
+
+    Args:
+      config: has `systems`, as `configs/compare.py`; one without them compares `runs` alone.
+      runs: workdirs of finished runs.
+      overrides: the keys given on the command line; those that a run has are applied to it.
+      workdir: gets `comparison.md`, `.csv` and `.png`, `side_by_side.png`, and a folder for each system trained here.
+      split: "train", "val" or "test".
+      checkpoint: "latest", "best" or a step.
+
+    Raises:
+      UserError: if fewer than two systems are named, or they were not made for the same images and masks.
+    """
+    trained = {name: _system_config(config, name) for name in config.get("systems", {})}
+    folders = {name: workdir / name for name in trained} | _name_runs(runs, trained)
+    if len(folders) < 2:
+        raise UserError(
+            "A comparison needs two systems: use --config=configs/compare.py, or name runs with --runs=runs/a,runs/b."
+        )
+    configs = {name: trained.get(name) or _run_config(folder, overrides) for name, folder in folders.items()}
+    _check_comparable(configs)
+
+    skipped: dict[str, str] = {}
+    for name, system_config in trained.items():
+        print(f"---- {name}", flush=True)
+        try:
+            if not train(system_config, folders[name]):
+                print("The comparison was stopped; the same command continues it.")
+                return
+        except WeightsUnavailable as error:
+            skipped[name] = str(error)
+            print(f"skipped: {error}")
+        jax.clear_caches()  # the programs of one system are of no use to the next
+
+    systems: list[System] = []
+    data, shown = None, np.zeros(0, int)
+    for name in (n for n in folders if n not in skipped):
+        print(f"---- scoring {name}", flush=True)
+        scored = evaluate.score(configs[name], folders[name], split=split, checkpoint=checkpoint)
+        if data is None:
+            data, shown = scored.data, _images_to_show(scored.counts[:, 0])
+        if scored.data.ids != data.ids or not np.array_equal(scored.data.mask[..., 0], data.mask[..., 0]):
+            raise UserError(f"{folders[name]} was made for other images than {folders[systems[0].name]}.")
+        systems.append(_describe(name, scored, shown))
+        jax.clear_caches()
+    if len(systems) < 2:
+        raise UserError(f"Only {len(systems)} of {len(folders)} systems could be used, for the reasons given above.")
+
+    report = _markdown(systems, skipped, data, split)
+    write_atomically(workdir / "comparison.md", report)
+    write_atomically(workdir / "comparison.csv", _csv(systems))
+    plots.comparison_bars({s.name: s.summary["P1"] for s in systems}, COLUMNS, workdir / "comparison.png")
+    captions = [f"{pathlib.PurePosixPath(data.ids[i]).stem}" for i in shown]
+    predicted = {s.name: (s.predicted, metrics.ratios(s.counts[shown])["dice"]) for s in systems}
+    truths = np.stack([data.truth(i) for i in shown])
+    plots.side_by_side(data.image[shown], truths, predicted, captions, workdir / "side_by_side.png")
+    print(f"\n{report}\nWritten to {workdir}")
+
+
+# ---- what is compared ------------------------------------------------------------------------------------------------
+
+
+def _system_config(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one system: its own, with the sections that stand beside `systems` in place of its own."""
+    system = ConfigDict(config.systems[name].to_dict())
+    for key in config:
+        if key == "dataset":  # which masks are learnt is the system's own
+            targets = system.dataset.targets
+            system.dataset = ConfigDict(config.dataset.to_dict())
+            system.dataset.targets = targets
+        elif key != "systems":
+            value = config[key]
+            system[key] = ConfigDict(value.to_dict()) if isinstance(value, ConfigDict) else value
+    system.lock()
+    config_lib.check(system)
+    return system
+
+
+def _name_runs(runs: list[pathlib.Path], taken: Mapping[str, Any]) -> dict[str, pathlib.Path]:
+    """Name -> workdir: the folder's own name, or the whole path where that would be ambiguous."""
+    short = [run.name for run in runs]
+    return {(run.name if short.count(run.name) == 1 and run.name not in taken else str(run)): run for run in runs}
+
+
+def _run_config(folder: pathlib.Path, overrides: dict[str, Any]) -> ConfigDict:
+    """The config that the run was made with, and those of the `overrides` that it knows."""
+    config = config_lib.load(folder)
+    known = config_lib.flatten(config)
+    config.update_from_flattened_dict({key: value for key, value in overrides.items() if key in known})
+    return config
+
+
+def _check_comparable(configs: dict[str, ConfigDict]) -> None:
+    first, *others = configs
+    for name in others:
+        for what, value in (
+            ("dataset.name", lambda c: c.dataset.name),
+            ("dataset.eval_config", lambda c: c.dataset.eval_config),
+            ("dataset.image_size", lambda c: c.dataset.image_size),
+            ("dataset.targets[0]", lambda c: c.dataset.targets[0]),
+        ):
+            mine, theirs = value(configs[first]), value(configs[name])
+            if mine != theirs:
+                raise UserError(f"{first} and {name} cannot be compared: {what} is {mine!r} and {theirs!r}.")
+
+
+def _images_to_show(counts: np.ndarray) -> np.ndarray:
+    """Indices of images from small to large infection, evenly spaced: chosen by the truth, not by the predictions."""
+    area = counts[:, 0] + counts[:, 2]
+    infected = np.argsort(area, kind="stable")[np.count_nonzero(area == 0) :]
+    return infected[np.linspace(0, len(infected) - 1, _SHOWN + 2).astype(int)[1:-1]] if len(infected) else infected
+
+
+def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
+    train = scored.config.train
+    start = scored.config.init.weights or scored.config.init.checkpoint
+    length = f"{train.total_epochs:g} epochs" if train.total_epochs else f"{train.total_steps} steps"
+    part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
+    began = time.perf_counter()  # compiled and warm: the split was just scored
+    evaluate.count_split(scored.eval_fn, scored.variables, part, scored.config.eval.batch_size)
+    seconds = time.perf_counter() - began
+    return System(
+        name=name,
+        training=length + (f" from {start}" if start else ""),
+        summary=metrics.summarize(scored.counts[:, 0], scored.data.labels, resamples=evaluate.BOOTSTRAP_RESAMPLES),
+        counts=scored.counts[:, 0],
+        predicted=evaluate.predict_masks(scored, shown),
+        parameters=sum(x.size for x in jax.tree.leaves(scored.variables["params"])),
+        images_per_second=len(part.ids) / seconds,
+    )
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def _markdown(systems: list[System], skipped: dict[str, str], data: input_pipeline.Split, split: str) -> str:
+    covid = metrics.protocol_images("P1", data.labels)
+    height, width = data.image.shape[1:]
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    lines = [
+        f"Split {split}, images of {height}x{width}; P1: mean over {covid.sum()} COVID-19 images, P2: their pixels "
+        f"pooled, P3: mean over all {len(data.ids)} images. 95 % bootstrap intervals in brackets.",
+        "",
+        "| system | training | parameters | images/s | "
+        + " | ".join(f"P1 {h}" for h in COLUMNS.values())
+        + " | P2 Dice | P3 Dice |",
+        "|---" * (6 + len(COLUMNS)) + "|",
+    ]
+    for s in systems:
+        cells = [_cell(s.summary["P1"][m]) for m in COLUMNS]
+        cells += [_cell(s.summary[p]["dice"]) for p in ("P2", "P3")]
+        lines.append(
+            f"| {s.name} | {s.training} | {s.parameters:,} | {s.images_per_second:.1f} | " + " | ".join(cells) + " |"
+        )
+    lines += [f"| {name} | skipped: {reason} |" + " |" * (4 + len(COLUMNS)) for name, reason in skipped.items()]
+    lines += ["", f"images/s: prediction on {device}. Empty masks: {metrics.EMPTY_MASK_RULE}."]
+    lines += ["", "| paired difference, P1 | Dice | IoU |", "|---|---|---|"]
+    for i, a in enumerate(systems):
+        for b in systems[i + 1 :]:
+            cells = " | ".join(_difference(a.counts[covid], b.counts[covid], m) for m in ("dice", "iou"))
+            lines.append(f"| {a.name} - {b.name} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(numbers: dict[str, Any]) -> str:
+    low, high = numbers["ci95"]
+    return f"{numbers.get('mean', numbers.get('value')):.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _difference(a: np.ndarray, b: np.ndarray, metric: str) -> str:
+    """Mean difference over the same images with its interval; bold if that does not hold zero."""
+    n = evaluate.BOOTSTRAP_RESAMPLES
+    low, high = metrics.interval(metrics.resampled("P1", a, n)[metric] - metrics.resampled("P1", b, n)[metric])
+    mean = np.mean(metrics.ratios(a)[metric] - metrics.ratios(b)[metric])
+    text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _csv(systems: list[System]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["system", "parameters", "images_per_second", "protocol", "metric", "value", "low95", "high95", "n"]
+    )
+    for s in systems:
+        for protocol in metrics.PROTOCOLS:
+            for name, numbers in s.summary.get(protocol, {}).items():
+                value = numbers.get("mean", numbers.get("value"))
+                row = [s.name, s.parameters, round(s.images_per_second, 2), protocol, name, value]
+                writer.writerow([*row, *numbers["ci95"], numbers["n"]])
+    return text.getvalue()
