@@ -13,13 +13,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # with the step number, decides everything random
 
     config.dataset = dataset = ml_collections.ConfigDict()
-    dataset.name = "covid_qu_ex"  # or "synthetic_cxr"
+    dataset.name = "covid_qu_ex"  # or "synthetic_cxr"; "labelled_images" to pretrain encoders on classes
     dataset.source = ""  # the archive as downloaded, or its extracted folder; "" searches <data_dir>/downloads/manual
     dataset.data_dir = ""  # where prepared datasets live; "" is ~/tensorflow_datasets
     dataset.train_config = "infection"  # COVID-19 images only; "infection_all" adds controls; "lung" has lung masks
     dataset.eval_config = "infection_all"  # validation and test: with controls, so that P3 exists
     dataset.targets = ("infection",)  # masks to learn, of "infection" and "lung"; the first one is scored and ranked
-    dataset.image_size = 0  # pixels per side, by averaging blocks: 32, 64 or 128; 0 keeps the 256 of the files
+    dataset.image_size = 0  # pixels per side: 0 keeps the 256 of the files, 32, 64 or 128 average blocks of them
     dataset.drop_leaked = True  # leave out training images identical to a validation or test image
     dataset.synthetic = ml_collections.ConfigDict()
     dataset.synthetic.train = 320  # COVID-19 images per split; "infection_all" adds as many controls
@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init.checkpoint = ""  # workdir of another run: its latest weights, wherever name and shape agree
 
     config.loss = loss = ml_collections.ConfigDict()
-    loss.name = "bce_dice"  # "bce", "dice", "bce_dice", "focal", "tversky"
+    loss.name = "bce_dice"  # "bce", "dice", "bce_dice", "focal", "tversky"; "cross_entropy" for classes
     loss.smooth = 1.0  # pixels added to both sides of Dice and Tversky
     loss.focal_gamma = 2.0
     loss.focal_alpha = 0.25  # weight of infected pixels

@@ -10,12 +10,14 @@ optimizer.py        schedule and Optax transformation
 train_state.py      what training changes
 initialize.py       where the weights of a new run come from
 import_torch.py     a trained PyTorch network becomes a workdir
+tasks.py            what is learnt: masks, or classes to pretrain an encoder
 train_step.py       what one replica does
 parallel.py         how replicas are mapped and reduced
 train.py            the loop
 checkpoint.py       saving and restoring
 metric_writer.py    what a run leaves to read
 evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py)
+compare.py          several systems side by side, with paired intervals
 config.py           checks of the config before anything is built
 run.py              one call per `launch.py --mode`
 """

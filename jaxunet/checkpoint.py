@@ -15,11 +15,11 @@ from jaxunet import parallel
 from jaxunet.errors import UserError
 from jaxunet.train_state import TrainState
 
-_BEST = "val_dice"
+_BEST = "val_score"
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir: the latest few and the best few by validation Dice (P1) are kept."""
+    """The `checkpoints/` folder of a workdir: kept are the latest few, and the best few in validation."""
 
     def __init__(self, workdir: pathlib.Path, checkpoint: ConfigDict, *, clean: bool = False):
         """Args:
@@ -45,13 +45,13 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
-    def save(self, state: TrainState, config: ConfigDict, *, val_dice: float | None) -> None:
+    def save(self, state: TrainState, config: ConfigDict, *, val_score: float | None) -> None:
         """Starts saving `state`; a step that is already there is left alone."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config.to_dict()))
-        metrics = None if val_dice is None else {_BEST: val_dice}
+        metrics = None if val_score is None else {_BEST: val_score}
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
@@ -85,6 +85,19 @@ class Checkpoints:
                 f"({str(error).splitlines()[0]}): was the config or the code changed since?"
             ) from error
         return restored.state
+
+    def restore_weights(self, step: int) -> dict[str, Any]:
+        """`{"params", "batch_stats"}` of any network, the averages where they were kept; its config is not needed."""
+        path = self._directory / str(step) / "state"
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            shapes = checkpointer.metadata(path).item_metadata.tree
+            names = ("ema_params", "ema_batch_stats") if shapes["ema_params"] else ("params", "batch_stats")
+            target = parallel.replicated_shapes({name: shapes[name] for name in names})
+            how = ocp.checkpoint_utils.construct_restore_args(target)
+            restored = checkpointer.restore(
+                path, args=ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
+            )
+        return {name.removeprefix("ema_"): tree for name, tree in restored.items()}
 
     def wait(self) -> None:
         """Blocks until every save has been written."""

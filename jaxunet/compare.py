@@ -97,7 +97,7 @@ def compare(
         scored = evaluate.score(configs[name], folders[name], split=split, checkpoint=checkpoint)
         if data is None:
             data, shown = scored.data, _images_to_show(scored.counts[:, 0])
-        if scored.data.ids != data.ids or not np.array_equal(scored.data.mask[..., 0], data.mask[..., 0]):
+        if scored.data.ids != data.ids or not np.array_equal(*(d.arrays["mask"][..., 0] for d in (scored.data, data))):
             raise UserError(f"{folders[name]} was made for other images than {folders[systems[0].name]}.")
         systems.append(_describe(name, scored, shown))
         jax.clear_caches()

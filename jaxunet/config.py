@@ -10,16 +10,15 @@ from ml_collections import ConfigDict
 from jaxunet.errors import UserError
 
 _CHOICES = {
-    "dataset.name": ("covid_qu_ex", "synthetic_cxr"),
+    "dataset.name": ("covid_qu_ex", "synthetic_cxr", "labelled_images"),
     "dataset.train_config": ("infection", "infection_all", "lung"),
     "dataset.eval_config": ("infection", "infection_all", "lung"),
-    "dataset.image_size": (0, 32, 64, 128),
     "input.mode": ("auto", "resident", "stream"),
     "model.name": ("unet", "resnet_unet", "separable_unet"),
     "model.depth": (18, 34, 50, 101, 152),
     "model.patch": (1, 2, 4),
     "model.dtype": ("auto", "float32", "bfloat16"),
-    "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky"),
+    "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky", "cross_entropy"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "step", "cosine"),
 }
@@ -113,6 +112,18 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
 def _check_dataset(config: ConfigDict) -> None:
     dataset = config.dataset
     targets = tuple(dataset.targets)
+    classes = dataset.name == "labelled_images"
+    if classes != (targets == ("class",)) or classes != (config.loss.name == "cross_entropy"):
+        raise UserError(
+            "config.dataset.name='labelled_images', config.dataset.targets=('class',) and config.loss.name="
+            "'cross_entropy' go together: use all three, or none."
+        )
+    if classes:
+        if dataset.image_size <= 0 or dataset.image_size % 32:
+            raise UserError(f"config.dataset.image_size={dataset.image_size} must be a multiple of 32, such as 224.")
+        return
+    if dataset.image_size not in (0, 32, 64, 128):
+        raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), 32, 64, 128.")
     if not targets or set(targets) - {"infection", "lung"} or len(set(targets)) != len(targets):
         raise UserError(f"config.dataset.targets={targets!r} must name 'infection', 'lung' or both, each once.")
     for key in ("train_config", "eval_config"):
@@ -151,6 +162,8 @@ def _check_training(config: ConfigDict) -> None:
         )
     if config.init.weights and config.init.checkpoint:
         raise UserError("config.init.weights and config.init.checkpoint cannot both be set: clear one of them.")
+    if config.init.weights and config.dataset.name == "labelled_images":
+        raise UserError("config.init.weights is for segmentation: clear it where classes are learnt.")
     if config.init.weights and config.model.name == "unet":
         raise UserError(
             "config.init.weights is for resnet_unet and separable_unet: clear it, or change config.model.name."

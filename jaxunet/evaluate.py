@@ -19,6 +19,7 @@ from jaxunet import config as config_lib
 from jaxunet import dataset, input_pipeline, metrics, parallel, plots
 from jaxunet.atomic import write_atomically
 from jaxunet.checkpoint import Checkpoints
+from jaxunet.errors import UserError
 from jaxunet.input_pipeline import ExampleSource, Split
 from jaxunet.models import Network, build_model
 from jaxunet.optimizer import build_optimizer
@@ -86,6 +87,8 @@ class Scored:
 def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
     """Restores a checkpoint of `workdir` and counts every image of `split`; arguments as for `evaluate`."""
     config_lib.check(config, training=False)
+    if config.dataset.name == "labelled_images":
+        raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
         data = load_eval_split(config, split)

@@ -9,7 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
-from jaxunet import evaluate
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.models import pretrained
@@ -18,20 +17,19 @@ from jaxunet.train_state import TrainState
 IMAGENET_REPOSITORY, IMAGENET_FILE = "timm/resnet101.tv_in1k", "model.safetensors"
 
 
-def initial_state(config: ConfigDict, state: TrainState, image_shape: tuple[int, int, int]) -> tuple[TrainState, str]:
+def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
     """The state to start a new run with, and a few words about where it comes from.
 
     Args:
       config: `config.init` names another run's workdir, or a file of weights, or neither.
       state: freshly initialised.
-      image_shape: (H, W, C).
 
     Raises:
       UserError: if what is named does not fit the network.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if config.init.checkpoint:
-        variables, words = _from_run(pathlib.Path(config.init.checkpoint).expanduser(), variables, image_shape)
+        variables, words = _from_run(pathlib.Path(config.init.checkpoint).expanduser(), variables)
     elif config.init.weights:
         variables, words = _from_weights(config, variables)
     else:
@@ -43,12 +41,12 @@ def initial_state(config: ConfigDict, state: TrainState, image_shape: tuple[int,
     return state, words
 
 
-def _from_run(workdir: pathlib.Path, variables: Any, image_shape: tuple[int, int, int]) -> tuple[Any, str]:
-    """The other run's weights wherever path and shape agree: encoder and decoder, and the head if it fits."""
+def _from_run(workdir: pathlib.Path, variables: Any) -> tuple[Any, str]:
+    """The other run's weights wherever path and shape agree: the encoder, and decoder and head if they fit."""
     run_config = config_lib.load(workdir)
     with Checkpoints(workdir, run_config.checkpoint) as checkpoints:
         step = checkpoints.resolve("latest")
-        theirs = evaluate.restore_variables(checkpoints, step, run_config, image_shape)
+        theirs = checkpoints.restore_weights(step)
     ours, theirs = (flax.traverse_util.flatten_dict(v) for v in (variables, theirs))
     fitting = {
         path: np.asarray(theirs[path]) for path, x in ours.items() if path in theirs and theirs[path].shape == x.shape

@@ -4,14 +4,15 @@ Order is a function of (seed, step) alone. The examples seen by a run are the co
 epoch, f(seed, epoch); step s takes positions [s * B, (s + 1) * B) of it, B being the global batch. No example is
 dropped or repeated within an epoch, nothing random is stored, and both modes give the same batches.
 
-A raw batch, on host or device: `image` uint8 [B, H, W] in [0, 255]; `mask` uint8 [B, H, W / 8, C], packed bits.
+A raw batch, on host or device: `image` uint8 [B, H, W] in [0, 255]; `mask` uint8 [B, H, W / 8, C], packed bits, or,
+where classes are learnt, `label` int32 [B].
 """
 
 import dataclasses
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,18 @@ from PIL import Image
 from jaxunet.errors import UserError
 
 RawBatch = dict[str, Any]
+
+
+class Source(Protocol):
+    """Random access to decoded examples: a raw batch without its first axis, by number."""
+
+    ids: list[str]
+    labels: np.ndarray
+    image_shape: tuple[int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> RawBatch: ...
 
 
 class ExampleSource:
@@ -85,45 +98,44 @@ def _block_means(x: np.ndarray, block: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A whole split in host memory: `image` uint8 [N, H, W], `mask` packed uint8 [N, H, W / 8, C], labels, ids."""
+    """A whole split in host memory: `arrays` are one raw batch of all N examples; labels int32 [N]; ids."""
 
-    image: np.ndarray
-    mask: np.ndarray
+    arrays: RawBatch
     labels: np.ndarray
     ids: list[str]
 
-    def arrays(self) -> RawBatch:
-        return {"image": self.image, "mask": self.mask}
-
-    def part(self, index: np.ndarray) -> "Split":
-        """The images `index` int [K], in that order."""
-        return Split(self.image[index], self.mask[index], self.labels[index], [self.ids[i] for i in index])
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 [N, H, W]."""
+        return self.arrays["image"]
 
     def truth(self, i: int) -> np.ndarray:
         """bool [H, W]: the first mask of image `i`."""
-        return np.unpackbits(self.mask[i, ..., 0], axis=1).astype(bool)
+        return np.unpackbits(self.arrays["mask"][i, ..., 0], axis=1).astype(bool)
+
+    def part(self, index: np.ndarray) -> "Split":
+        """The examples `index` int [K], in that order."""
+        arrays = {name: array[index] for name, array in self.arrays.items()}
+        return Split(arrays, self.labels[index], [self.ids[i] for i in index])
 
 
-def load_split(source: ExampleSource, *, threads: int) -> Split:
+def load_split(source: Source, *, threads: int) -> Split:
     """Decodes every example once, in parallel, straight into the final arrays."""
-    h, w, _ = source.image_shape
-    first = source[0]
-    image = np.empty((len(source), h, w), np.uint8)
-    mask = np.empty((len(source), *first["mask"].shape), np.uint8)
+    arrays = {name: np.empty((len(source), *np.shape(x)), x.dtype) for name, x in source[0].items()}
 
     def fill(i: int) -> None:
-        example = source[i]
-        image[i], mask[i] = example["image"], example["mask"]
+        for name, value in source[i].items():
+            arrays[name][i] = value
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(len(source)), chunksize=64))
-    return Split(image, mask, source.labels, source.ids)
+    return Split(arrays, source.labels, source.ids)
 
 
-def use_resident(mode: str, *, num_examples: int, image_shape: tuple[int, ...], classes: int, limit_gib: float) -> bool:
+def use_resident(mode: str, *, num_examples: int, image_shape: tuple[int, ...], masks: int, limit_gib: float) -> bool:
     """Whether the training split stays on the device: as `input.mode` says, or for "auto", if it fits `limit_gib`."""
     h, w = image_shape[:2]
-    size = num_examples * h * w * (1 + classes / 8)
+    size = num_examples * h * w * (1 + masks / 8)
     return mode == "resident" or (mode == "auto" and size <= limit_gib * 2**30)
 
 
@@ -157,9 +169,11 @@ def gather(arrays: RawBatch, index: Array) -> RawBatch:
 
 
 def decode(raw: RawBatch) -> dict[str, Array]:
-    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1], `mask` float32 {0, 1} [B, H, W, C]; on the device."""
+    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1]; `target`: masks float32 {0, 1} [B, H, W, C], or labels."""
     image = raw["image"][..., None].astype(jnp.float32) / 255
-    return {"image": image, "mask": jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)}
+    if "label" in raw:
+        return {"image": image, "target": raw["label"]}
+    return {"image": image, "target": jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)}
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
@@ -172,13 +186,13 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.n
         index = np.arange(start, start + batch_size)
         valid = index < len(split.ids)
         index = np.where(valid, index, start)
-        yield {name: array[index] for name, array in split.arrays().items()}, valid
+        yield {name: array[index] for name, array in split.arrays.items()}, valid
 
 
 class _Positions:
     """The example stream from `start` on, as the random-access source that Grain wants: position -> example."""
 
-    def __init__(self, source: ExampleSource, seed: int, positions: np.ndarray):
+    def __init__(self, source: Source, seed: int, positions: np.ndarray):
         self._source, self._seed, self._positions = source, seed, positions
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
 
@@ -196,7 +210,7 @@ class _Positions:
 
 
 def stream_batches(
-    source: ExampleSource, *, seed: int, start_step: int, total_steps: int, batch_size: int, stream: ConfigDict
+    source: Source, *, seed: int, start_step: int, total_steps: int, batch_size: int, stream: ConfigDict
 ) -> Iterator[RawBatch]:
     """Raw batches of steps [start_step, total_steps), this process's share of each, prefetched by Grain's threads."""
     import grain

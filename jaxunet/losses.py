@@ -1,6 +1,8 @@
 """Segmentation losses on logits, one number per image, so that every image weighs the same in any batch.
 
-Each takes `logits` float32 [B, H, W, C] and `mask` float32 {0, 1} [B, H, W, C] and returns float32 [B]:
+Cross-entropy is there besides, to pretrain encoders on classes: logits float32 [B, K], labels int32 [B].
+
+Each of the others takes `logits` float32 [B, H, W, C] and `mask` float32 {0, 1} [B, H, W, C] and returns float32 [B]:
 classes are averaged, never pooled. Everything is computed in float32 from logits; no probability is ever rounded to
 half precision (a known source of NaN in Dice).
 """
@@ -44,6 +46,8 @@ def focal_loss(logits: Array, mask: Array, *, gamma: float, alpha: float) -> Arr
 
 def build_loss(loss: ConfigDict) -> LossFn:
     """The loss that `config.loss` names: `(logits, mask) -> [B]`."""
+    if loss.name == "cross_entropy":
+        return optax.losses.softmax_cross_entropy_with_integer_labels
     if loss.name == "bce":
         return bce_loss
     if loss.name == "dice":

@@ -53,6 +53,12 @@ def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
     return jnp.stack([c.sum(axis=(1, 2), dtype=jnp.int32) for c in counts], axis=-1)
 
 
+def batch_dice(logits: Array, mask: Array) -> Array:
+    """float32 []: mean Dice of the first class at threshold 0.5, to watch training by. Shapes as `pixel_counts`."""
+    tp, fp, fn, _ = jnp.moveaxis(pixel_counts(logits, mask, 0.5)[:, 0], -1, 0)
+    return jnp.mean((2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6))
+
+
 def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics of each row of `counts` int64 [N, 4] (tp, fp, fn, tn): name -> float64 [N]."""
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.int64), -1, 0)

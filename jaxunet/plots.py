@@ -13,23 +13,29 @@ from PIL import Image, ImageDraw
 _HIT, _FALSE, _MISSED = (70, 190, 90), (230, 70, 60), (60, 130, 240)
 
 
-def learning_curve(rows: list[dict], path: pathlib.Path) -> None:
-    """Loss and learning rate on the left, Dice on the right, over epochs, from the rows of `metrics.jsonl`."""
+_CURVES = {
+    "train/dice": ("training", {"color": "tab:blue", "alpha": 0.4}),
+    "train/accuracy": ("training", {"color": "tab:blue", "alpha": 0.4}),
+    "val/P1/dice": ("validation P1, mean of COVID-19 images", {"marker": "o", "ms": 4}),
+    "val/P2/dice": ("validation P2, pooled pixels", {"marker": "o", "ms": 4}),
+    "val/accuracy": ("validation", {"marker": "o", "ms": 4}),
+}
+
+
+def learning_curve(rows: list[dict], score_name: str, path: pathlib.Path) -> None:
+    """Loss and learning rate on the left, Dice or accuracy on the right, over epochs, from rows of `metrics.jsonl`."""
     train = [r for r in rows if "train/loss" in r]
-    val = [r for r in rows if "val/P1/dice" in r]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot([r["epoch"] for r in train], [r["train/loss"] for r in train], color="tab:blue")
     left.set(xlabel="epoch", ylabel="training loss", title="Loss")
     rate = left.twinx()
     rate.plot([r["epoch"] for r in train], [r["train/learning_rate"] for r in train], color="tab:gray", ls=":")
     rate.set_ylabel("learning rate (dotted)")
-    right.plot(
-        [r["epoch"] for r in train], [r["train/dice"] for r in train], color="tab:blue", alpha=0.4, label="training"
-    )
-    names = {"P1/dice": "validation P1, mean of COVID-19 images", "P2/dice": "validation P2, pooled pixels"}
-    for name, label in names.items():
-        right.plot([r["epoch"] for r in val], [r[f"val/{name}"] for r in val], marker="o", ms=4, label=label)
-    right.set(xlabel="epoch", ylabel="Dice", title="Dice", ylim=(0, 1))
+    for key, (label, style) in _CURVES.items():
+        points = [(r["epoch"], r[key]) for r in rows if key in r]
+        if points:
+            right.plot(*zip(*points, strict=True), label=label, **style)
+    right.set(xlabel="epoch", ylabel=score_name, title=score_name, ylim=(0, 1))
     right.grid(alpha=0.3)
     right.legend(loc="lower right")
     figure.savefig(path, dpi=110)

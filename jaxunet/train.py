@@ -13,15 +13,15 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
-from jaxunet import dataset, evaluate, input_pipeline, parallel, plots
+from jaxunet import input_pipeline, parallel, plots
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError
 from jaxunet.initialize import initial_state, weights_file
-from jaxunet.input_pipeline import ExampleSource
-from jaxunet.losses import build_loss
+from jaxunet.input_pipeline import Source
 from jaxunet.metric_writer import MetricWriter, read_metrics
-from jaxunet.models import build_model
+from jaxunet.models import compute_dtype
 from jaxunet.optimizer import Durations, build_optimizer, build_schedule, durations
+from jaxunet.tasks import build_task
 from jaxunet.train_state import TrainState, create_train_state
 from jaxunet.train_step import augmented_batch, train_step
 
@@ -48,12 +48,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from error
 
     # ---- data
-    source, val = _load_data(config)
-    targets = tuple(config.dataset.targets)
+    task = build_task(config)
+    source, model = task.source, task.model
     length = durations(config.train, len(source))
 
     # ---- network, optimizer, state
-    model = build_model(config.model, classes=len(targets), axis_name=parallel.AXIS if config.model.bn_sync else None)
     schedule = build_schedule(config.optimizer, length)
     tx = build_optimizer(config.optimizer, schedule)
     state = create_train_state(
@@ -62,13 +61,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     step_fn = functools.partial(
         train_step,
         model=model,
-        loss_fn=build_loss(config.loss),
+        loss_fn=task.loss_fn,
+        score_fn=task.score_fn,
         tx=tx,
         accumulate_steps=config.train.accumulate_steps,
         ema_decay=config.train.ema_decay,
         reduce=parallel.reduce_mean,
     )
-    eval_fn = evaluate.build_eval_fn(model, config)
 
     # ---- resume
     checkpoints = Checkpoints(workdir, config.checkpoint, clean=True)
@@ -77,12 +76,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         state, origin = checkpoints.restore(start_step, state), f"continuing at step {start_step}"
     else:
         start_step = 0
-        state, origin = initial_state(config, state, source.image_shape)
+        state, origin = initial_state(config, state)
     state = parallel.replicate(state)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     print(
-        f"{config.model.name}, {parameters:,} parameters, {model.policy.dtype} on {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}; {len(source)} training and {len(val.ids)} validation images; "
+        f"{config.model.name}, {parameters:,} parameters, {compute_dtype(config.model.dtype)} on "
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}; {len(source)} training and "
+        f"{len(task.val.ids)} validation images; "
         f"{length.total_steps} steps of {config.train.batch_size}; {origin}"
     )
     advance, max_steps = _build_advance(config, source, step_fn, start_step, length)
@@ -112,26 +112,28 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
             # ---- log
             if due:
-                clock = _log(writer, config, totals, step, schedule, length, clock)
+                clock = _log(writer, config, task.score_name, totals, step, schedule, length, clock)
                 totals = []
 
             # ---- validate and save
-            val_dice = None
+            val_score = None
             if "eval" in due:
-                val_dice = _validate(writer, config, eval_fn, state, val, step, length)
-                plots.learning_curve(read_metrics(workdir), workdir / "learning_curve.png")
+                values, val_score, words = task.validate(state.eval_variables())
+                writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
+                writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation {words}")
+                plots.learning_curve(read_metrics(workdir), task.score_name, workdir / "learning_curve.png")
             if due & {"eval", "checkpoint"}:
                 if not replicas_checked:
                     parallel.assert_replicas_agree(state)
                     replicas_checked = True
-                checkpoints.save(state, config, val_dice=val_dice)
+                checkpoints.save(state, config, val_score=val_score)
                 clock = time.perf_counter()
 
         # ---- asked to stop
         if totals:
-            _log(writer, config, totals, step, schedule, length, clock)
+            _log(writer, config, task.score_name, totals, step, schedule, length, clock)
         if step > start_step:
-            checkpoints.save(state, config, val_dice=None)
+            checkpoints.save(state, config, val_score=None)
         checkpoints.wait()
         best = checkpoints.best_step()
     if step < length.total_steps:
@@ -141,20 +143,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     return True
 
 
-def _load_data(config: ConfigDict) -> tuple[ExampleSource, input_pipeline.Split]:
-    """The training examples, not yet read, and the validation split in memory."""
-    builder = dataset.open_builder(config.dataset, config.dataset.train_config)
-    dropped = dataset.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
-    source = ExampleSource(
-        builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped
-    )
-    if dropped:
-        print(f"{len(dropped)} training images are identical to a validation or test image and are left out.")
-    return source, evaluate.load_eval_split(config, "val")
-
-
 def _build_advance(
-    config: ConfigDict, source: ExampleSource, step_fn: parallel.Step, start_step: int, length: Durations
+    config: ConfigDict, source: Source, step_fn: parallel.Step, start_step: int, length: Durations
 ) -> tuple[Advance, int]:
     """`advance(state, n)` runs the next n steps, and the largest n it takes."""
     make_batch = functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
@@ -162,7 +152,7 @@ def _build_advance(
         config.input.mode,
         num_examples=len(source),
         image_shape=source.image_shape,
-        classes=len(config.dataset.targets),
+        masks=0 if config.dataset.name == "labelled_images" else len(config.dataset.targets),
         limit_gib=config.input.resident_limit_gib,
     )
     if not resident:
@@ -186,7 +176,7 @@ def _build_advance(
         num_examples=len(source),
         max_steps=max_steps,
     )
-    arrays = parallel.replicate(input_pipeline.load_split(source, threads=config.input.threads).arrays())
+    arrays = parallel.replicate(input_pipeline.load_split(source, threads=config.input.threads).arrays)
     return (lambda state, n: run(state, arrays, n)), max_steps
 
 
@@ -201,6 +191,7 @@ def _next_multiple(step: int, period: float) -> int:
 def _log(
     writer: MetricWriter,
     config: ConfigDict,
+    score_name: str,
     totals: list[dict[str, Any]],
     step: int,
     schedule: Callable[[int], Any],
@@ -217,35 +208,14 @@ def _log(
             f"config.optimizer.clip_norm, and use another --workdir."
         )
     now, n = time.perf_counter(), sum(int(t["steps"]) for t in totals)
-    values = {f"train/{name}": float(sum(t[name] for t in totals)) / n for name in ("loss", "dice", "grad_norm")}
+    names = {"loss": "loss", "score": score_name, "grad_norm": "grad_norm"}
+    values = {f"train/{name}": float(sum(t[key] for t in totals)) / n for key, name in names.items()}
     rate = n * config.train.batch_size / (now - clock)
     values |= {"train/learning_rate": float(schedule(step - 1)), "images_per_second": rate}
     writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
-    writer.show(loss=f"{values['train/loss']:.4f}", dice=f"{values['train/dice']:.3f}", images_s=f"{rate:.1f}")
+    shown = {"loss": f"{values['train/loss']:.4f}", score_name: f"{values[f'train/{score_name}']:.3f}"}
+    writer.show(**shown, images_s=f"{rate:.1f}")
     return now
-
-
-def _validate(
-    writer: MetricWriter,
-    config: ConfigDict,
-    eval_fn: evaluate.EvalFn,
-    state: TrainState,
-    val: input_pipeline.Split,
-    step: int,
-    length: Durations,
-) -> float:
-    """Scores the validation split with the averaged weights; returns the Dice that ranks checkpoints (P1)."""
-    counts = evaluate.count_split(eval_fn, state.eval_variables(), val, config.eval.batch_size)
-    summary = evaluate.summarize(counts, val, tuple(config.dataset.targets))
-    values = {
-        f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
-        for protocol in ("P1", "P2", "P2_all", "P3")
-        for name, numbers in summary.get(protocol, {}).items()
-    }
-    writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
-    parts = [f"{p} Dice {values[f'val/{p}/dice']:.4f} IoU {values[f'val/{p}/iou']:.4f}" for p in ("P1", "P2", "P3")]
-    writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation " + ", ".join(parts))
-    return values["val/P1/dice"]
 
 
 class _StopRequest:

@@ -26,6 +26,7 @@ def train_step(
     *,
     model: Network,
     loss_fn: LossFn,
+    score_fn: Callable[[Array, Array], Array],
     tx: optax.GradientTransformation,
     accumulate_steps: int = 1,
     ema_decay: float = 0.0,
@@ -35,35 +36,36 @@ def train_step(
 
     Args:
       state: the current state.
-      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `mask` float32 {0, 1} [B, H, W, C].
+      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `target`, masks float32 {0, 1} [B, H, W, C] or
+        labels int32 [B].
       model: the network.
-      loss_fn: (logits, mask) -> float32 [B].
+      loss_fn: (logits, target) -> float32 [B].
+      score_fn: (logits, target) -> float32 [], such as `metrics.batch_dice`.
       tx: the Optax transformation.
       accumulate_steps: the batch is worked off in this many equal parts, one after the other.
       ema_decay: 0 keeps no averages.
       reduce: mean over replicas of a pytree; the identity for one.
 
     Returns:
-      The next state, and float32 scalars `loss`, `grad_norm` and `dice` (mean over images of the first mask, at 0.5).
+      The next state, and float32 scalars `loss`, `grad_norm` and `score`.
     """
 
     def loss_and_aux(params: Any, batch_stats: Any, part: Batch) -> tuple[Array, tuple[Any, Array]]:
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = model.apply(variables, part["image"], train=True, mutable=["batch_stats"])
-        tp, fp, fn, _ = jnp.moveaxis(pixel_counts(logits, part["mask"], 0.5)[:, 0], -1, 0)
-        dice = jnp.mean((2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6))
-        return loss_fn(logits, part["mask"]).mean(), (updates.get("batch_stats", {}), dice)
+        score = score_fn(logits, part["target"])
+        return loss_fn(logits, part["target"]).mean(), (updates.get("batch_stats", {}), score)
 
     # A Python loop, not lax.scan: XLA's CPU backend runs convolutions in a loop body about 25 times slower.
     batch_stats, totals = state.batch_stats, None
     for part in _split(batch, accumulate_steps):
-        (loss, (batch_stats, dice)), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(
+        (loss, (batch_stats, score)), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(
             state.params, batch_stats, part
         )
-        part_totals = (grads, loss, dice)
+        part_totals = (grads, loss, score)
         totals = part_totals if totals is None else jax.tree.map(jnp.add, totals, part_totals)
-    grads, loss, dice = jax.tree.map(lambda x: x / accumulate_steps, totals)
-    grads, loss, dice, batch_stats = reduce((grads, loss, dice, batch_stats))
+    grads, loss, score = jax.tree.map(lambda x: x / accumulate_steps, totals)
+    grads, loss, score, batch_stats = reduce((grads, loss, score, batch_stats))
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -85,7 +87,7 @@ def train_step(
         ema_params=ema_params,
         ema_batch_stats=ema_batch_stats,
     )
-    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "dice": dice}
+    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "score": score}
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:
@@ -96,17 +98,25 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
 def augmented_batch(raw: input_pipeline.RawBatch, positions: Array, *, seed: int, augment: ConfigDict) -> Batch:
     """Raw uint8 batch -> normalised, augmented training batch; `positions` int32 [B] of the example stream."""
     batch = input_pipeline.decode(raw)
+    image, target = batch["image"], batch["target"]
     keys = input_pipeline.example_keys(seed, positions)
-    image, mask = augment_batch(keys, batch["image"], batch["mask"], augment)
-    return {"image": image, "mask": mask}
+    masks = jnp.zeros((*image.shape[:-1], 0), jnp.float32) if "label" in raw else target
+    image, masks = augment_batch(keys, image, masks, augment)
+    return {"image": image, "target": target if "label" in raw else masks}
 
 
 def predict_step(variables: Any, image: Array, *, model: Network) -> Array:
-    """`image` float32 [B, H, W, 1] in [0, 1] -> logits float32 [B, H, W, C], running statistics."""
+    """`image` float32 [B, H, W, 1] in [0, 1] -> logits float32 [B, H, W, C] or [B, C], running statistics."""
     return model.apply(variables, image, train=False)
 
 
 def eval_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float) -> Array:
     """Raw batch -> confusion counts int32 [B, C, 4] per image and class."""
     batch = input_pipeline.decode(raw)
-    return pixel_counts(predict_step(variables, batch["image"], model=model), batch["mask"], threshold)
+    return pixel_counts(predict_step(variables, batch["image"], model=model), batch["target"], threshold)
+
+
+def eval_classifier_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network) -> Array:
+    """Raw batch with labels -> bool [B]: whether the class of the largest logit is the right one."""
+    batch = input_pipeline.decode(raw)
+    return jnp.argmax(predict_step(variables, batch["image"], model=model), axis=-1) == batch["target"]

@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default, demo, resnet101_unet, separable_unet, unet
+from configs import classify, default, demo, resnet101_unet, separable_unet, unet
 from jaxunet import config as config_lib
 from jaxunet.errors import UserError
 from jaxunet.losses import build_loss
-from jaxunet.models import build_model
+from jaxunet.models import build_classifier, build_model
 from jaxunet.optimizer import build_optimizer, build_schedule, durations
 from jaxunet.train_state import create_train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHIPPED = {
+    "classify": classify,
     "default": default,
     "demo": demo,
     "resnet101_unet": resnet101_unet,
@@ -26,7 +27,8 @@ SHIPPED = {
 
 
 def test_every_shipped_config_is_listed_here():
-    assert {p.stem for p in (ROOT / "configs").glob("*.py")} == set(SHIPPED)
+    """All but the comparison, which is tested with the program that reads it."""
+    assert {p.stem for p in (ROOT / "configs").glob("*.py")} == {*SHIPPED, "compare"}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -41,15 +43,17 @@ def test_shipped_config_passes_and_survives_json(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_config_builds(name):
     config = SHIPPED[name].get_config()
-    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    build = build_classifier if name == "classify" else build_model
+    model = build(config.model, classes=len(config.dataset.targets), axis_name=None)
     schedule = build_schedule(config.optimizer, durations(config.train, 1864))
     tx = build_optimizer(config.optimizer, schedule)
     make = functools.partial(create_train_state, model, tx, seed=0, image_shape=(256, 256, 1), ema=True)
     state = jax.eval_shape(make)
     assert sum(x.size for x in jax.tree.leaves(state.params)) > 300_000
     assert float(schedule(0)) > 0
-    logits = jnp.zeros((1, 8, 8, 1))
-    assert build_loss(config.loss)(logits, logits).shape == (1,)
+    logits = jnp.zeros((1, 10) if name == "classify" else (1, 8, 8, 1))
+    target = jnp.zeros(1, jnp.int32) if name == "classify" else logits
+    assert build_loss(config.loss)(logits, target).shape == (1,)
 
 
 def test_pretrained_variant():
@@ -87,6 +91,8 @@ def test_every_key_is_read():
         ("eval.batch_size", 3, "config.eval.batch_size=3 cannot be divided over 2 devices"),
         ("train.accumulate_steps", 3, "does not divide the 8 images"),
         ("optimizer.name", "adam", "'adam' has no weight decay"),
+        ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
+        ("dataset.name", "labelled_images", "go together: use all three, or none"),
         ("init.weights", "x.pth", "init.weights is for resnet_unet and separable_unet"),
     ],
 )

@@ -1,5 +1,6 @@
 """The demo must learn, and its data must show when a network has not. Minutes: `python -m pytest -m slow`."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_shuffled_masks_fail(tmp_path_factory, tmp_path, monkeypatch):
     def shuffled(source, *, threads):
         split = load_split(source, threads=threads)
         order = np.random.default_rng(0).permutation(len(split.ids))
-        return input_pipeline.Split(split.image, split.mask[order], split.labels, split.ids)
+        return dataclasses.replace(split, arrays={"image": split.image, "mask": split.arrays["mask"][order]})
 
     config = demo_config(tmp_path_factory)
     monkeypatch.setattr(train.input_pipeline, "load_split", shuffled)

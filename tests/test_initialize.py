@@ -57,7 +57,7 @@ def test_encoder_weights_fill_the_encoder_alone(resnet, tmp_path):
     theirs, ours = fresh(resnet, shift=0.5), fresh(resnet)
     path = save_torch_names(tmp_path / "e.safetensors", theirs, "resnet_unet", lambda n: n.startswith("encoder."))
     resnet.init.weights = str(path)
-    state, words = initialize.initial_state(resnet, ours, SHAPE)
+    state, words = initialize.initial_state(resnet, ours)
     assert words == f"encoder from {path}"
     assert_equal(state.params["encoder"], theirs.params["encoder"])
     assert_equal(state.params["decoder"], ours.params["decoder"])
@@ -68,7 +68,7 @@ def test_encoder_weights_fill_the_encoder_alone(resnet, tmp_path):
 def test_whole_network_weights_fill_everything(resnet, tmp_path):
     theirs = fresh(resnet, shift=0.5)
     resnet.init.weights = str(save_torch_names(tmp_path / "w.safetensors", theirs, "resnet_unet"))
-    state, _ = initialize.initial_state(resnet, fresh(resnet), SHAPE)
+    state, _ = initialize.initial_state(resnet, fresh(resnet))
     assert_equal(state.params, theirs.params)
     assert_equal(state.batch_stats, theirs.batch_stats)
 
@@ -90,15 +90,15 @@ def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
     config.dataset.targets = ("infection", "lung")
     config.init.checkpoint = str(tmp_path / "lung")
     ours = fresh(config)
-    state, words = initialize.initial_state(config, ours, (256, 256, 1))
-    theirs, _ = initialize.initial_state(config, fresh(config, shift=0.5), (256, 256, 1))
+    state, words = initialize.initial_state(config, ours)
+    theirs, _ = initialize.initial_state(config, fresh(config, shift=0.5))
     assert "from step 2 of" in words
     assert_equal(state.params["encoder"], theirs.params["encoder"])
     assert_equal(state.params["decoder"], theirs.params["decoder"])
     assert_equal(state.params["head"], ours.params["head"])
     config.model.channels = (6, 12)
     with pytest.raises(UserError, match="is a run of another network: nothing of its encoder fits"):
-        initialize.initial_state(config, fresh(config), (256, 256, 1))
+        initialize.initial_state(config, fresh(config))
 
 
 def test_imported_network_is_evaluated_and_trained_on(resnet, tmp_path, capsys):

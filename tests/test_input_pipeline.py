@@ -19,23 +19,23 @@ def source(config) -> ExampleSource:
 def test_split_holds_what_the_dataset_holds(config, source):
     split = input_pipeline.load_split(source, threads=3)
     assert split.image.shape == (10, 256, 256)
-    assert split.mask.shape == (10, 256, 32, 2)
+    assert split.arrays["mask"].shape == (10, 256, 32, 2)
     assert len(set(split.ids)) == 10
     assert set(split.labels) == {0}
     decoded = dataset.open_builder(config.dataset, "infection").as_data_source("train")
     for i, example in enumerate(decoded):
         assert split.ids[i] == example["id"].decode()
         np.testing.assert_array_equal(split.image[i], example["image"][..., 0])
-        masks = np.unpackbits(split.mask[i], axis=1)
+        masks = np.unpackbits(split.arrays["mask"][i], axis=1)
         np.testing.assert_array_equal(masks[..., 0], example["infection_mask"][..., 0])
         np.testing.assert_array_equal(masks[..., 1], example["lung_mask"][..., 0])
 
 
 def test_device_decoding_equals_the_host_arrays(source):
     split = input_pipeline.load_split(source, threads=2)
-    batch = jax.jit(input_pipeline.decode)({"image": split.image[:2], "mask": split.mask[:2]})
+    batch = jax.jit(input_pipeline.decode)(split.part(np.arange(2)).arrays)
     np.testing.assert_allclose(batch["image"][..., 0] * 255, split.image[:2], atol=1e-4)
-    np.testing.assert_array_equal(batch["mask"], np.unpackbits(split.mask[:2], axis=2))
+    np.testing.assert_array_equal(batch["target"], np.unpackbits(split.arrays["mask"][:2], axis=2))
 
 
 def test_excluded_ids_are_left_out(config, source):
@@ -88,7 +88,7 @@ def test_stream_gives_the_resident_batches(config, source):
         batches = list(stream)
         assert len(batches) == 8 - start
         for step, batch in enumerate(batches, start):
-            expected = input_pipeline.gather(split.arrays(), jnp.asarray(order[step * 4 : step * 4 + 4]))
+            expected = input_pipeline.gather(split.arrays, jnp.asarray(order[step * 4 : step * 4 + 4]))
             np.testing.assert_array_equal(batch["image"], expected["image"])
             np.testing.assert_array_equal(batch["mask"], expected["mask"])
 
@@ -103,7 +103,7 @@ def test_eval_batches_cover_every_image_once(source):
 
 
 def test_auto_mode_streams_what_does_not_fit():
-    fits = {"num_examples": 100, "image_shape": (256, 256, 1), "classes": 1}
+    fits = {"num_examples": 100, "image_shape": (256, 256, 1), "masks": 1}
     assert input_pipeline.use_resident("auto", **fits, limit_gib=1.0)
     assert not input_pipeline.use_resident("auto", **fits, limit_gib=0.001)
     assert input_pipeline.use_resident("resident", **fits, limit_gib=0.001)

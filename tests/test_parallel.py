@@ -10,6 +10,7 @@ import pytest
 from configs import default
 from jaxunet import input_pipeline, parallel
 from jaxunet.losses import bce_loss
+from jaxunet.metrics import batch_dice
 from jaxunet.models import build_model
 from jaxunet.optimizer import build_optimizer
 from jaxunet.train_state import create_train_state
@@ -36,7 +37,13 @@ def make(axis_name, *, accumulate_steps=1, sync=True):
     tx = build_optimizer(config.optimizer, lambda _: 1e-2)
     state = create_train_state(model, tx, seed=SEED, image_shape=(16, 16, 1), ema=True)
     step = functools.partial(
-        train_step, model=model, loss_fn=bce_loss, tx=tx, accumulate_steps=accumulate_steps, ema_decay=0.9
+        train_step,
+        model=model,
+        loss_fn=bce_loss,
+        score_fn=batch_dice,
+        tx=tx,
+        accumulate_steps=accumulate_steps,
+        ema_decay=0.9,
     )
     if axis_name:
         step = functools.partial(step, reduce=parallel.reduce_mean)

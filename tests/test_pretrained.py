@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jaxunet.errors import UserError
-from jaxunet.models import layers, pretrained
+from jaxunet.models import Classifier, layers, pretrained
 from jaxunet.models.layers import Policy
-from jaxunet.models.resnet import ResNetClassifier, ResNetEncoder
+from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
 from jaxunet.models.separable_unet import SeparableUNet
 
@@ -90,7 +90,7 @@ def test_network_computes_what_pytorch_does(name, model_name, model, count):
 def test_encoder_features_and_classifier_equal_torchvisions():
     tensors, outputs = reference("torchvision_resnet101")
     image = jnp.asarray(np.moveaxis(outputs["image"], 1, -1))
-    model = ResNetClassifier(101, 1000, Policy())
+    model = Classifier(1000, ResNetEncoder(101, Policy()))
     shapes = shapes_of(model, channels=3)
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 44_549_160
     variables = pretrained.from_torch(tensors, shapes, "resnet_unet", source="torchvision", encoder_only=True)
@@ -106,7 +106,7 @@ def test_encoder_features_and_classifier_equal_torchvisions():
     ("depth", "count"), [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)]
 )
 def test_parameter_counts_are_those_torchvision_publishes(depth, count):
-    shapes = shapes_of(ResNetClassifier(depth, 1000, Policy()), channels=3)
+    shapes = shapes_of(Classifier(1000, ResNetEncoder(depth, Policy())), channels=3)
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
 
 

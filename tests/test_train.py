@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxunet import checkpoint, dataset, evaluate, train
+from jaxunet import checkpoint, dataset, evaluate, tasks, train
 from jaxunet import config as config_lib
 from jaxunet.errors import UserError
 from jaxunet.metric_writer import read_metrics
@@ -169,11 +169,11 @@ def test_leaked_training_images_are_dropped(make_config, tmp_path, monkeypatch, 
 
     gone = ExampleSource(builder, "train", ("infection",)).ids[0]
     monkeypatch.setattr(dataset, "dropped_from_train", lambda _: frozenset({gone}))
-    source, _ = train._load_data(config)
+    source, _ = tasks.load_segmentation_data(config)
     assert len(source) == 9
     assert "1 training images are identical" in capsys.readouterr().out
     config.dataset.drop_leaked = False
-    assert len(train._load_data(config)[0]) == 10
+    assert len(tasks.load_segmentation_data(config)[0]) == 10
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxunet.models.layers import Policy
+from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
-from jaxunet.models.separable_unet import SeparableUNet
-from jaxunet.models.unet import UNet
+from jaxunet.models.separable_unet import SeparableUNet, SeparableUNetEncoder
+from jaxunet.models.unet import UNet, UNetEncoder
 
 Network = nn.Module
 
@@ -21,13 +22,7 @@ def build_model(model: ConfigDict, *, classes: int, axis_name: str | None) -> Ne
       classes: number of masks to predict.
       axis_name: mapped axis to average batch statistics over, or None for per-replica statistics.
     """
-    policy = Policy(
-        dtype=compute_dtype(model.dtype),
-        axis_name=axis_name,
-        bn_momentum=model.bn_momentum,
-        input_mean=model.input_mean,
-        input_std=model.input_std,
-    )
+    policy = _policy(model, axis_name)
     if model.name == "unet":
         return UNet(classes=classes, channels=tuple(model.channels), patch=model.patch, policy=policy)
     if model.name == "resnet_unet":
@@ -35,6 +30,40 @@ def build_model(model: ConfigDict, *, classes: int, axis_name: str | None) -> Ne
     if model.name == "separable_unet":
         return SeparableUNet(classes=classes, policy=policy)
     raise ValueError(f"unknown model {model.name!r}")
+
+
+class Classifier(nn.Module):
+    """Encoder, mean of its coarsest feature, linear head `fc`: `[B, H, W, C]` -> logits float32 [B, classes]."""
+
+    classes: int
+    encoder: nn.Module
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+        x = self.encoder(image, train=train)[-1]
+        return nn.Dense(self.classes, name="fc")(x.astype(jnp.float32).mean(axis=(1, 2)))
+
+
+def build_classifier(model: ConfigDict, *, classes: int, axis_name: str | None) -> Network:
+    """The encoder of the network that `config.model` describes, with a head for `classes` classes of whole images."""
+    policy = _policy(model, axis_name)
+    if model.name == "unet":
+        return Classifier(classes, UNetEncoder(tuple(model.channels), model.patch, policy))
+    if model.name == "resnet_unet":
+        return Classifier(classes, ResNetEncoder(model.depth, policy))
+    if model.name == "separable_unet":
+        return Classifier(classes, SeparableUNetEncoder(policy))
+    raise ValueError(f"unknown model {model.name!r}")
+
+
+def _policy(model: ConfigDict, axis_name: str | None) -> Policy:
+    return Policy(
+        dtype=compute_dtype(model.dtype),
+        axis_name=axis_name,
+        bn_momentum=model.bn_momentum,
+        input_mean=model.input_mean,
+        input_std=model.input_std,
+    )
 
 
 def compute_dtype(name: str) -> jnp.dtype:

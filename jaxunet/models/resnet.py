@@ -6,7 +6,6 @@ Modules are named as torchvision names them, with `_` for `.` before an index: `
 """
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
 
 from jaxunet.models import layers
@@ -79,16 +78,3 @@ class ResNetEncoder(nn.Module):
                 x = block(64 * 2**stage, stride, self.policy, name=f"layer{stage + 1}_{i}")(x, train=train)
             features.append(x)
         return features
-
-
-class ResNetClassifier(nn.Module):
-    """Encoder, global mean, linear head `fc`: `[B, H, W, C]` -> logits float32 [B, classes]."""
-
-    depth: int
-    classes: int
-    policy: Policy
-
-    @nn.compact
-    def __call__(self, image: Array, *, train: bool) -> Array:
-        x = ResNetEncoder(self.depth, self.policy, name="encoder")(image, train=train)[-1]
-        return nn.Dense(self.classes, name="fc")(x.astype(jnp.float32).mean(axis=(1, 2)))

@@ -1,0 +1,102 @@
+"""What is learnt, as the training loop sees it: masks of X-rays, or, to pretrain an encoder, classes of images."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from jaxunet import dataset, evaluate, input_pipeline, metrics, parallel
+from jaxunet.input_pipeline import ExampleSource, Source, Split
+from jaxunet.losses import LossFn, build_loss
+from jaxunet.models import Network, build_classifier, build_model
+from jaxunet.train_step import eval_classifier_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything that differs between the two.
+
+    Attributes:
+      score_name: "dice" or "accuracy"; what is logged of training, and ranks checkpoints in validation.
+      source: training examples, not yet read.
+      val: the validation split, in host memory.
+      model: the network, with batch statistics over all devices if the config says so.
+      loss_fn: (logits, target) -> float32 [B].
+      score_fn: (logits, target) -> float32 [], mean over the batch.
+      validate: variables -> (numbers to log, the score, a line to print).
+    """
+
+    score_name: str
+    source: Source
+    val: Split
+    model: Network
+    loss_fn: LossFn
+    score_fn: Callable[[Array, Array], Array]
+    validate: Callable[[Any], tuple[dict[str, float], float, str]]
+
+
+def build_task(config: ConfigDict) -> Task:
+    """Opens the data of `config` and builds its network."""
+    return (_classification if config.dataset.name == "labelled_images" else _segmentation)(config)
+
+
+def _axis_name(config: ConfigDict) -> str | None:
+    return parallel.AXIS if config.model.bn_sync else None
+
+
+def _segmentation(config: ConfigDict) -> Task:
+    targets = tuple(config.dataset.targets)
+    source, val = load_segmentation_data(config)
+    model = build_model(config.model, classes=len(targets), axis_name=_axis_name(config))
+    eval_fn = evaluate.build_eval_fn(model, config)
+
+    def validate(variables: Any) -> tuple[dict[str, float], float, str]:
+        counts = evaluate.count_split(eval_fn, variables, val, config.eval.batch_size)
+        summary = evaluate.summarize(counts, val, targets)
+        values = {
+            f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
+            for protocol in metrics.PROTOCOLS
+            for name, numbers in summary.get(protocol, {}).items()
+        }
+        words = [f"{p} Dice {values[f'val/{p}/dice']:.4f} IoU {values[f'val/{p}/iou']:.4f}" for p in ("P1", "P2", "P3")]
+        return values, values["val/P1/dice"], ", ".join(words)
+
+    return Task("dice", source, val, model, build_loss(config.loss), metrics.batch_dice, validate)
+
+
+def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
+    """The training examples, not yet read, without those that leak; and the validation split in memory."""
+    builder = dataset.open_builder(config.dataset, config.dataset.train_config)
+    dropped = dataset.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
+    source = ExampleSource(
+        builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped
+    )
+    if dropped:
+        print(f"{len(dropped)} training images are identical to a validation or test image and are left out.")
+    return source, evaluate.load_eval_split(config, "val")
+
+
+def _classification(config: ConfigDict) -> Task:
+    from jaxunet.dataset.labelled_images import LabelledImages
+
+    source, val_source = (
+        LabelledImages(config.dataset.source, split, image_size=config.dataset.image_size) for split in ("train", "val")
+    )
+    val = input_pipeline.load_split(val_source, threads=config.input.threads)
+    model = build_classifier(config.model, classes=len(source.classes), axis_name=_axis_name(config))
+    eval_fn = evaluate.parallel.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
+
+    def validate(variables: Any) -> tuple[dict[str, float], float, str]:
+        batches = input_pipeline.eval_batches(val, config.eval.batch_size)
+        correct = np.concatenate([np.asarray(eval_fn(variables, raw))[valid] for raw, valid in batches])
+        accuracy = float(correct.mean())
+        return {"val/accuracy": accuracy}, accuracy, f"accuracy {accuracy:.4f} on {len(correct)} images"
+
+    def score(logits: Array, label: Array) -> Array:
+        return jnp.mean(jnp.argmax(logits, axis=-1) == label, dtype=jnp.float32)
+
+    return Task("accuracy", source, val, model, build_loss(config.loss), score, validate)
