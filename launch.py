@@ -11,6 +11,7 @@ MODES = {
     "train": "train, or go on with the run in --workdir",
     "evaluate": "score a checkpoint of --workdir on --split",
     "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
+    "preflight": "compile the config for --topology, without having it: memory, traffic, times, collectives",
     "verify": "check every file of the dataset at config.dataset.source",
     "import_torch": "make a --workdir of the PyTorch weights in --source",
 }
@@ -26,6 +27,8 @@ def define_flags() -> None:
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate, compare: images to score.")
     flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
     flags.DEFINE_string("checkpoint", "latest", "evaluate, compare: latest, best (by validation Dice), or a step.")
+    flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
+    flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
     flags.DEFINE_list("runs", [], "compare: workdirs of finished runs, with commas between.")
 
 
@@ -58,6 +61,8 @@ def main(argv: list[str]) -> int:
         checkpoint=flags.FLAGS.checkpoint,
         source=flags.FLAGS.source,
         runs=flags.FLAGS.runs,
+        topology=flags.FLAGS.topology,
+        batch_per_chip=flags.FLAGS.batch_per_chip,
     )
 
 

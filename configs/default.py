@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     augment.flip_horizontal = True  # with probability 1/2
     augment.flip_vertical = False
     augment.quarter_turns = False  # 0, 90, 180 or 270 degrees
-    augment.rotate_degrees = 10.0  # +- degrees; 0 is off, as for all ranges below
+    augment.rotate_degrees = 10.0  # +- degrees, at most 45; 0 is off, as for all ranges below
     augment.scale = 0.15  # +- share of the size
     augment.translate_pixels = 16.0  # +- pixels, each axis
     augment.gamma = 0.25  # exponent between 1 / (1 + gamma) and 1 + gamma

@@ -6,6 +6,8 @@ intensity touches the image alone. All ranges come from `config.augment`; a rang
 and costs nothing, since the settings are static.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -54,32 +56,59 @@ def _flip(key: Array, stack: Array, augment: ConfigDict) -> Array:
 
 
 def _affine(key: Array, stack: Array, augment: ConfigDict) -> Array:
-    """Random rotation, isotropic scaling and translation about the centre, bilinear, black outside the frame."""
+    """Random rotation, isotropic scaling and translation about the centre; black outside the frame.
+
+    In two passes of linear interpolation, along rows and then along columns (Catmull and Smith 1980): each source row
+    first gets the columns of the output, then each column its rows. Sampling in two dimensions at once would be a
+    gather of single pixels, which costs a TPU a thousand times the memory traffic.
+    """
     h, w, _ = stack.shape
     draws = jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
     angle = draws[0] * jnp.deg2rad(jnp.float32(augment.rotate_degrees))
     zoom = 1.0 + draws[1] * augment.scale
     shift_y, shift_x = draws[2] * augment.translate_pixels, draws[3] * augment.translate_pixels
-    y = (jnp.arange(h, dtype=jnp.float32) - (h - 1) / 2 - shift_y).reshape(h, 1)
-    x = (jnp.arange(w, dtype=jnp.float32) - (w - 1) / 2 - shift_x).reshape(1, w)
-    cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-    return _bilinear(stack, cos * y - sin * x + (h - 1) / 2, sin * y + cos * x + (w - 1) / 2)
+    rows = (jnp.arange(h, dtype=jnp.float32) - (h - 1) / 2).reshape(h, 1)
+    columns = (jnp.arange(w, dtype=jnp.float32) - (w - 1) / 2).reshape(1, w)
+    y, x = rows - shift_y, columns - shift_x
+    # Output (y, x) shows the source at row v = cos y - sin x and column u = sin y + cos x, from the centre and over the
+    # zoom. In source row v, that is u = tan v + x / cos.
+    cos, sin, tan = jnp.cos(angle), jnp.sin(angle), jnp.tan(angle)
+    u, v = tan * rows + x / (cos * zoom), (cos * y - sin * x) / zoom
+    stack = _resample(stack, u + (w - 1) / 2, axis=1)
+    return _resample(stack, v + (h - 1) / 2, axis=0)
 
 
-def _bilinear(stack: Array, y: Array, x: Array) -> Array:
-    """Samples `stack` [H, W, C] at fractional pixel coordinates `y`, `x` [H, W]; 0 outside."""
+def _resample(stack: Array, position: Array, *, axis: int) -> Array:
+    """Linear interpolation of `stack` [H, W, C] along rows (axis 1) or columns (axis 0); 0 outside.
+
+    Output (y, x) is row y at column `position[y, x]`, or column x at row `position[y, x]`, in pixels.
+    """
+    gather, matmul = (functools.partial(f, axis=axis) for f in (_resample_by_gather, _resample_by_matmul))
+    return jax.lax.platform_dependent(stack, position, cpu=gather, default=matmul)
+
+
+def _resample_by_gather(stack: Array, position: Array, *, axis: int) -> Array:
     h, w, c = stack.shape
-    pixels = stack.reshape(h * w, c)
-    y0, x0 = jnp.floor(y), jnp.floor(x)
+    n, pixels = stack.shape[axis], stack.reshape(h * w, c)
+    lower = jnp.floor(position)
+    share = position - lower
+    here = jax.lax.broadcasted_iota(jnp.int32, (h, w), 1 - axis)
     result = jnp.zeros_like(stack)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            yi, xi = y0 + dy, x0 + dx
-            inside = (yi >= 0) & (yi < h) & (xi >= 0) & (xi < w)
-            weight = jnp.where(inside, (1 - jnp.abs(y - yi)) * (1 - jnp.abs(x - xi)), 0.0)
-            index = jnp.clip(yi, 0, h - 1).astype(jnp.int32) * w + jnp.clip(xi, 0, w - 1).astype(jnp.int32)
-            result = result + weight[..., None] * pixels[index]
+    for tap, weight in ((lower, 1 - share), (lower + 1, share)):
+        along = jnp.clip(tap, 0, n - 1).astype(jnp.int32)
+        index = here * w + along if axis == 1 else along * w + here
+        weight = jnp.where((tap >= 0) & (tap < n), weight, 0.0)
+        result = result + weight[..., None] * pixels[index]
     return result
+
+
+def _resample_by_matmul(stack: Array, position: Array, *, axis: int) -> Array:
+    """The same as one matrix per line, full of zeros, that compilers make inside the product and never store."""
+    if axis == 0:
+        return _resample_by_matmul(stack.swapaxes(0, 1), position.T, axis=1).swapaxes(0, 1)
+    pixels = jnp.arange(stack.shape[1], dtype=jnp.float32).reshape(1, 1, -1)
+    weight = jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - pixels))
+    return jnp.einsum("yxn,ync->yxc", weight, stack, precision=jax.lax.Precision.HIGHEST)
 
 
 def _intensity(key: Array, image: Array, augment: ConfigDict) -> Array:

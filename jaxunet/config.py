@@ -149,6 +149,11 @@ def _check_training(config: ConfigDict) -> None:
     channels = tuple(config.model.channels)
     if not channels or not all(isinstance(c, int) and c > 0 for c in channels):
         raise UserError(f"config.model.channels={channels!r} must be a tuple of positive whole numbers.")
+    if config.augment.rotate_degrees > 45:
+        raise UserError(
+            f"config.augment.rotate_degrees={config.augment.rotate_degrees} must be at most 45: "
+            f"config.augment.quarter_turns does the rest."
+        )
     if bool(train.total_epochs) == bool(train.total_steps):
         raise UserError(
             f"Exactly one of config.train.total_epochs={train.total_epochs} and config.train.total_steps="

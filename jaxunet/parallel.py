@@ -5,7 +5,7 @@ nothing to stack, unstack or index. JAX does not check `out_axes=None`, so a for
 drift apart unseen; `assert_replicas_agree` looks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -71,7 +71,32 @@ def map_resident_steps(
     Returns:
       `run(state, arrays, n) -> (state, totals)`. `state` is donated; `arrays` are replicated raw arrays [N, ...].
     """
-    per_device = batch_size // jax.device_count()
+    mapped = resident_program(
+        step_fn,
+        make_batch,
+        seed=seed,
+        batch_size=batch_size,
+        num_examples=num_examples,
+        max_steps=max_steps,
+        devices=jax.devices(),
+    )
+    replicas = _replica_indices()
+    return lambda state, arrays, n: mapped(state, arrays, np.int32(n), replicas)
+
+
+def resident_program(
+    step_fn: Step,
+    make_batch: MakeBatch,
+    *,
+    seed: int,
+    batch_size: int,
+    num_examples: int,
+    max_steps: int,
+    devices: Sequence[jax.Device],
+) -> Any:
+    """What `map_resident_steps` runs, for any devices: `(state, arrays, n, replica index [local devices])`, not yet
+    compiled."""
+    per_device = batch_size // len(devices)
     epochs = -(-max_steps * batch_size // num_examples) + 1  # that the positions of one dispatch can touch
 
     def run(state: TrainState, arrays: input_pipeline.RawBatch, n: Array, replica: Array):
@@ -89,11 +114,9 @@ def map_resident_steps(
             return one(0, (state, _zero_totals()))
         return jax.lax.fori_loop(0, n, one, (state, _zero_totals()))
 
-    mapped = jax.pmap(
-        run, axis_name=AXIS, in_axes=(None, None, None, 0), out_axes=None, donate_argnums=(0,), devices=jax.devices()
+    return jax.pmap(
+        run, axis_name=AXIS, in_axes=(None, None, None, 0), out_axes=None, donate_argnums=(0,), devices=devices
     )
-    replicas = _replica_indices()
-    return lambda state, arrays, n: mapped(state, arrays, np.int32(n), replicas)
 
 
 def map_streamed_step(
@@ -116,13 +139,18 @@ def map_streamed_step(
 
 def map_eval_step(eval_fn: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
     """Compiles `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] out."""
-    mapped = jax.pmap(eval_fn, axis_name=AXIS, in_axes=(None, 0), devices=jax.devices())
+    mapped = eval_program(eval_fn, devices=jax.devices())
 
     def run(variables: Any, batch: Any) -> Array:
         out = mapped(variables, shard(batch))
         return out.reshape(-1, *out.shape[2:])
 
     return run
+
+
+def eval_program(eval_fn: Callable[[Any, Any], Array], *, devices: Sequence[jax.Device]) -> Any:
+    """What `map_eval_step` runs, for any devices: `(variables, batch [local devices, B, ...])`, not yet compiled."""
+    return jax.pmap(eval_fn, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 
 
 def _replica_indices() -> Array:

@@ -19,14 +19,16 @@ def run(
     checkpoint: str,
     source: str | None,
     runs: list[str],
+    topology: list[str],
+    batch_per_chip: int,
 ) -> int:
     """Runs `mode` and returns the exit status, 0 or 1.
 
     Args:
-      mode: "train", "evaluate", "compare", "verify" or "import_torch".
+      mode: "train", "evaluate", "compare", "preflight", "verify" or "import_torch".
       config: the resolved config of the command line.
       overrides: the keys given as `--config.key=value`; `evaluate` applies them to the config of the run.
-      workdir, split, checkpoint, source, runs: as the flags of `launch.py`.
+      workdir, split, checkpoint, source, runs, topology, batch_per_chip: as the flags of `launch.py`.
     """
 
     def action() -> int | None:
@@ -35,6 +37,12 @@ def run(
             from jaxunet import dataset
 
             return dataset.verify_source(config.dataset, _folder(workdir) if workdir else None)
+        if mode == "preflight":
+            from jaxunet.preflight import preflight
+
+            out = _folder(workdir) if workdir else None
+            preflight(config, topology, out, batch_per_chip=batch_per_chip)
+            return 0
         folder = _folder(workdir)
         if mode == "train":
             from jaxunet.train import train

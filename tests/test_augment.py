@@ -89,12 +89,36 @@ def test_affine_is_a_rotation_times_a_scale(degrees, scale, off):
     assert np.ptp(zooms) >= scale
 
 
-def test_affine_samples_like_scipy():
-    stack = np.random.default_rng(0).random((12, 14, 3), np.float32)
-    y, x = np.random.default_rng(1).uniform(-2, 15, (2, 12, 14)).astype(np.float32)
-    expected = [scipy.ndimage.map_coordinates(np.pad(stack[..., c], 3), [y + 3, x + 3], order=1) for c in range(3)]
-    result = augment._bilinear(jnp.asarray(stack), jnp.asarray(y), jnp.asarray(x))
-    np.testing.assert_allclose(result, np.stack(expected, -1), atol=2e-5)
+@pytest.mark.parametrize("resample", [augment._resample_by_gather, augment._resample_by_matmul])
+def test_both_forms_of_resampling_equal_numpy(resample):
+    """Accelerators multiply, CPUs gather: the same numbers."""
+    stack = np.random.default_rng(0).random((9, 14, 3), np.float32)
+    position = np.random.default_rng(1).uniform(-3, 17, (9, 14)).astype(np.float32)
+    for axis in (0, 1):
+        n = stack.shape[axis]
+        grid = np.arange(-2, n + 2)
+        expected = np.empty_like(stack)
+        for y, x, c in np.ndindex(stack.shape):
+            line = stack[y, :, c] if axis == 1 else stack[:, x, c]
+            expected[y, x, c] = np.interp(position[y, x], grid, np.pad(line, 2))
+        result = resample(jnp.asarray(stack), jnp.asarray(position), axis=axis)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_affine_moves_a_smooth_image_as_scipy_does(off):
+    """Two passes against sampling in two dimensions at once."""
+    off.rotate_degrees, off.scale, off.translate_pixels = 40.0, 0.3, 5.0
+    y, x = np.mgrid[:40, :48]
+    image = (np.sin(y / 6) * np.cos(x / 9 + 1) + 1).astype(np.float32) / 2
+    for key in jax.random.split(jax.random.key(3), 5):
+        fields = np.stack([image, y, x], -1).astype(np.float32)
+        moved = np.asarray(augment._affine(key, jnp.asarray(fields), off))
+        inside = (moved[..., 1] > 1) & (moved[..., 1] < 38) & (moved[..., 2] > 1) & (moved[..., 2] < 46)
+        inside[:, :2] = inside[:, -2:] = False
+        expected = scipy.ndimage.map_coordinates(image, [moved[..., 1], moved[..., 2]], order=1)
+        smooth = scipy.ndimage.binary_erosion(inside, iterations=2)
+        assert smooth.sum() > 300
+        assert np.abs(moved[..., 0] - expected)[smooth].max() < 0.02
 
 
 @pytest.mark.parametrize("name", ["gamma", "contrast", "brightness", "noise_std"])

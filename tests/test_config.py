@@ -91,6 +91,7 @@ def test_every_key_is_read():
         ("eval.batch_size", 3, "config.eval.batch_size=3 cannot be divided over 2 devices"),
         ("train.accumulate_steps", 3, "does not divide the 8 images"),
         ("optimizer.name", "adam", "'adam' has no weight decay"),
+        ("augment.rotate_degrees", 60.0, "rotate_degrees=60.0 must be at most 45"),
         ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
         ("dataset.name", "labelled_images", "go together: use all three, or none"),
         ("init.weights", "x.pth", "init.weights is for resnet_unet and separable_unet"),
