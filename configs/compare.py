@@ -9,7 +9,7 @@ import ml_collections
 
 from configs import default, resnet101_unet, separable_unet, unet
 
-SHARED = ("seed", "dataset", "input", "eval", "checkpoint")  # the same for every system; overrides its own
+SHARED = ("seed", "dataset", "input", "eval", "checkpoint", "profile")  # the same for every system; overrides its own
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -17,6 +17,7 @@ _CHOICES = {
     "model.name": ("unet", "resnet_unet", "separable_unet"),
     "model.depth": (18, 34, 50, 101, 152),
     "model.patch": (1, 2, 4),
+    "model.layout": ("auto", "plain", "patches"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky", "cross_entropy"),
     "optimizer.name": ("adam", "adamw", "sgd"),
@@ -62,7 +63,7 @@ _BELOW_ONE = {
 # Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
 _FREE = (
     *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
-    *("eval.batch_size", "eval.overlays", "checkpoint."),
+    *("eval.batch_size", "eval.overlays", "checkpoint.", "profile"),
 )
 
 

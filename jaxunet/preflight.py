@@ -53,9 +53,9 @@ def preflight(
     if "local" not in topologies:
         jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to look for a TPU
     config_lib.check(config, training=False)
-    config = config_lib.from_json(config_lib.to_json(config)).unlock()
-    results = {}
+    given, results = config, {}
     for name in topologies:
+        config = config_lib.from_json(config_lib.to_json(given))
         devices = _devices(name)
         chip = hardware.peak(devices[0].device_kind)
         per_chip = batch_per_chip or config.train.batch_size // len(devices)
@@ -64,8 +64,11 @@ def preflight(
                 f"config.train.batch_size={config.train.batch_size} leaves some of the {len(devices)} chips of {name} "
                 f"without an image: raise it, or set --batch_per_chip."
             )
-        if config.model.dtype == "auto" and devices[0].platform != "cpu":
-            config.model.dtype = "bfloat16"
+        accelerator = devices[0].platform != "cpu"  # "auto" asks the machine this runs on, which need not be the one
+        if config.model.dtype == "auto":
+            config.model.dtype = "bfloat16" if accelerator else "float32"
+        if config.model.layout == "auto":
+            config.model.layout = "patches" if accelerator else "plain"
         print(f"{name}: {len(devices)} x {devices[0].device_kind}, {per_chip} images per chip; compiling", flush=True)
         programs = {"train": _lower_train(config, devices, per_chip), "eval": _lower_eval(config, devices, per_chip)}
         results[name] = {

@@ -1,8 +1,10 @@
 """One call per `--mode`."""
 
+import os
 import pathlib
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
@@ -43,6 +45,7 @@ def run(
             out = _folder(workdir) if workdir else None
             preflight(config, topology, out, batch_per_chip=batch_per_chip)
             return 0
+        _cache_programs()
         folder = _folder(workdir)
         if mode == "train":
             from jaxunet.train import train
@@ -68,6 +71,14 @@ def run(
         return 0
 
     return exit_status(action)
+
+
+def _cache_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX was told of another: a second start is quick."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxunet"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _folder(workdir: str | None) -> pathlib.Path:

@@ -5,7 +5,6 @@ import functools
 import math
 import pathlib
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
-from jaxunet import input_pipeline, parallel, plots
+from jaxunet import hardware, input_pipeline, parallel, plots
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError
 from jaxunet.initialize import initial_state, weights_file
@@ -21,11 +20,12 @@ from jaxunet.input_pipeline import Source
 from jaxunet.metric_writer import MetricWriter, read_metrics
 from jaxunet.models import compute_dtype
 from jaxunet.optimizer import Durations, build_optimizer, build_schedule, durations
+from jaxunet.progress import Profiler, Progress
 from jaxunet.tasks import build_task
 from jaxunet.train_state import TrainState, create_train_state
-from jaxunet.train_step import augmented_batch, train_step
+from jaxunet.train_step import augmented_batch, flops_per_image, train_step
 
-Advance = Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]
+Advance = Callable[[TrainState, int, Progress], TrainState]
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
@@ -93,27 +93,33 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         "eval": config.train.eval_every_epochs * length.steps_per_epoch,
         "checkpoint": config.train.checkpoint_every_steps,
     }
-    step, totals, replicas_checked = start_step, [], False
+    step, replicas_checked = start_step, False
+    peak = hardware.peak(jax.devices()[0].device_kind)
     with (
         MetricWriter(workdir, config, start_step=start_step, total_steps=length.total_steps) as writer,
         _stop_on_signal() as stop,
+        Profiler(workdir / "profile", active=config.profile) as profiler,
         checkpoints,
     ):
-        clock = time.perf_counter()
+        progress = Progress(
+            writer,
+            config,
+            score_name=task.score_name,
+            schedule=schedule,
+            length=length,
+            flops_per_image=peak and flops_per_image(model, state.eval_variables(), source.image_shape),
+            peak_flops=peak and peak.flops,
+        )
         while step < length.total_steps and not stop:
             last = min(step + max_steps, length.total_steps, *(_next_multiple(step, p) for p in every.values()))
-            state, total = advance(state, last - step)
-            if totals:
-                jax.block_until_ready(totals[-1])  # one call runs, one waits: never further ahead
-            totals.append(total)
+            profiler.before_call()
+            state = advance(state, last - step, progress)
+            profiler.after_call(state)
             due = {name for name, p in every.items() if last == _next_multiple(step, p) or last == length.total_steps}
             writer.advance(last - step)
             step = last
-
-            # ---- log
             if due:
-                clock = _log(writer, config, task.score_name, totals, step, schedule, length, clock)
-                totals = []
+                progress.log(step)
 
             # ---- validate and save
             val_score = None
@@ -127,11 +133,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
                     parallel.assert_replicas_agree(state)
                     replicas_checked = True
                 checkpoints.save(state, config, val_score=val_score)
-                clock = time.perf_counter()
+                progress.restart_clock()
 
         # ---- asked to stop
-        if totals:
-            _log(writer, config, task.score_name, totals, step, schedule, length, clock)
+        progress.log(step)
         if step > start_step:
             checkpoints.save(state, config, val_score=None)
         checkpoints.wait()
@@ -146,7 +151,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
 def _build_advance(
     config: ConfigDict, source: Source, step_fn: parallel.Step, start_step: int, length: Durations
 ) -> tuple[Advance, int]:
-    """`advance(state, n)` runs the next n steps, and the largest n it takes."""
+    """`advance(state, n, progress)` runs the next n steps and reports them, and the largest n it takes."""
     make_batch = functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
     resident = input_pipeline.use_resident(
         config.input.mode,
@@ -165,7 +170,15 @@ def _build_advance(
             batch_size=config.train.batch_size,
             stream=config.input,
         )
-        return (lambda state, _: run(state, next(batches))), 1
+
+        def advance_streamed(state: TrainState, n: int, progress: Progress) -> TrainState:
+            batch = next(batches)
+            was_idle = progress.previous_is_done()
+            state, total = run(state, batch)
+            progress.called(total, was_idle=was_idle)
+            return state
+
+        return advance_streamed, 1
 
     max_steps = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
     run = parallel.map_resident_steps(
@@ -177,7 +190,13 @@ def _build_advance(
         max_steps=max_steps,
     )
     arrays = parallel.replicate(input_pipeline.load_split(source, threads=config.input.threads).arrays)
-    return (lambda state, n: run(state, arrays, n)), max_steps
+
+    def advance(state: TrainState, n: int, progress: Progress) -> TrainState:
+        state, total = run(state, arrays, n)
+        progress.called(total, was_idle=False)
+        return state
+
+    return advance, max_steps
 
 
 def _next_multiple(step: int, period: float) -> int:
@@ -186,36 +205,6 @@ def _next_multiple(step: int, period: float) -> int:
     while math.ceil(k * period) <= step:
         k += 1
     return math.ceil(k * period)
-
-
-def _log(
-    writer: MetricWriter,
-    config: ConfigDict,
-    score_name: str,
-    totals: list[dict[str, Any]],
-    step: int,
-    schedule: Callable[[int], Any],
-    length: Durations,
-    clock: float,
-) -> float:
-    """Writes the means since the last log; stops the run if a loss was not finite. Returns the time now."""
-    totals = jax.device_get(totals)
-    bad = [int(t["bad_step"]) for t in totals if t["bad_step"] >= 0]
-    if bad:
-        raise UserError(
-            f"The loss or its gradient was not finite at step {bad[0]} (learning rate {float(schedule(bad[0])):.3g}): "
-            f"nothing after the last checkpoint was saved. Lower config.optimizer.learning_rate, or set "
-            f"config.optimizer.clip_norm, and use another --workdir."
-        )
-    now, n = time.perf_counter(), sum(int(t["steps"]) for t in totals)
-    names = {"loss": "loss", "score": score_name, "grad_norm": "grad_norm"}
-    values = {f"train/{name}": float(sum(t[key] for t in totals)) / n for key, name in names.items()}
-    rate = n * config.train.batch_size / (now - clock)
-    values |= {"train/learning_rate": float(schedule(step - 1)), "images_per_second": rate}
-    writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
-    shown = {"loss": f"{values['train/loss']:.4f}", score_name: f"{values[f'train/{score_name}']:.3f}"}
-    writer.show(**shown, images_s=f"{rate:.1f}")
-    return now
 
 
 class _StopRequest:

@@ -120,3 +120,16 @@ def eval_classifier_step(variables: Any, raw: input_pipeline.RawBatch, *, model:
     """Raw batch with labels -> bool [B]: whether the class of the largest logit is the right one."""
     batch = input_pipeline.decode(raw)
     return jnp.argmax(predict_step(variables, batch["image"], model=model), axis=-1) == batch["target"]
+
+
+def flops_per_image(model: Network, variables: Any, image_shape: tuple[int, int, int]) -> float:
+    """Arithmetic of training on one image: three times the forward pass, as backward costs twice as much.
+
+    Args:
+      model: the network.
+      variables: its variables, arrays or shapes.
+      image_shape: (H, W, C).
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    lowered = jax.jit(lambda v, x: predict_step(v, x, model=model)).lower(variables, image)
+    return 3 * lowered.cost_analysis()["flops"]

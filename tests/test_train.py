@@ -52,7 +52,9 @@ def finished(tmp_path_factory, request) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def module_config(make_config):
-    return make_config()
+    config = make_config()
+    config.profile = True
+    return config
 
 
 def test_workdir_tells_what_ran(finished, module_config):
@@ -62,6 +64,7 @@ def test_workdir_tells_what_ran(finished, module_config):
     assert [r["step"] for r in rows if "val/P1/dice" in r] == [3, 5, 6]
     assert (finished / "learning_curve.png").stat().st_size > 10_000
     assert list((finished / "tensorboard").glob("events*"))
+    assert list((finished / "profile").rglob("*.xplane.pb"))
     assert not [p for p in finished.iterdir() if p.name.startswith(".")]
 
 
@@ -108,11 +111,11 @@ def test_stop_and_resume_ends_where_the_uninterrupted_run_does(finished, module_
     def interrupting(*args):
         advance, max_steps = build(*args)
 
-        def wrapped(state, n):
+        def wrapped(state, n, progress):
             calls.append(n)
             if len(calls) == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return advance(state, n)
+            return advance(state, n, progress)
 
         return wrapped, max_steps
 
@@ -144,7 +147,7 @@ def test_kill_and_resume_ends_where_the_uninterrupted_run_does(finished, module_
     assert_same_end(finished, workdir)
 
 
-def test_shuffled_masks_and_other_configs_are_refused(finished, make_config):
+def test_other_configs_are_refused(finished, make_config):
     config = make_config()
     config.optimizer.learning_rate = 0.5
     with pytest.raises(UserError, match=r"holds a run of another config: optimizer.learning_rate"):

@@ -61,6 +61,7 @@ def _policy(model: ConfigDict, axis_name: str | None) -> Policy:
         dtype=compute_dtype(model.dtype),
         axis_name=axis_name,
         bn_momentum=model.bn_momentum,
+        patches=model.layout == "patches" or (model.layout == "auto" and jax.default_backend() != "cpu"),
         input_mean=model.input_mean,
         input_std=model.input_std,
     )

@@ -25,6 +25,7 @@ class Policy:
       axis_name: mapped axis over which batch statistics are averaged; None keeps them per replica.
       bn_momentum: share of the old running statistics kept at each step (PyTorch's 0.1 is 0.9 here).
       bn_epsilon: added to the variance.
+      patches: compute fine stages on images in patches, see `patches.py`.
       input_mean, input_std: images in [0, 1] enter the first convolution as (image - input_mean) / input_std.
     """
 
@@ -32,6 +33,7 @@ class Policy:
     axis_name: str | None = None
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    patches: bool = False
     input_mean: float = 0.0
     input_std: float = 1.0
 
@@ -128,16 +130,47 @@ class TransposedConv3x3(nn.Module):
         return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features) + bias.reshape(1, 1, 1, -1)
 
 
-def batch_norm(policy: Policy, *, train: bool, name: str) -> nn.BatchNorm:
-    """Batch normalisation; statistics and their reduction are float32, over the global batch if the axis is named."""
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=policy.bn_momentum,
-        epsilon=policy.bn_epsilon,
-        dtype=policy.dtype,
-        axis_name=policy.axis_name if train else None,
-        name=name,
-    )
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167), for images in patches too.
+
+    Statistics, their reduction over the devices (one exchange for both) and the normalisation are float32. Variables
+    are named as in `flax.linen.BatchNorm`. `patch` is that of the input: its patch * patch phases of a channel share
+    statistics and parameters.
+    """
+
+    policy: Policy
+    train: bool
+    patch: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, patch * patch * C]` -> the same shape, of the policy's dtype."""
+        phases = self.patch**2
+        c = x.shape[-1] // phases
+        scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
+        if self.train:
+            wide = x.astype(jnp.float32)
+            moments = jnp.stack([wide.mean(axis=(0, 1, 2)), jnp.square(wide).mean(axis=(0, 1, 2))])
+            moments = moments.reshape(2, phases, c).mean(axis=1)
+            if self.policy.axis_name:
+                moments = jax.lax.pmean(moments, self.policy.axis_name)
+            mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+            if not self.is_initializing():
+                keep = self.policy.bn_momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + self.policy.bn_epsilon)
+        factor, offset = (jnp.tile(v, phases).reshape(1, 1, 1, -1) for v in (factor, bias - mean * factor))
+        return (x.astype(jnp.float32) * factor + offset).astype(self.policy.dtype)
+
+
+def batch_norm(policy: Policy, *, train: bool, name: str, patch: int = 1) -> BatchNorm:
+    return BatchNorm(policy, train, patch, name=name)
 
 
 def max_pool_2x(x: Array) -> Array:

@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxunet.models import layers
 from jaxunet.models.layers import Conv, Policy
+from jaxunet.models.patches import PatchConv, max_pool_3x3_stride2_of_patches
 
 # Blocks per stage; from 50 layers on they are bottlenecks.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -58,7 +59,7 @@ def _shortcut(x: Array, features: int, stride: int, policy: Policy, *, train: bo
 
 
 class ResNetEncoder(nn.Module):
-    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first.
+    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first; with `policy.patches` that in patches of 2.
 
     Widths are 64, then 256, 512, 1024, 2048 with bottlenecks (depth 50 and more), else 64, 128, 256, 512.
     """
@@ -69,9 +70,15 @@ class ResNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
         block = Bottleneck if self.depth >= 50 else BasicBlock
-        x = nn.relu(_conv_norm(self.policy.normalise(image), 64, 7, 2, 1, self.policy, train=train))
+        x = self.policy.normalise(image)
+        if self.policy.patches:
+            x = layers.space_to_depth(x, 4)
+            x = PatchConv(64, kernel_size=7, stride=2, patch=2, dtype=self.policy.dtype, name="conv1")(x)
+            x = nn.relu(layers.batch_norm(self.policy, train=train, patch=2, name="bn1")(x))
+        else:
+            x = nn.relu(_conv_norm(x, 64, 7, 2, 1, self.policy, train=train))
         features = [x]
-        x = layers.max_pool_3x3_stride2(x)
+        x = max_pool_3x3_stride2_of_patches(x, 64) if self.policy.patches else layers.max_pool_3x3_stride2(x)
         for stage, blocks in enumerate(STAGES[self.depth]):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1

@@ -1,11 +1,13 @@
 """U-Net with a ResNet encoder, parameter for parameter `segmentation_models_pytorch.Unet("resnet101")`."""
 
+import functools
+
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
 
 from jaxunet.models import layers
 from jaxunet.models.layers import Conv, Policy
+from jaxunet.models.patches import PatchConv, UpsampleConcatConv
 from jaxunet.models.resnet import ResNetEncoder
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
@@ -14,33 +16,40 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 class DecoderBlock(nn.Module):
     """Nearest upsampling, concatenation (upsampled, skip), two 3x3 convolutions with batch norm and ReLU.
 
-    `[B, H, W, C]` and a skip `[B, 2H, 2W, S]` or None -> `[B, 2H, 2W, features]`.
+    `[B, H, W, C]` and a skip `[B, 2H, 2W, S]` or None -> `[B, 2H, 2W, features]`; with `patch` above 1, skip and result
+    are in patches of `patch`, the input in patches of half that.
     """
 
     features: int
+    patch: int
     policy: Policy
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None, *, train: bool) -> Array:
-        x = layers.upsample_nearest_2x(x)
-        if skip is not None:
-            x = jnp.concatenate([x, skip], axis=-1)
-        for i in (1, 2):
-            x = Conv(self.features, use_bias=False, dtype=self.policy.dtype, name=f"conv{i}")(x)
-            x = nn.relu(layers.batch_norm(self.policy, train=train, name=f"bn{i}")(x))
-        return x
+        dtype, norm = (
+            self.policy.dtype,
+            functools.partial(layers.batch_norm, self.policy, train=train, patch=self.patch),
+        )
+        x = UpsampleConcatConv(self.features, patch=self.patch, dtype=dtype, name="conv1")(x, skip)
+        x = nn.relu(norm(name="bn1")(x))
+        if self.patch > 1:
+            x = PatchConv(self.features, patch=self.patch, dtype=dtype, name="conv2")(x)
+        else:
+            x = Conv(self.features, use_bias=False, dtype=dtype, name="conv2")(x)
+        return nn.relu(norm(name="bn2")(x))
 
 
 class Decoder(nn.Module):
-    """Features of strides 2 to 32, all used -> `[B, H, W, 16]` at stride 1."""
+    """Features of strides 2 to 32, all used -> `[B, H, W, 16]` at stride 1, in the last of `patches`."""
 
+    patches: tuple[int, ...]
     policy: Policy
 
     @nn.compact
     def __call__(self, features: list[Array], *, train: bool) -> Array:
         x, *skips = reversed(features)
-        for i, (width, skip) in enumerate(zip(DECODER_CHANNELS, [*skips, None], strict=True)):
-            x = DecoderBlock(width, self.policy, name=f"blocks_{i}")(x, skip, train=train)
+        for i, (width, patch, skip) in enumerate(zip(DECODER_CHANNELS, self.patches, [*skips, None], strict=True)):
+            x = DecoderBlock(width, patch, self.policy, name=f"blocks_{i}")(x, skip, train=train)
         return x
 
 
@@ -67,5 +76,9 @@ class ResNetUNet(nn.Module):
         """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes]."""
         layers.check_divisible(image, self.stride)
         features = ResNetEncoder(self.depth, self.policy, name="encoder")(image, train=train)
-        x = Decoder(self.policy, name="decoder")(features, train=train)
-        return Conv(self.classes, name="head")(x)
+        patches = (1, 1, 1, 2, 4) if self.policy.patches else (1, 1, 1, 1, 1)
+        x = Decoder(patches, self.policy, name="decoder")(features, train=train)
+        if patches[-1] == 1:
+            return Conv(self.classes, name="head")(x)
+        logits = PatchConv(self.classes, patch=patches[-1], use_bias=True, name="head")(x)
+        return layers.depth_to_space(logits, patches[-1])

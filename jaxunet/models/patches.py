@@ -1,0 +1,142 @@
+"""Convolutions on images whose patches are channels: the same values, in shapes that accelerators like.
+
+An image [B, H, W, C] "in patches of p" is `space_to_depth(image, p)`, [B, H/p, W/p, p*p*C]. Accelerators compute on
+tiles of 128 channels: a map of 16 channels at 256x256 is stored eight times its size, the same map in patches of 4, 256
+channels at 64x64, at its own. A convolution between images in patches is a convolution too, whose kernel holds the
+original one several times over, among zeros; parameters stay the original's. Nearest upsampling before it only adds up
+some of its entries, so the upsampled image is never made.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxunet.models.layers import he_normal
+
+
+@functools.cache
+def _taps(size: int, stride: int, patch: int, repeat: int) -> np.ndarray:
+    """float32 [size, blocks, patch * stride / repeat, patch]: 1 where tap d of output pixel a meets input pixel s.
+
+    Along one axis: a convolution of `size` taps, centred, every input pixel repeated `repeat` times before it. `blocks`
+    are the neighbouring patches, from the one before to the one after.
+    """
+    whole = patch * stride
+    taps = np.zeros((size, 3, whole // repeat, patch), np.float32)
+    for d in range(size):
+        for a in range(patch):
+            block, inside = divmod(a * stride + d - size // 2, whole)
+            taps[d, block + 1, inside // repeat, a] = 1
+    return taps
+
+
+def patch_kernel(kernel: Array, *, stride: int, patch: int, repeat: int = 1) -> Array:
+    """Kernel for images in patches: [k, k, C, F] -> [3, 3, p*p*C, patch*patch*F], p = patch * stride / repeat.
+
+    Args:
+      kernel: of a convolution with odd k, padding k // 2 and `stride`.
+      stride: see above; the result has stride 1.
+      patch: of the output.
+      repeat: nearest upsampling of the input before the convolution, 1 or 2.
+    """
+    taps = _taps(kernel.shape[0], stride, patch, repeat)
+    full = jnp.einsum("ujsa,vltb,uvio->jlstiabo", taps, taps, kernel)
+    return full.reshape(*full.shape[:2], -1, patch * patch * kernel.shape[-1])
+
+
+def conv(x: Array, kernel: Array, padding: int = 1) -> Array:
+    """Convolution of stride 1, channels last."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class PatchConv(nn.Module):
+    """`Conv` with output in patches of `patch` and input in patches of `patch * stride`; same parameters, no bias."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    patch: int = 2
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, (patch * stride)**2 * C]` -> `[B, H, W, patch**2 * features]`."""
+        c = x.shape[-1] // (self.patch * self.stride) ** 2
+        k = self.kernel_size
+        kernel = self.param("kernel", he_normal, (k, k, c, self.features), jnp.float32)
+        y = conv(x.astype(self.dtype), patch_kernel(kernel, stride=self.stride, patch=self.patch).astype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + jnp.tile(bias, self.patch**2).astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+class UpsampleConcatConv(nn.Module):
+    """3x3 convolution of (x upsampled twice by repeating, skip), without making either: the first of a decoder stage.
+
+    The parameter is that of the convolution of both together, [3, 3, C + S, features]. Input `x` is in patches of
+    patch / 2 (or, for `patch` 1, as it is), `skip` and the output are in patches of `patch`.
+    """
+
+    features: int
+    patch: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Array | None) -> Array:
+        """`[B, H, W, .]` -> `[B, H, W, patch**2 * features]`, or for `patch` 1 `[B, 2H, 2W, features]`."""
+        p = self.patch
+        c = x.shape[-1] // max(p // 2, 1) ** 2
+        s = 0 if skip is None else skip.shape[-1] // p**2
+        kernel = self.param("kernel", he_normal, (3, 3, c + s, self.features), jnp.float32)
+        if p == 1:
+            y = _upsampled_conv(x.astype(self.dtype), kernel[:, :, :c], self.dtype)
+        else:
+            up = patch_kernel(kernel[:, :, :c], stride=1, patch=p, repeat=2)
+            y = conv(x.astype(self.dtype), up.astype(self.dtype))
+        if skip is not None:
+            beside = patch_kernel(kernel[:, :, c:], stride=1, patch=p) if p > 1 else kernel[:, :, c:]
+            y = y + conv(skip.astype(self.dtype), beside.astype(self.dtype))
+        return y
+
+
+def _upsampled_conv(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
+    """3x3 convolution of `x` [B, H, W, C] upsampled by repeating: [B, 2H, 2W, F], with 4/9 of the arithmetic.
+
+    Each of the four output phases sees 2x2 pixels of `x`; all four come from one convolution over the corners.
+    """
+    h, w = x.shape[1:3]
+    f = kernel.shape[-1]
+    # Along an axis, phase 0 sees (k0 | k1 + k2) at pixels (i - 1, i), phase 1 sees (k0 + k1 | k2) at (i, i + 1).
+    fold = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)  # [phase, tap of 2, tap of 3]
+    corners = jnp.einsum("aju,blv,uvio->jliabo", fold, fold, kernel)
+    corners = corners.reshape(2, 2, kernel.shape[2], 4 * f).astype(dtype)
+    y = conv(x, corners)  # [B, H + 1, W + 1, 4 F]
+    rows = [
+        jnp.stack([y[:, a : a + h, b : b + w, (2 * a + b) * f : (2 * a + b + 1) * f] for b in (0, 1)], axis=3)
+        for a in (0, 1)
+    ]
+    return jnp.stack(rows, axis=2).reshape(x.shape[0], 2 * h, 2 * w, f)
+
+
+def max_pool_3x3_stride2_of_patches(x: Array, channels: int) -> Array:
+    """The stem's max-pool of an image [B, 2H, 2W, C] in patches of 2: `[B, H, W, 4 C]` -> `[B, H, W, C]`.
+
+    The window of output i holds phase 1 of patch i - 1 and both of patch i, along each axis.
+    """
+    c = channels
+    phase = [[x[..., (2 * a + b) * c : (2 * a + b + 1) * c] for b in (0, 1)] for a in (0, 1)]
+
+    def before(y: Array, axis: int) -> Array:
+        pad = [(1, 0) if i == axis else (0, 0) for i in range(4)]
+        return jax.lax.slice_in_dim(jnp.pad(y, pad, constant_values=-jnp.inf), 0, y.shape[axis], axis=axis)
+
+    columns = [jnp.maximum(jnp.maximum(row[0], row[1]), before(row[1], 2)) for row in phase]
+    return jnp.maximum(jnp.maximum(columns[0], columns[1]), before(columns[1], 1))

@@ -1,0 +1,140 @@
+"""What the training loop says between two calls: means of the steps done, speed, whether the device had to wait."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxunet.errors import UserError
+from jaxunet.metric_writer import MetricWriter
+from jaxunet.optimizer import Durations
+
+_INPUT_BOUND = 0.2  # share of steps that found the device idle, from which on it is said
+_PROFILED_CALLS = (2, 5)  # first and last, counted from the start of the process
+
+
+class Progress:
+    """Collects what each call returns, and logs it when asked."""
+
+    def __init__(
+        self,
+        writer: MetricWriter,
+        config: ConfigDict,
+        *,
+        score_name: str,
+        schedule: Callable[[int], Any],
+        length: Durations,
+        flops_per_image: float | None,
+        peak_flops: float | None,
+    ):
+        """Args:
+        writer: takes the numbers.
+        config: of the run.
+        score_name: see `tasks.Task`.
+        schedule: step -> learning rate.
+        length: of the run.
+        flops_per_image, peak_flops: of training on one image, and of one device per second; None where not known.
+        """
+        self._writer, self._config, self._score_name = writer, config, score_name
+        self._schedule, self._length = schedule, length
+        self._flops_per_image, self._peak_flops = flops_per_image, peak_flops
+        self._totals: list[dict[str, Any]] = []
+        self._idle, self._calls, self._warned = 0, 0, False
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves out of the speed what was not training."""
+        self._clock = time.perf_counter()
+
+    def called(self, total: dict[str, Any], *, was_idle: bool) -> None:
+        """Takes the result of a call, and waits for the one before: one runs, one waits, never more.
+
+        Args:
+          total: sums over the call's steps, on the device.
+          was_idle: whether the call before was done when this one was ready to go.
+        """
+        if self._totals:
+            jax.block_until_ready(self._totals[-1])
+        self._totals.append(total)
+        self._calls += 1
+        self._idle += was_idle
+
+    def previous_is_done(self) -> bool:
+        """Whether the device has nothing to do at this moment."""
+        return bool(self._totals) and self._totals[-1]["loss"].is_ready()
+
+    def log(self, step: int) -> None:
+        """Writes the means since the last log.
+
+        Raises:
+          UserError: if a loss or gradient was not finite.
+        """
+        if not self._totals:
+            return
+        totals, config = jax.device_get(self._totals), self._config
+        bad = [int(t["bad_step"]) for t in totals if t["bad_step"] >= 0]
+        if bad:
+            raise UserError(
+                f"The loss or its gradient was not finite at step {bad[0]} (learning rate "
+                f"{float(self._schedule(bad[0])):.3g}): nothing after the last checkpoint was saved. Lower "
+                f"config.optimizer.learning_rate, or set config.optimizer.clip_norm, and use another --workdir."
+            )
+        n = sum(int(t["steps"]) for t in totals)
+        rate = n * config.train.batch_size / (time.perf_counter() - self._clock)
+        names = {"loss": "loss", "score": self._score_name, "grad_norm": "grad_norm"}
+        values = {f"train/{name}": float(sum(t[key] for t in totals)) / n for key, name in names.items()}
+        values |= {"train/learning_rate": float(self._schedule(step - 1)), "images_per_second": rate}
+        shown = {"loss": f"{values['train/loss']:.4f}", self._score_name: f"{values[f'train/{self._score_name}']:.3f}"}
+        shown["images_s"] = f"{rate:.1f}"
+        devices = jax.device_count()
+        if devices > 1:
+            shown["per_device"] = f"{rate / devices:.1f}"
+        if self._flops_per_image and self._peak_flops:
+            values["model_flops_utilisation"] = rate / devices * self._flops_per_image / self._peak_flops
+            shown["mfu"] = f"{100 * values['model_flops_utilisation']:.1f}%"
+        self._writer.write(step, {"epoch": step / self._length.steps_per_epoch, **values})
+        self._writer.show(**shown)
+        self._warn_if_input_bound()
+        self._totals, self._idle, self._calls = [], 0, 0
+        self.restart_clock()
+
+    def _warn_if_input_bound(self) -> None:
+        if self._calls and self._idle / self._calls > _INPUT_BOUND and not self._warned:
+            self._warned = True
+            share = 100 * self._idle / self._calls
+            self._writer.message(
+                f"input-bound: {share:.0f} % of the steps found the device waiting for images. "
+                f"Raise config.input.threads or config.input.prefetch_batches, or use config.input.mode=resident."
+            )
+
+
+class Profiler:
+    """Writes a trace of a few calls into `folder`, for TensorBoard or Perfetto, if `active`."""
+
+    def __init__(self, folder: pathlib.Path, *, active: bool):
+        self._folder, self._active, self._calls, self._tracing = folder, active, 0, False
+
+    def before_call(self) -> None:
+        self._calls += 1
+        if self._active and self._calls == _PROFILED_CALLS[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._tracing = True
+
+    def after_call(self, state: Any) -> None:
+        if self._tracing and self._calls == _PROFILED_CALLS[1]:
+            jax.block_until_ready(state)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
