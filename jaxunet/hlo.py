@@ -26,29 +26,56 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     return found
 
 
+_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")  # and the ends of asynchronous pairs
+_DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$", re.MULTILINE)
+
+
+def main_memory_bytes(text: str) -> int:
+    """Bytes that the entry computation's instructions read from and write to main memory, tiles included.
+
+    Buffers that the compiler placed on the chip (`S(1)` in their layout) are left out, which its own count of "bytes
+    accessed" does not do.
+    """
+    sizes, total = {}, 0
+    for name, shapes, operation, rest in _DEFINITION.findall(_entry(text)):
+        sizes[name] = sum(_padded(*shape)[1] for shape in _SHAPE.findall(shapes) if "S(" not in shape[2])
+        if operation not in _FREE and not operation.endswith("-done"):
+            operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
+            if operation.endswith("-start"):  # its result names the operand again
+                operands = []
+            total += sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
+    return total
+
+
+def _entry(text: str) -> str:
+    return text[text.find("\nENTRY ") :]
+
+
+def _padded(dtype: str, dims: str, layout: str) -> tuple[int, int]:
+    """Bytes of an array without and with what its tiles add."""
+    sizes = [int(d) for d in dims.split(",") if d]
+    big, tile = list(sizes), re.search(r"T\((\d+),(\d+)\)", layout)
+    if tile and len(sizes) > 1:
+        minor_to_major = [int(d) for d in layout.split(":")[0].split(",")]
+        for axis, step in zip(minor_to_major, (int(tile[2]), int(tile[1])), strict=False):
+            big[axis] = -(-sizes[axis] // step) * step
+    return math.prod(sizes) * _BYTES.get(dtype, 0), math.prod(big) * _BYTES.get(dtype, 0)
+
+
 def padding(text: str, worst: int = 3) -> dict:
     """How much larger than their values the arrays written by the entry computation are, because of tiles.
 
     Returns:
       `factor` = bytes with padding over bytes without; `worst` = shape -> its factor, for those that waste most.
     """
-    entry = text[text.find("\nENTRY ") :]
     plain = padded = 0
     waste: collections.Counter[str] = collections.Counter()
     factors = {}
-    for shapes, operation in _INSTRUCTION.findall(entry):
-        if operation in ("parameter", "get-tuple-element", "tuple", "bitcast", "copy-done"):
+    for shapes, operation in _INSTRUCTION.findall(_entry(text)):
+        if operation in _FREE or operation.endswith("-done"):
             continue
         for dtype, dims, layout in _SHAPE.findall(shapes):
-            tile = re.search(r"T\((\d+),(\d+)\)", layout)
-            if not tile or "," not in dims:
-                continue
-            sizes = [int(d) for d in dims.split(",")]
-            order = [int(d) for d in layout.split(":")[0].split(",")]  # minor to major
-            big = list(sizes)
-            for axis, step in zip(order, (int(tile[2]), int(tile[1])), strict=False):
-                big[axis] = -(-sizes[axis] // step) * step
-            mine, whole = math.prod(sizes) * _BYTES.get(dtype, 0), math.prod(big) * _BYTES.get(dtype, 0)
+            mine, whole = _padded(dtype, dims, layout)
             plain, padded = plain + mine, padded + whole
             name = f"{dtype}[{dims}]"
             waste[name] += whole - mine
