@@ -19,7 +19,7 @@ checkpoint.py       saving and restoring
 metric_writer.py    what a run leaves to read
 evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py)
 compare.py          several systems side by side, with paired intervals
-preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py)
+preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)
 config.py           checks of the config before anything is built
 run.py              one call per `launch.py --mode`
 """

@@ -1,84 +1,139 @@
-"""Reading a compiled program's text (optimised HLO): which collectives it has, and what tiling pads."""
+"""Reading a compiled program's text (optimised HLO): its collectives, its memory traffic, and what tiling pads."""
 
 import collections
+import dataclasses
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-_SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\(", re.MULTILINE)
+_NO_TRAFFIC = (  # names for what is there already, or the second half of a pair
+    *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "while", "call", "conditional"),
+    *("copy-done", "slice-done", "all-reduce-done", "all-gather-done", "collective-permute-done"),
+)
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_TILE = re.compile(r"T\((\d+),(\d+)\)")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 
 
-def _size(dtype: str, dims: str) -> int:
-    return _BYTES.get(dtype, 0) * math.prod(int(d) for d in dims.split(",") if d)
+@dataclasses.dataclass(frozen=True)
+class _Array:
+    name: str  # such as bf16[32,64,64,16]
+    plain: int  # bytes of its values
+    padded: int  # bytes it takes
+    lane_axis: int | None  # that lies along the lanes of two-dimensional tiles
+    on_chip: bool  # in the chip's own fast memory, not in HBM
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    arrays: list[_Array]  # of the result
+    operation: str
+    rest: str  # operands and attributes
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
     """Kind -> `count` and `bytes` of results, each asynchronous pair once."""
     found: dict[str, dict[str, int]] = {}
-    for shapes, operation in _INSTRUCTION.findall(text):
-        kind = operation.removesuffix("-start")
+    for instruction in (_parse(line) for line in text.splitlines()):
+        kind = instruction.operation.removesuffix("-start") if instruction else ""
         if kind in _COLLECTIVES:
+            arrays = [a for a in instruction.arrays if not a.name.endswith("[]") or kind == instruction.operation]
+            if instruction.operation != kind and kind != "all-reduce":  # others start with operands, then results
+                arrays = arrays[len(arrays) // 2 :]
             entry = found.setdefault(kind, {"count": 0, "bytes": 0})
             entry["count"] += 1
-            entry["bytes"] += sum(_size(dtype, dims) for dtype, dims, _ in _SHAPE.findall(shapes))
+            entry["bytes"] += sum(a.plain for a in arrays)
     return found
 
 
-_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")  # and the ends of asynchronous pairs
-_DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$", re.MULTILINE)
+def traffic(text: str) -> int:
+    """Bytes that cross between chip and memory: what each instruction reads and writes there, padded to tiles.
 
-
-def main_memory_bytes(text: str) -> int:
-    """Bytes that the entry computation's instructions read from and write to main memory, tiles included.
-
-    Buffers that the compiler placed on the chip (`S(1)` in their layout) are left out, which its own count of "bytes
-    accessed" does not do.
+    The compiler's own "bytes accessed" also counts arrays in the chip's fast memory. Operands count in full, and once,
+    also where only part is read (a gather) or parts are read again (a convolution); the body of a loop counts once.
     """
-    sizes, total = {}, 0
-    for name, shapes, operation, rest in _DEFINITION.findall(_entry(text)):
-        sizes[name] = sum(_padded(*shape)[1] for shape in _SHAPE.findall(shapes) if "S(" not in shape[2])
-        if operation not in _FREE and not operation.endswith("-done"):
-            operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
-            if operation.endswith("-start"):  # its result names the operand again
-                operands = []
-            total += sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
+    total = 0
+    for _, instructions in _executed(text):
+        arrays = {i.name: i.arrays for i in instructions}
+        for i in instructions:
+            if i.operation in _NO_TRAFFIC:
+                continue
+            operands, _, _ = i.rest.partition("), ")
+            read = [a for name in re.findall(r"%([\w.-]+)", operands) for a in arrays.get(name, ())]
+            written = i.arrays
+            if i.operation == "copy-start":  # result: target, source, a flag
+                written = written[:1]
+            elif i.operation == "slice-start":  # result: source, target, a flag; of the source, as much is read
+                written = written[1:2]
+                read = [dataclasses.replace(a, on_chip=r.on_chip) for a, r in zip(written, read, strict=False)]
+            total += sum(a.padded for a in (*read, *written) if not a.on_chip)
     return total
 
 
-def _entry(text: str) -> str:
-    return text[text.find("\nENTRY ") :]
-
-
-def _padded(dtype: str, dims: str, layout: str) -> tuple[int, int]:
-    """Bytes of an array without and with what its tiles add."""
-    sizes = [int(d) for d in dims.split(",") if d]
-    big, tile = list(sizes), re.search(r"T\((\d+),(\d+)\)", layout)
-    if tile and len(sizes) > 1:
-        minor_to_major = [int(d) for d in layout.split(":")[0].split(",")]
-        for axis, step in zip(minor_to_major, (int(tile[2]), int(tile[1])), strict=False):
-            big[axis] = -(-sizes[axis] // step) * step
-    return math.prod(sizes) * _BYTES.get(dtype, 0), math.prod(big) * _BYTES.get(dtype, 0)
-
-
-def padding(text: str, worst: int = 3) -> dict:
-    """How much larger than their values the arrays written by the entry computation are, because of tiles.
+def padding(text: str, worst: int = 3) -> dict[str, Any]:
+    """How much larger than their values the arrays that the entry computation writes to memory are, because of tiles.
 
     Returns:
-      `factor` = bytes with padding over bytes without; `worst` = shape -> its factor, for those that waste most.
+      `factor` = bytes with padding over bytes without; `worst` = shape -> its `factor` and `lane_axis`, the axis that
+      lies along the tiles' 128 lanes, for those that waste most.
     """
     plain = padded = 0
     waste: collections.Counter[str] = collections.Counter()
-    factors = {}
-    for shapes, operation in _INSTRUCTION.findall(_entry(text)):
-        if operation in _FREE or operation.endswith("-done"):
+    largest: dict[str, _Array] = {}
+    for is_entry, instructions in _executed(text):
+        for a in (a for i in instructions if is_entry and i.operation not in _NO_TRAFFIC for a in i.arrays):
+            if a.lane_axis is not None and not a.on_chip:
+                plain, padded = plain + a.plain, padded + a.padded
+                waste[a.name] += a.padded - a.plain
+                largest[a.name] = max(a, largest.get(a.name, a), key=lambda x: x.padded)
+    top = [largest[name] for name, bytes_ in waste.most_common(worst) if bytes_ > 0]
+    described = {a.name: {"factor": a.padded / a.plain, "lane_axis": a.lane_axis} for a in top}
+    return {"factor": padded / plain if plain else 1.0, "worst": described}
+
+
+def _parse(line: str) -> _Instruction | None:
+    match = _INSTRUCTION.match(line)
+    if not match:
+        return None
+    name, shapes, operation, rest = match.groups()
+    return _Instruction(name, [_array(*a) for a in _ARRAY.findall(shapes)], operation, rest)
+
+
+def _array(dtype: str, dims: str, layout: str) -> _Array:
+    sizes = [int(d) for d in dims.split(",") if d]
+    big, tile, order = list(sizes), _TILE.search(layout), [None]
+    if tile and len(sizes) > 1:
+        order = [int(d) for d in layout.split(":")[0].split(",")]  # minor to major
+        for axis, step in zip(order, (int(tile[2]), int(tile[1])), strict=False):
+            big[axis] = -(-sizes[axis] // step) * step
+    width = _BYTES.get(dtype, 0)
+    return _Array(f"{dtype}[{dims}]", width * math.prod(sizes), width * math.prod(big), order[0], "S(1)" in layout)
+
+
+def _executed(text: str) -> Iterator[tuple[bool, list[_Instruction]]]:
+    """(whether it is the entry, its instructions) of the entry computation and of what it calls or loops over."""
+    bodies: dict[str, list[_Instruction]] = {}
+    waiting: list[str] = []
+    for line in text.splitlines():
+        header = _COMPUTATION.match(line)
+        if header:
+            current = bodies.setdefault(header[2], [])
+            if header[1]:
+                waiting = [header[2]]
+        elif bodies and (instruction := _parse(line)):
+            current.append(instruction)
+    seen = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
             continue
-        for dtype, dims, layout in _SHAPE.findall(shapes):
-            mine, whole = _padded(dtype, dims, layout)
-            plain, padded = plain + mine, padded + whole
-            name = f"{dtype}[{dims}]"
-            waste[name] += whole - mine
-            factors[name] = whole / max(mine, 1)
-    top = [name for name, bytes_ in waste.most_common(worst) if bytes_ > 0]
-    return {"factor": padded / plain if plain else 1.0, "worst": {name: factors[name] for name in top}}
+        yield not seen, bodies[name]
+        seen.add(name)
+        for i in bodies[name]:
+            if i.operation in ("while", "call", "conditional"):
+                waiting += [n for n in re.findall(r"(?:body|to_apply|computation)=%?([\w.-]+)", i.rest) if n in bodies]

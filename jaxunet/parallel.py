@@ -123,18 +123,22 @@ def map_streamed_step(
     step_fn: Step, make_batch: MakeBatch, *, batch_size: int
 ) -> Callable[[TrainState, input_pipeline.RawBatch], tuple[TrainState, Metrics]]:
     """Compiles "one step on a batch from the host": `run(state, raw) -> (state, totals)`, `state` donated."""
-    per_device = batch_size // jax.device_count()
+    mapped = streamed_program(step_fn, make_batch, batch_size=batch_size, devices=jax.devices())
+    replicas = _replica_indices()
+    return lambda state, raw: mapped(state, shard(raw), replicas)
+
+
+def streamed_program(step_fn: Step, make_batch: MakeBatch, *, batch_size: int, devices: Sequence[jax.Device]) -> Any:
+    """What `map_streamed_step` runs, for any devices: `(state, raw [local devices, B, ...], replica index [local
+    devices])`, not yet compiled."""
+    per_device = batch_size // len(devices)
 
     def run(state: TrainState, raw: input_pipeline.RawBatch, replica: Array):
         positions = state.step * batch_size + replica * per_device + jnp.arange(per_device, dtype=jnp.int32)
         new_state, metrics = step_fn(state, make_batch(raw, positions))
         return new_state, _add(_zero_totals(), metrics, state.step)
 
-    mapped = jax.pmap(
-        run, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None, donate_argnums=(0,), devices=jax.devices()
-    )
-    replicas = _replica_indices()
-    return lambda state, raw: mapped(state, shard(raw), replicas)
+    return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None, donate_argnums=(0,), devices=devices)
 
 
 def map_eval_step(eval_fn: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:

@@ -1,83 +1,208 @@
-# ruff: noqa: E501
-"""Preflight on the devices present, and for TPU slices where their compiler is installed; reading compiled programs."""
+"""Ahead-of-time compilation: for the devices present, for slices where the TPU compiler is installed, and its text."""
 
 import importlib.util
 import json
+import pathlib
+import subprocess
+import sys
 
+import jax
 import pytest
 
-from jaxunet import hlo, preflight
+from configs import classify
+from jaxunet import hardware, hlo, preflight, roofline
 from jaxunet.errors import UserError
 
-HLO = """
-HloModule step, is_scheduled=true
+ROOT = pathlib.Path(__file__).parents[1]
+V5E = hardware.peak("TPU v5 lite")
 
-%region (a: f32[], b: f32[]) -> f32[] {
-  ROOT %add = f32[] add(f32[] %a, f32[] %b)
+TEXT = """HloModule jit_run
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
 }
 
-ENTRY %main (p0: bf16[8,16,16,16], p1: f32[64]) -> (bf16[8,16,16,16], f32[64]) {
-  %p0 = bf16[8,16,16,16]{3,2,1,0:T(8,128)(2,1)} parameter(0)
-  %p1 = f32[64]{0:T(128)} parameter(1)
-  %copy-start = (bf16[8,16,16,16]{3,2,1,0:T(8,128)(2,1)S(1)}, bf16[8,16,16,16]{3,2,1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%p0)
-  %copy-done = bf16[8,16,16,16]{3,2,1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start)
-  %fusion.1 = bf16[8,16,16,16]{3,2,1,0:T(8,128)(2,1)} fusion(%copy-done, %p1), kind=kLoop, calls=%region
-  %all-reduce-start.1 = (f32[64]{0:T(128)}, f32[32]{0:T(128)}) all-reduce-start(%p1, %p1), replica_groups={}, to_apply=%region
-  %all-reduce-done.1 = (f32[64]{0:T(128)}, f32[32]{0:T(128)}) all-reduce-done(%all-reduce-start.1)
-  %all-reduce.2 = f32[64]{0:T(128)} all-reduce(%p1), replica_groups={}, to_apply=%region
-  ROOT %tuple = (bf16[8,16,16,16]{3,2,1,0:T(8,128)(2,1)}, f32[64]{0:T(128)}) tuple(%fusion.1, %all-reduce.2)
+ENTRY %main.1 (p0: bf16[32,64,64,32]) -> f32[256] {
+  %p0 = bf16[32,64,64,32]{3,2,1,0:T(8,128)(2,1)} parameter(0)
+  %fusion.1 = bf16[32,64,64,32]{3,2,1,0:T(8,128)(2,1)} fusion(%p0), kind=kLoop, calls=%f
+  %fusion.2 = bf16[8,256]{1,0:T(8,128)(2,1)} fusion(%fusion.1), kind=kLoop, calls=%g
+  %all-reduce.3 = (f32[64]{0:T(128)}, /*index=1*/f32[3,3,64]{2,1,0:T(4,128)}) all-reduce(%a, %b), to_apply=%add
+  %start.4 = f32[256]{0:T(256)S(1)} all-reduce-start(%c), to_apply=%add
+  %done.4 = f32[256]{0:T(256)S(1)} all-reduce-done(%start.4)
+  %start.5 = (f32[16]{0}, f32[64]{0}) all-gather-start(%d), dimensions={0}
+  %done.5 = f32[64]{0} all-gather-done(%start.5)
+  %start.6 = (bf16[4,4]{1,0}, bf16[4,4]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%e)
+  ROOT %done.6 = bf16[4,4]{1,0} collective-permute-done(%start.6)
 }
 """
 
 
-def test_collectives_are_counted_once():
-    assert hlo.collectives(HLO) == {"all-reduce": {"count": 2, "bytes": 4 * (64 + 32 + 64)}}
+def test_collectives_are_counted_once_with_the_bytes_of_their_results():
+    assert hlo.collectives(TEXT) == {
+        "all-reduce": {"count": 2, "bytes": 4 * (64 + 3 * 3 * 64 + 256)},
+        "all-gather": {"count": 1, "bytes": 4 * 64},
+        "collective-permute": {"count": 1, "bytes": 2 * 16},
+    }
 
 
-def test_narrow_channels_are_padded_to_a_tile():
-    found = hlo.padding(HLO)
-    assert found["worst"] == {"bf16[8,16,16,16]": 8.0}
-    assert 7 < found["factor"] <= 8
+def test_padding_to_tiles():
+    """32 channels are stored as 128; 256 are not padded."""
+    plain, full = 32 * 64 * 64 * 32 * 2, 8 * 256 * 2
+    padding = hlo.padding(TEXT)
+    reduced, tiled = 4 * 3 * 3 * 64, 4 * 3 * 4 * 128
+    expected = (4 * plain + full + tiled) / (plain + full + reduced)
+    assert padding["factor"] == pytest.approx(expected, rel=1e-6)
+    assert list(padding["worst"]) == ["bf16[32,64,64,32]", "f32[3,3,64]"]
+    assert padding["worst"]["bf16[32,64,64,32]"] == {"factor": 4.0, "lane_axis": 3}
 
 
-def test_main_memory_leaves_out_what_stays_on_the_chip():
-    image, vector = 8 * 16 * 16 * 128 * 2, 4 * 64
-    reduce_start, reduce = vector + 4 * 32, 2 * vector
-    assert hlo.main_memory_bytes(HLO) == image + (image + vector) + reduce_start + reduce
+def test_traffic_leaves_out_what_is_on_the_chip():
+    """Tiles count, loops count once, an asynchronous slice reads what it writes; S(1) is the chip's fast memory."""
+    text = """HloModule m
+
+%body.1 (arg: (f32[8,128])) -> (f32[8,128]) {
+  %arg = (f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %get.1 = f32[8,128]{1,0:T(8,128)} get-tuple-element(%arg), index=0
+  %double.1 = f32[8,128]{1,0:T(8,128)} add(%get.1, %get.1)
+  ROOT %tuple.1 = (f32[8,128]{1,0:T(8,128)}) tuple(%double.1)
+}
+
+ENTRY %main (p0: bf16[16,64], p1: f32[8,128]) -> (f32[8,128]) {
+  %p0 = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %p1 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %near.1 = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} fusion(%p0), kind=kLoop, calls=%f
+  %near.2 = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} fusion(%near.1), kind=kLoop, calls=%f
+  %start.1 = ((f32[8,128]{1,0:T(8,128)}), f32[4,128]{1,0:T(4,128)S(1)}, s32[]{:S(2)}) slice-start(%p1), slice={[0:4]}
+  %done.1 = f32[4,128]{1,0:T(4,128)S(1)} slice-done(%start.1)
+  %tuple.2 = (f32[8,128]{1,0:T(8,128)}) tuple(%p1)
+  ROOT %loop.1 = (f32[8,128]{1,0:T(8,128)}) while(%tuple.2), condition=%c, body=%body.1
+}
+"""
+    p0_padded, slice_read, body = 16 * 128 * 2, 4 * 128 * 4, 3 * 8 * 128 * 4
+    assert hlo.traffic(text) == p0_padded + slice_read + body
 
 
-def test_local_preflight_tells_memory_work_and_collectives(config, tmp_path, capsys):
-    result = preflight.preflight(config, ["local"], tmp_path, batch_per_chip=0)["local"]
-    assert json.loads((tmp_path / "preflight.json").read_text()) == {"local": result}
-    assert (result["chips"], result["batch_per_chip"]) == (2, 2)
-    train, eval_ = result["train"], result["eval"]
-    assert train["flops_per_image"] > 2 * eval_["flops_per_image"] > 0
-    assert train["peak_bytes"] > train["temp_bytes"] > 0
-    assert train["collectives"]["all-reduce"]["count"] >= 1
-    assert not eval_["collectives"]
-    assert "train, per image:" in capsys.readouterr().out
-    more = preflight.preflight(config, ["cpu"], None, batch_per_chip=4)["cpu"]["train"]
-    assert more["temp_bytes"] > 1.5 * train["temp_bytes"]
-    assert more["flops_per_image"] == pytest.approx(train["flops_per_image"], rel=0.1)
+def test_devices_present(config, tmp_path: pathlib.Path, capsys):
+    """Two simulated devices: figures, a gradient exchange of about the parameters' size, and no verdict."""
+    config.model.dtype = "auto"
+    result = preflight.preflight(config, ["cpu"], tmp_path, batch_per_chip=0)
+    assert json.loads((tmp_path / "preflight.json").read_text()) == result
+    entry = result["cpu"]
+    assert (entry["chips"], entry["batch_per_chip"]) == (jax.device_count(), 2)
+    for kind in ("train", "eval"):
+        assert entry[kind]["flops_per_image"] > 1e6
+        assert entry[kind]["hbm_bytes_per_image"] > 0
+        assert entry[kind]["bytes_per_image"] > entry[kind]["temp_bytes_per_image"] > 0
+        assert entry[kind]["peak_bytes"] > entry[kind]["temp_bytes"]
+        assert "fits" not in entry[kind]
+    assert entry["train"]["flops_per_image"] > 2 * entry["eval"]["flops_per_image"]
+    assert entry["train"]["collectives"]["all-reduce"]["bytes"] > 4 * 1000
+    assert entry["eval"]["collectives"] == {}
+    printed = capsys.readouterr().out
+    assert "compiled in" in printed
+    assert "no times, no verdict" in printed
+    assert config.model.dtype == "auto"
 
 
-def test_mistakes_are_sentences(config, monkeypatch):
-    with pytest.raises(UserError, match="--topology is missing"):
-        preflight.preflight(config, [], None, batch_per_chip=0)
+def test_streamed_data_is_not_an_argument(config, monkeypatch: pytest.MonkeyPatch):
+    """Resident training images are memory of the chip, streamed ones are not."""
+    config.dataset.synthetic.train = 1000
+    sizes = {}
+    for mode in ("resident", "stream"):
+        config.input.mode = mode
+        lowered = preflight._lower_train(config, jax.devices(), 2)
+        sizes[mode] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(lowered.in_avals))
+    assert sizes["resident"] - sizes["stream"] == pytest.approx(996 * 256 * (256 + 32), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("topologies", "change", "batch_per_chip", "sentence"),
+    [
+        ([], {}, 0, "--topology is missing: name slices"),
+        (["cpu"], {"train.batch_size": 3}, 0, "3 images per step cannot be divided over the 2 chips of cpu"),
+        (["cpu"], {"train.accumulate_steps": 2}, 3, "6 images .* in config.train.accumulate_steps=2 parts"),
+        (["cpu"], {"dataset.image_size": 100}, 0, "dataset.image_size=100 is not one of"),
+    ],
+)
+def test_bad_requests_get_one_sentence(config, topologies, change, batch_per_chip, sentence):
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=sentence) as raised:
+        preflight.preflight(config, topologies, None, batch_per_chip=batch_per_chip)
+    assert "\n" not in str(raised.value)
+
+
+def test_classification_is_refused():
+    with pytest.raises(UserError, match="is for segmentation"):
+        preflight.preflight(classify.get_config(), ["cpu"], None, batch_per_chip=0)
+
+
+def test_without_the_tpu_compiler(config, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"v5e:2x2 needs the TPU compiler: pip install 'jaxunet\[tpu\]'"):
-        preflight.preflight(config, ["v5e:2x2"], None, batch_per_chip=1)
-    config.train.batch_size = 1
-    with pytest.raises(UserError, match="leaves some of the 2 chips of local without an image"):
-        preflight.preflight(config, ["local"], None, batch_per_chip=0)
+    with pytest.raises(UserError, match=r"--topology=v5e:2x2 needs the TPU compiler: pip install 'jaxunet\[tpu\]'"):
+        preflight.preflight(config, ["v5e:2x2"], None, batch_per_chip=8)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu (extra [tpu]) is not installed")
-def test_a_slice_that_is_not_here(config):
-    result = preflight.preflight(config, ["v5e:2x2"], None, batch_per_chip=8)["v5e:2x2"]
-    assert result["chips"] == 4
-    assert result["train"]["fits"]
-    assert result["train"]["roofline_images_per_second_per_chip"] > 0
-    assert result["train"]["collectives"]["all-reduce"]["count"] >= 1
-    with pytest.raises(UserError, match="--topology=v5e:7x13 is not known to the TPU compiler"):
-        preflight.preflight(config, ["v5e:7x13"], None, batch_per_chip=8)
+def test_unknown_topology(config, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the compiler raises is one line; nothing is compiled before every name is known."""
+    from jax.experimental import topologies
+
+    def refuse(**_):
+        raise RuntimeError("INVALID_ARGUMENT: no such\ntopology")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    monkeypatch.setattr(preflight, "_lower_train", None)
+    with pytest.raises(UserError, match="--topology=v9z:1x1 is not known .*no such topology") as raised:
+        preflight.preflight(config, ["cpu", "v9z:1x1"], None, batch_per_chip=8)
+    assert "\n" not in str(raised.value)
+
+
+def test_roofline_by_hand():
+    """One v5e chip: 197 TFLOP/s, 819 GB/s, 16 GB."""
+    result = {
+        "flops_per_image": 197e9,
+        "hbm_bytes_per_image": 1638e6,
+        "temp_bytes": 10 * 150e6,
+        "temp_bytes_per_image": 150e6,
+        "peak_bytes": 10 * 150e6 + 1e9,
+        "collectives": {"all-reduce": {"count": 3, "bytes": 200_000_000}},
+    }
+    one = roofline.project(result, V5E, chips=1, per_chip=10)
+    assert one["fits"]
+    assert one["largest_batch_that_fits"] == 100
+    assert one["roofline_compute_seconds"] == pytest.approx(0.010)
+    assert one["roofline_memory_seconds"] == pytest.approx(0.020)
+    assert one["roofline_images_per_second_per_chip"] == pytest.approx(500)
+    assert one["scaling_efficiency"]["1"] == 1.0
+    # 256 chips: rings of 16, all 200 GB/s of each direction, 32 hops; 4 chips: open lines, half of it, 4 hops.
+    assert roofline.exchange_seconds(result["collectives"], V5E, 256) == pytest.approx(2 * 255 / 256 * 1e-3 + 96e-6)
+    assert roofline.exchange_seconds(result["collectives"], V5E, 4) == pytest.approx(2 * 3 / 4 * 2e-3 + 12e-6)
+
+
+def test_a_program_that_is_too_large():
+    """The compiler refuses it; its words are reported, and a batch that may fit."""
+    words = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (63.00G) exceeds available HBM (15.75G)."
+    result = roofline.too_large(words, 32)
+    assert not result["fits"]
+    assert result["largest_batch_that_fits"] == 8
+    entry = {"batch_per_chip": 32, "peak_rates": None, "device_kind": "x", "train": result, "eval": result}
+    assert "train: DOES NOT FIT; about 8 images per chip may fit" in roofline.table(entry)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler, the extra [tpu]")
+def test_slices(tmp_path: pathlib.Path):
+    """The whole command, for one chip and four, in its own process: libtpu may be loaded only without a TPU in use."""
+    small = ["--config.model.channels=(8,16)", "--config.model.patch=4", "--config.dataset.image_size=32"]
+    command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *small]
+    slices = ["--topology=v5e:1x1,v5e:2x2", "--batch_per_chip=2", f"--workdir={tmp_path}"]
+    subprocess.run([*command, *slices], cwd=ROOT, check=True, timeout=600)
+    result = json.loads((tmp_path / "preflight.json").read_text())
+    assert [result[name]["chips"] for name in ("v5e:1x1", "v5e:2x2")] == [1, 4]
+    train = result["v5e:2x2"]["train"]
+    assert train["fits"]
+    assert train["collectives"]["all-reduce"]["bytes"] > 4 * 5000
+    assert 0 < train["scaling_efficiency"]["256"] < train["scaling_efficiency"]["1"] == 1
+    assert result["v5e:1x1"]["train"]["collectives"] == {}
+    unknown = subprocess.run([*command, "--topology=v5e:3x3"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert unknown.returncode == 1
+    assert "error: --topology=v5e:3x3 is not known to the TPU compiler" in unknown.stderr
