@@ -1,6 +1,8 @@
 """Where the weights of a new run come from: another run, a file of PyTorch weights, ImageNet, or chance."""
 
+import hashlib
 import pathlib
+import re
 from typing import Any
 
 import flax
@@ -82,7 +84,7 @@ def _from_weights(config: ConfigDict, variables: Any) -> tuple[Any, str]:
 
 
 def _download_imagenet() -> pathlib.Path:
-    """The hub's client caches the file and checks it against the hub's hash."""
+    """The file in the hub's cache, fetched once, its content checked against the hash that the hub names it by."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -90,9 +92,16 @@ def _download_imagenet() -> pathlib.Path:
             "config.init.weights='imagenet' needs the Hugging Face client: pip install 'jaxunet[weights]'."
         ) from error
     try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, IMAGENET_FILE))
+        path = pathlib.Path(huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, IMAGENET_FILE))
     except Exception as error:  # whatever its HTTP client raises when offline
         raise WeightsUnavailable(
             f"{IMAGENET_FILE} of huggingface.co/{IMAGENET_REPOSITORY} (179 MB) could not be fetched: download it on "
             f"another machine, and give its place with --config.init.weights=FILE.safetensors."
         ) from error
+    content = path.resolve()  # large files lie in the cache under their SHA-256
+    if re.fullmatch(r"[0-9a-f]{64}", content.name):
+        with content.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != content.name:
+            raise UserError(f"{content} is damaged: its SHA-256 is {digest}. Delete it; it will be fetched again.")
+    return path

@@ -1,6 +1,9 @@
 """Weights from another run, from files, and whole networks from PyTorch."""
 
+import hashlib
 import pathlib
+import sys
+import types
 
 import flax
 import jax
@@ -9,7 +12,7 @@ import pytest
 
 from jaxunet import config as config_lib
 from jaxunet import initialize, train
-from jaxunet.errors import UserError
+from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.evaluate import evaluate
 from jaxunet.import_torch import detect_network, import_torch
 from jaxunet.models import build_model, pretrained
@@ -73,10 +76,35 @@ def test_whole_network_weights_fill_everything(resnet, tmp_path):
     assert_equal(state.batch_stats, theirs.batch_stats)
 
 
-def test_imagenet_offline_says_which_file_to_fetch(resnet, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub", reason="an optional extra")
-    monkeypatch.setattr(hub, "hf_hub_download", lambda *_: (_ for _ in ()).throw(OSError("offline")))
-    with pytest.raises(UserError, match=r"model.safetensors of huggingface.co/timm/resnet101.tv_in1k .*init.weights="):
+def fake_hub(monkeypatch, download):
+    """Stands for the Hugging Face client, which is an optional extra."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+
+
+def test_imagenet_offline_says_which_file_to_fetch(monkeypatch):
+    def offline(*_):
+        raise OSError("no route")
+
+    fake_hub(monkeypatch, offline)
+    with pytest.raises(WeightsUnavailable, match=r"model.safetensors of huggingface.co/timm/resnet101.tv_in1k .*init"):
+        initialize._download_imagenet()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(WeightsUnavailable, match=r"needs the Hugging Face client: pip install 'jaxunet\[weights\]'"):
+        initialize._download_imagenet()
+
+
+def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
+    """As the hub's cache lies on disk: the name links to a file that is named after its content's SHA-256."""
+    blob = tmp_path / "blobs" / hashlib.sha256(b"weights").hexdigest()
+    link = tmp_path / "snapshots" / "model.safetensors"
+    for path in (blob, link):
+        path.parent.mkdir()
+    blob.write_bytes(b"weights")
+    link.symlink_to(blob)
+    fake_hub(monkeypatch, lambda *_: str(link))
+    assert initialize._download_imagenet() == link
+    blob.write_bytes(b"weighty")
+    with pytest.raises(UserError, match="is damaged: its SHA-256 is"):
         initialize._download_imagenet()
 
 
