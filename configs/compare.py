@@ -2,7 +2,7 @@
 
 python launch.py --mode=compare --config=configs/compare.py --workdir=runs/compare --config.dataset.source=covidqu.zip
 
-With `:small`, a rehearsal of the whole comparison on 2 CPU cores: a quarter of the resolution, a few epochs.
+With `:small`, a rehearsal of the whole comparison on 2 CPU cores: a quarter of the resolution, one epoch.
 """
 
 import ml_collections
@@ -23,9 +23,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.dataset.image_size = 64
         for system in systems.values():
             system.train.batch_size = 16
-            system.train.total_epochs = 3
-            system.train.eval_every_epochs = 1.5
-            system.optimizer.warmup_epochs = 0.5
+            system.train.total_epochs = 1
+            system.train.eval_every_epochs = 1.0
+            system.optimizer.warmup_epochs = 0.1
             system.optimizer.schedule = "cosine"
         systems.original_unet.optimizer.learning_rate = 1e-4  # its own 1e-5 is made for 201 epochs
     elif variant:

@@ -126,6 +126,7 @@ def side_by_side(
         axes[-1, column].set_xlabel(name, fontsize=9)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
+    figure.suptitle("hits green, false alarms red, misses blue", fontsize=9)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
