@@ -172,7 +172,8 @@ def _images_to_show(counts: np.ndarray) -> np.ndarray:
 def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     train = scored.config.train
     start = scored.config.init.weights or scored.config.init.checkpoint
-    length = f"{train.total_epochs:g} epochs" if train.total_epochs else f"{train.total_steps} steps"
+    n, unit = (train.total_epochs, "epoch") if train.total_epochs else (train.total_steps, "step")
+    length = f"{n:g} {unit}{'' if n == 1 else 's'}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
     evaluate.count_split(scored.eval_fn, scored.variables, part, scored.config.eval.batch_size)
