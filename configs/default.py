@@ -92,6 +92,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.accumulate_steps = 1  # parts that each device works its share of a batch off in, to save memory
     train.ema_decay = 0.998  # of weights and batch statistics, per step; 0 is off
     train.eval_every_epochs = 2.0  # validation and checkpoint; the last step is always validated
+    train.patience_evals = 0  # stop when so many validations in a row were not better than the best; 0 is off
     train.log_every_steps = 20
     train.checkpoint_every_steps = 500  # besides the one at every validation
     train.steps_per_call = 0  # steps in one compiled program, resident mode; 0 = 1 on CPU, 50 on accelerators

@@ -1,8 +1,13 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Writing so that a reader, a crash or a second process never meets half of it."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
+
+from jaxunet.errors import UserError
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -17,3 +22,24 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+@contextlib.contextmanager
+def only_here(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from doing the same in `folder`; ends with the process, however that ends.
+
+    Raises:
+      UserError: if another is at it already.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(f"Another process is training in {folder}: wait for it, or use another --workdir.") from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)

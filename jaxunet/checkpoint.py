@@ -1,12 +1,19 @@
 """Checkpoints: the only file that imports orbax.
 
 A checkpoint holds the whole train state and the resolved config, so that it resumes exactly and can be evaluated
-without the training config at hand. Saves are asynchronous and become visible only when complete.
+without the training config at hand. Saves are asynchronous and become visible only when complete. Of every array a
+CRC-32 is kept, because a bit that flips on disk in the middle of one is noticed neither by Orbax nor by the network.
 """
 
+import json
 import pathlib
+import shutil
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
@@ -16,6 +23,11 @@ from jaxunet.errors import UserError
 from jaxunet.train_state import TrainState
 
 _BEST = "val_score"
+_DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read, or does not hold what was saved."""
 
 
 class Checkpoints:
@@ -43,19 +55,47 @@ class Checkpoints:
             cleanup_tmp_directories=clean,
             best_fn=lambda metrics: metrics[_BEST],
         )
+        for old in self._directory.glob(f"*{_REPLACED}") if clean else ():  # a crash came between
+            new = old.with_suffix("")
+            shutil.rmtree(old) if new.exists() else old.rename(new)
+        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
+            step = path.parents[1].name
+            if step.isdecimal() and not _is_json(path):
+                error = self._damaged(int(step), "its score cannot be read")
+                if not clean:
+                    raise DamagedCheckpoint(f"{error} Go on with the training, which puts it aside.")
+                self._put_aside(int(step), error, "without it")
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
-    def save(self, state: TrainState, config: ConfigDict, *, val_score: float | None) -> None:
-        """Starts saving `state`; a step that is already there is left alone."""
+    def save(
+        self, state: TrainState, config: ConfigDict, *, val_score: float | None, progress: dict[str, float]
+    ) -> None:
+        """Starts saving `state`; a step that is already there is left alone, unless it was not validated before.
+
+        Args:
+          state: the train state.
+          config: of the run.
+          val_score: of this state, if it was validated.
+          progress: numbers that `restore_latest` shall give back beside the state.
+        """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        again = step in self._manager.all_steps()
+        if again and val_score is None:
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config.to_dict()))
+        if again:
+            self._folder(step).rename(self._folder(step, _REPLACED))
+            self._manager.reload()
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            config=ocp.args.JsonSave(config.to_dict()),
+            crc32=ocp.args.JsonSave(_checksums(state)),
+            progress=ocp.args.JsonSave(progress),
+        )
         metrics = None if val_score is None else {_BEST: val_score}
         self._manager.save(step, args=items, metrics=metrics, force=True)
-
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        if again:
+            self.wait()
+            shutil.rmtree(self._folder(step, _REPLACED))
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
@@ -74,30 +114,83 @@ class Checkpoints:
             raise UserError(f"--checkpoint={which} is not in {self._directory}: use latest, best or one of {steps}.")
         return int(which)
 
+    def restore_latest(self, like: TrainState) -> tuple[TrainState, dict[str, float]] | None:
+        """The latest state that is whole, and its `progress`; None if there is no checkpoint.
+
+        Later ones that are damaged are said, and their folders renamed, so that their steps can be saved again.
+
+        Raises:
+          DamagedCheckpoint: if there are checkpoints and none is whole; nothing is renamed then.
+        """
+        damaged: list[tuple[int, DamagedCheckpoint]] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self.restore(step, like)
+                progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+            except DamagedCheckpoint as error:
+                damaged.append((step, error))
+                continue
+            for late, error in damaged:
+                self._put_aside(late, error, f"from step {step}")
+            if damaged:
+                self._manager.reload()
+            return state, progress.progress
+        if damaged:
+            raise DamagedCheckpoint(f"{damaged[0][1]} There is no other to go on from: use another --workdir.")
+        return None
+
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes)."""
+        """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes).
+
+        Raises:
+          DamagedCheckpoint: if it cannot be read, or an array is not what was saved.
+        """
         target: Any = parallel.replicated_shapes(like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), crc32=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"Checkpoint {step} in {self._directory} does not fit the network of this config "
-                f"({str(error).splitlines()[0]}): was the config or the code changed since?"
-            ) from error
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # of many kinds: what a damaged file makes Orbax and TensorStore stumble over
+            raise self._damaged(step, str(error)) from error
+        self._check(step, restored.state, restored.crc32)
         return restored.state
 
     def restore_weights(self, step: int) -> dict[str, Any]:
         """`{"params", "batch_stats"}` of any network, the averages where they were kept; its config is not needed."""
-        path = self._directory / str(step) / "state"
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            shapes = checkpointer.metadata(path).item_metadata.tree
-            names = ("ema_params", "ema_batch_stats") if shapes["ema_params"] else ("params", "batch_stats")
-            target = parallel.replicated_shapes({name: shapes[name] for name in names})
-            how = ocp.checkpoint_utils.construct_restore_args(target)
-            restored = checkpointer.restore(
-                path, args=ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
-            )
+        path = self._folder(step) / "state"
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                shapes = checkpointer.metadata(path).item_metadata.tree
+                names = ("ema_params", "ema_batch_stats") if shapes["ema_params"] else ("params", "batch_stats")
+                target = parallel.replicated_shapes({name: shapes[name] for name in names})
+                how = ocp.checkpoint_utils.construct_restore_args(target)
+                restored = checkpointer.restore(
+                    path, args=ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
+                )
+            checksums = self._manager.restore(step, args=ocp.args.Composite(crc32=ocp.args.JsonRestore())).crc32
+        except Exception as error:
+            raise self._damaged(step, str(error)) from error
+        self._check(step, restored, checksums)
         return {name.removeprefix("ema_"): tree for name, tree in restored.items()}
+
+    def _folder(self, step: int, suffix: str = "") -> pathlib.Path:
+        return self._directory / f"{step}{suffix}"
+
+    def _put_aside(self, step: int, error: DamagedCheckpoint, how: str) -> None:
+        aside = self._folder(step, _DAMAGED)
+        print(f"{error} Going on {how}; the damaged one was renamed {aside.name}.")
+        shutil.rmtree(aside, ignore_errors=True)
+        self._folder(step).rename(aside)
+
+    def _check(self, step: int, tree: Any, checksums: dict[str, int]) -> None:
+        wrong = [name for name, value in _checksums(tree).items() if checksums.get(name) != value]
+        if wrong:
+            raise self._damaged(step, f"{wrong[0]} is not what was saved")
+
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
+        reason = (reason.splitlines() or ["unknown"])[0][:200]
+        return DamagedCheckpoint(
+            f"Checkpoint {step} in {self._directory} is damaged, or was made by another version ({reason})."
+        )
 
     def wait(self) -> None:
         """Blocks until every save has been written."""
@@ -109,3 +202,20 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         """Waits for what is being saved."""
         self._manager.close()
+
+
+def _is_json(path: pathlib.Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """CRC-32 of every array, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    with ThreadPoolExecutor() as pool:
+        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)
+        return dict(zip(names, values, strict=True))

@@ -49,7 +49,7 @@ _NOT_NEGATIVE = {
         "weight_decay",
         "clip_norm",
     ),
-    "train": ("total_epochs", "total_steps", "ema_decay", "steps_per_call"),
+    "train": ("total_epochs", "total_steps", "ema_decay", "steps_per_call", "patience_evals"),
     "eval": ("overlays",),
 }
 _BELOW_ONE = {

@@ -43,9 +43,20 @@ def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
     return parallel.map_eval_step(functools.partial(eval_step, model=model, threshold=config.eval.threshold))
 
 
-def count_split(eval_fn: EvalFn, variables: Any, split: Split, batch_size: int) -> np.ndarray:
-    """Counts int64 [N, C, 4] of every image of `split`, in its order. Padding is computed and thrown away."""
-    results = [(eval_fn(variables, raw), valid) for raw, valid in input_pipeline.eval_batches(split, batch_size)]
+def count_split(
+    eval_fn: EvalFn, variables: Any, split: Split, batch_size: int, should_stop: Callable[[], bool] = lambda: False
+) -> np.ndarray | None:
+    """What `eval_fn` counts of every image of `split`, int64 [N, C, 4] (or [N]), in its order; None if it was stopped.
+
+    Padding is computed and thrown away.
+    """
+    results: list[tuple[Array, np.ndarray]] = []
+    for raw, valid in input_pipeline.eval_batches(split, batch_size):
+        if should_stop():
+            return None
+        if len(results) > 1:  # not further ahead of the device, so that a stop does not have to wait for it
+            results[-2][0].block_until_ready()
+        results.append((eval_fn(variables, raw), valid))
     return np.concatenate([np.asarray(counts, np.int64)[valid] for counts, valid in results])
 
 

@@ -160,6 +160,16 @@ def order_of_epochs(seed: int, first_epoch: Array | int, epochs: int, num_exampl
     return jnp.concatenate(orders)
 
 
+def examples_of_step(seed: int, step: int, *, batch_size: int, num_examples: int) -> np.ndarray:
+    """int64 [batch_size]: the numbers of the examples that step `step` trains on, on the host."""
+    positions = step * batch_size + np.arange(batch_size)
+    first = int(positions[0]) // num_examples
+    epochs = int(positions[-1]) // num_examples - first + 1
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        order = np.asarray(order_of_epochs(seed, first, epochs, num_examples))
+    return order[positions - first * num_examples]
+
+
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 

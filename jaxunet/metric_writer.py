@@ -28,11 +28,13 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 class MetricWriter:
     """Writes one JSON line per call to `write`, the same numbers to TensorBoard, and moves the progress bar.
 
-    A run that resumes at `start_step` first drops what was written after it, so that the file ends up the same as an
-    uninterrupted run's.
+    A run that resumes at `start_step`, validated last at `validated_step`, first drops what was written after them, so
+    that the file ends up the same as an uninterrupted run's.
     """
 
-    def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, start_step: int, total_steps: int):
+    def __init__(
+        self, workdir: pathlib.Path, config: ConfigDict, *, start_step: int, validated_step: int, total_steps: int
+    ):
         self._active = jax.process_index() == 0
         self._bar = tqdm(
             total=total_steps, initial=start_step, unit="step", disable=not self._active, dynamic_ncols=True
@@ -40,7 +42,11 @@ class MetricWriter:
         if not self._active:
             return
         write_atomically(workdir / "config.json", config_lib.to_json(config))
-        kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+        kept = [
+            row
+            for row in read_metrics(workdir)
+            if row["step"] <= (validated_step if any(key.startswith("val/") for key in row) else start_step)
+        ]
         write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._file = (workdir / "metrics.jsonl").open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)

@@ -1,4 +1,4 @@
-"""What the training loop says between two calls: means of the steps done, speed, whether the device had to wait."""
+"""What the training loop remembers and says between two calls: means of the steps done, speed, the best validation."""
 
 import pathlib
 import time
@@ -14,10 +14,12 @@ from jaxunet.optimizer import Durations
 
 _INPUT_BOUND = 0.2  # share of steps that found the device idle, from which on it is said
 _PROFILED_CALLS = (2, 5)  # first and last, counted from the start of the process
+_SUMS = ("loss", "grad_norm", "score", "steps")
+_SHOWN_IDS = 8
 
 
 class Progress:
-    """Collects what each call returns, and logs it when asked."""
+    """Collects what each call returns, and logs it when asked; `state` is saved with every checkpoint."""
 
     def __init__(
         self,
@@ -27,6 +29,8 @@ class Progress:
         score_name: str,
         schedule: Callable[[int], Any],
         length: Durations,
+        ids_of_step: Callable[[int], list[str]],
+        state: dict[str, float],
         flops_per_image: float | None,
         peak_flops: float | None,
     ):
@@ -40,8 +44,11 @@ class Progress:
         """
         self._writer, self._config, self._score_name = writer, config, score_name
         self._schedule, self._length = schedule, length
-        self._flops_per_image, self._peak_flops = flops_per_image, peak_flops
+        self._ids_of_step, self._flops_per_image, self._peak_flops = ids_of_step, flops_per_image, peak_flops
+        self._state = dict.fromkeys(_SUMS, 0.0) | {"validated_step": 0, "best_score": -1.0, "evals_since_best": 0}
+        self._state |= state
         self._totals: list[dict[str, Any]] = []
+        self._timed_steps = 0
         self._idle, self._calls, self._warned = 0, 0, False
         self.restart_clock()
 
@@ -66,26 +73,63 @@ class Progress:
         """Whether the device has nothing to do at this moment."""
         return bool(self._totals) and self._totals[-1]["loss"].is_ready()
 
+    def state(self) -> dict[str, float]:
+        """All that the next process needs to write the same log: sums since the last row, and the best validation.
+
+        Raises:
+          UserError: if a loss or gradient was not finite.
+        """
+        for total in jax.device_get(self._totals):
+            if total["bad_step"] >= 0:
+                raise UserError(self._not_finite(int(total["bad_step"])))
+            for name in _SUMS:  # one after the other, so that an interruption does not change how they are rounded
+                self._state[name] += float(total[name])
+            self._timed_steps += int(total["steps"])
+        self._totals = []
+        return dict(self._state)
+
+    def _not_finite(self, step: int) -> str:
+        ids = self._ids_of_step(step)
+        more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+        return (
+            f"The loss or its gradient was not finite at step {step} (learning rate {float(self._schedule(step)):.3g}; "
+            f"images {', '.join(ids[:_SHOWN_IDS])}{more}): nothing after the last checkpoint was saved. Lower "
+            f"config.optimizer.learning_rate, or set config.optimizer.clip_norm, and use another --workdir."
+        )
+
+    def validated(self, step: int, score: float) -> None:
+        """Takes the score of a validation."""
+        better = score > self._state["best_score"]
+        self._state |= {
+            "validated_step": step,
+            "best_score": max(score, self._state["best_score"]),
+            "evals_since_best": 0 if better else self._state["evals_since_best"] + 1,
+        }
+
+    @property
+    def validated_step(self) -> int:
+        """The last step that was validated, or 0."""
+        return int(self._state["validated_step"])
+
+    @property
+    def stops_improving(self) -> bool:
+        """Whether the last `train.patience_evals` validations were no better than one before."""
+        patience = self._config.train.patience_evals
+        return 0 < patience <= self._state["evals_since_best"]
+
     def log(self, step: int) -> None:
         """Writes the means since the last log.
 
         Raises:
           UserError: if a loss or gradient was not finite.
         """
-        if not self._totals:
+        sums, config = self.state(), self._config
+        n = sums["steps"]
+        if not n:
             return
-        totals, config = jax.device_get(self._totals), self._config
-        bad = [int(t["bad_step"]) for t in totals if t["bad_step"] >= 0]
-        if bad:
-            raise UserError(
-                f"The loss or its gradient was not finite at step {bad[0]} (learning rate "
-                f"{float(self._schedule(bad[0])):.3g}): nothing after the last checkpoint was saved. Lower "
-                f"config.optimizer.learning_rate, or set config.optimizer.clip_norm, and use another --workdir."
-            )
-        n = sum(int(t["steps"]) for t in totals)
-        rate = n * config.train.batch_size / (time.perf_counter() - self._clock)
+        rate = self._timed_steps * config.train.batch_size / (time.perf_counter() - self._clock)
         names = {"loss": "loss", "score": self._score_name, "grad_norm": "grad_norm"}
-        values = {f"train/{name}": float(sum(t[key] for t in totals)) / n for key, name in names.items()}
+        values = {f"train/{name}": sums[key] / n for key, name in names.items()}
         values |= {"train/learning_rate": float(self._schedule(step - 1)), "images_per_second": rate}
         shown = {"loss": f"{values['train/loss']:.4f}", self._score_name: f"{values[f'train/{self._score_name}']:.3f}"}
         shown["images_s"] = f"{rate:.1f}"
@@ -98,7 +142,8 @@ class Progress:
         self._writer.write(step, {"epoch": step / self._length.steps_per_epoch, **values})
         self._writer.show(**shown)
         self._warn_if_input_bound()
-        self._totals, self._idle, self._calls = [], 0, 0
+        self._state |= dict.fromkeys(_SUMS, 0.0)
+        self._timed_steps = self._idle = self._calls = 0
         self.restart_clock()
 
     def _warn_if_input_bound(self) -> None:

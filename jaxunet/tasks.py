@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -14,6 +13,8 @@ from jaxunet.input_pipeline import ExampleSource, Source, Split
 from jaxunet.losses import LossFn, build_loss
 from jaxunet.models import Network, build_classifier, build_model
 from jaxunet.train_step import eval_classifier_step
+
+Validation = tuple[dict[str, float], float, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Task:
       model: the network, with batch statistics over all devices if the config says so.
       loss_fn: (logits, target) -> float32 [B].
       score_fn: (logits, target) -> float32 [], mean over the batch.
-      validate: variables -> (numbers to log, the score, a line to print).
+      validate: (variables, should_stop) -> (numbers to log, the score, a line to print), or None if stopped.
     """
 
     score_name: str
@@ -36,7 +37,7 @@ class Task:
     model: Network
     loss_fn: LossFn
     score_fn: Callable[[Array, Array], Array]
-    validate: Callable[[Any], tuple[dict[str, float], float, str]]
+    validate: Callable[[Any, Callable[[], bool]], Validation | None]
 
 
 def build_task(config: ConfigDict) -> Task:
@@ -54,8 +55,10 @@ def _segmentation(config: ConfigDict) -> Task:
     model = build_model(config.model, classes=len(targets), axis_name=_axis_name(config))
     eval_fn = evaluate.build_eval_fn(model, config)
 
-    def validate(variables: Any) -> tuple[dict[str, float], float, str]:
-        counts = evaluate.count_split(eval_fn, variables, val, config.eval.batch_size)
+    def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
+        counts = evaluate.count_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        if counts is None:
+            return None
         summary = evaluate.summarize(counts, val, targets)
         values = {
             f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
@@ -90,9 +93,10 @@ def _classification(config: ConfigDict) -> Task:
     model = build_classifier(config.model, classes=len(source.classes), axis_name=_axis_name(config))
     eval_fn = evaluate.parallel.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
 
-    def validate(variables: Any) -> tuple[dict[str, float], float, str]:
-        batches = input_pipeline.eval_batches(val, config.eval.batch_size)
-        correct = np.concatenate([np.asarray(eval_fn(variables, raw))[valid] for raw, valid in batches])
+    def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
+        correct = evaluate.count_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        if correct is None:
+            return None
         accuracy = float(correct.mean())
         return {"val/accuracy": accuracy}, accuracy, f"accuracy {accuracy:.4f} on {len(correct)} images"
 

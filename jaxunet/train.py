@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
 from jaxunet import hardware, input_pipeline, parallel, plots
+from jaxunet.atomic import only_here
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError
 from jaxunet.initialize import initial_state, weights_file
@@ -46,7 +47,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from error
+    with only_here(workdir):
+        return _train(config, workdir)
 
+
+def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     # ---- data
     task = build_task(config)
     source, model = task.source, task.model
@@ -71,12 +76,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
     # ---- resume
     checkpoints = Checkpoints(workdir, config.checkpoint, clean=True)
-    start_step = checkpoints.latest_step()
-    if start_step is not None:
-        state, origin = checkpoints.restore(start_step, state), f"continuing at step {start_step}"
+    restored = checkpoints.restore_latest(state)
+    if restored:
+        state, saved_progress = restored
+        origin = f"continuing at step {int(state.step)}"
     else:
-        start_step = 0
-        state, origin = initial_state(config, state)
+        (state, origin), saved_progress = initial_state(config, state), {}
+    start_step, validated_step = int(state.step), int(saved_progress.get("validated_step", 0))
     state = parallel.replicate(state)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     print(
@@ -96,7 +102,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     step, replicas_checked = start_step, False
     peak = hardware.peak(jax.devices()[0].device_kind)
     with (
-        MetricWriter(workdir, config, start_step=start_step, total_steps=length.total_steps) as writer,
+        MetricWriter(
+            workdir,
+            config,
+            start_step=start_step,
+            validated_step=validated_step,
+            total_steps=length.total_steps,
+        ) as writer,
         _stop_on_signal() as stop,
         Profiler(workdir / "profile", active=config.profile) as profiler,
         checkpoints,
@@ -107,45 +119,62 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
             score_name=task.score_name,
             schedule=schedule,
             length=length,
+            ids_of_step=functools.partial(_ids_of_step, config, source),
+            state=saved_progress,
             flops_per_image=peak and flops_per_image(model, state.eval_variables(), source.image_shape),
             peak_flops=peak and peak.flops,
         )
-        while step < length.total_steps and not stop:
+        while True:
+            # ---- log, validate and save what is due at this step; after a resume, what was not done before
+            due = {name for name, period in every.items() if step == _next_multiple(step - 1, period)}
+            due = set() if step == 0 else set(every) if step == length.total_steps else due
+            if due and step > start_step:
+                progress.log(step)
+            val_score = None
+            if (
+                "eval" in due
+                and progress.validated_step < step
+                and (validation := task.validate(state.eval_variables(), lambda: stop.requested))
+            ):
+                values, val_score, words = validation
+                progress.validated(step, val_score)
+                writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
+                writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation {words}")
+                plots.learning_curve(read_metrics(workdir), task.score_name, workdir / "learning_curve.png")
+            ends = stop.requested or step == length.total_steps or progress.stops_improving
+            if due & {"eval", "checkpoint"} or (ends and step > 0):
+                if not replicas_checked:
+                    parallel.assert_replicas_agree(state)
+                    replicas_checked = True
+                checkpoints.save(state, config, val_score=val_score, progress=progress.state())
+                progress.restart_clock()
+            if ends:
+                break
+
+            # ---- steps until something is due
             last = min(step + max_steps, length.total_steps, *(_next_multiple(step, p) for p in every.values()))
             profiler.before_call()
             state = advance(state, last - step, progress)
             profiler.after_call(state)
-            due = {name for name, p in every.items() if last == _next_multiple(step, p) or last == length.total_steps}
             writer.advance(last - step)
             step = last
-            if due:
-                progress.log(step)
-
-            # ---- validate and save
-            val_score = None
-            if "eval" in due:
-                values, val_score, words = task.validate(state.eval_variables())
-                writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
-                writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation {words}")
-                plots.learning_curve(read_metrics(workdir), task.score_name, workdir / "learning_curve.png")
-            if due & {"eval", "checkpoint"}:
-                if not replicas_checked:
-                    parallel.assert_replicas_agree(state)
-                    replicas_checked = True
-                checkpoints.save(state, config, val_score=val_score)
-                progress.restart_clock()
-
-        # ---- asked to stop
-        progress.log(step)
-        if step > start_step:
-            checkpoints.save(state, config, val_score=None)
         checkpoints.wait()
         best = checkpoints.best_step()
-    if step < length.total_steps:
+        complete = progress.validated_step == step and (step == length.total_steps or progress.stops_improving)
+    if not complete:
         print(f"Stopped and saved at step {step} of {length.total_steps}; the same command continues.")
         return False
-    print(f"Done: {length.total_steps} steps, best validation at step {best}. Results in {workdir}")
+    if step < length.total_steps:
+        print(f"No better validation for {config.train.patience_evals} times: stopped early.")
+    print(f"Done: {step} steps, best validation at step {best}. Results in {workdir}")
     return True
+
+
+def _ids_of_step(config: ConfigDict, source: Source, step: int) -> list[str]:
+    index = input_pipeline.examples_of_step(
+        config.seed, step, batch_size=config.train.batch_size, num_examples=len(source)
+    )
+    return [source.ids[i] for i in index]
 
 
 def _build_advance(
@@ -209,9 +238,6 @@ def _next_multiple(step: int, period: float) -> int:
 
 class _StopRequest:
     requested = False
-
-    def __bool__(self) -> bool:
-        return self.requested
 
 
 @contextlib.contextmanager

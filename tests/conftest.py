@@ -13,6 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
+from jaxunet import train
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -22,6 +23,13 @@ def strict_dtypes() -> Iterator[None]:
     """No implicit dtype promotion; for code without Optax and batch normalisation, which rely on it."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def program_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that train the same network compile it once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +67,18 @@ def make_config(data_dir: pathlib.Path) -> Callable[[], ConfigDict]:
 @pytest.fixture
 def config(make_config: Callable[[], ConfigDict]) -> ConfigDict:
     return make_config()
+
+
+@pytest.fixture(scope="session")
+def finished_config(make_config: Callable[[], ConfigDict]) -> ConfigDict:
+    config = make_config()
+    config.profile = True
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, finished_config: ConfigDict) -> pathlib.Path:
+    """Workdir of a run of six steps without interruption."""
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(finished_config, workdir)
+    return workdir

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from configs import default
-from jaxunet.models import build_model, layers, patches
+from jaxunet.models import build_model, convolution, layers, patches
 
 
 def plain(x, kernel, stride=1):
@@ -107,3 +107,16 @@ def test_the_whole_network_computes_the_same():
     # With statistics of 12 values at the coarsest stage, an input changed by 1e-6 moves gradients by up to 5e-3.
     for a, b in zip(*(jax.tree.leaves(grads) for _, grads in results), strict=True):
         assert float(jnp.abs(a - b).max()) < 0.02 * float(jnp.abs(a).max())
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 70, 65), (1, 33, 130), (34, 16, 16)])
+def test_kernel_gradient_in_strips_equals_the_plain_one(shape):
+    """Small images in groups, the last group smaller; large ones in strips of rows, the last strip smaller."""
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.standard_normal((*shape, c), np.float32)) for c in (3, 5))
+    kernel = jnp.zeros((3, 3, 3, 5))
+    plain = convolution.kernel_gradient(x, g, kernel)
+    strips = convolution.kernel_gradient_in_strips(x, g, kernel)
+    np.testing.assert_allclose(strips, plain, rtol=1e-4, atol=1e-4 * float(jnp.abs(plain).max()))
+    by_jax = jax.vjp(lambda k: convolution.conv3x3(x, k), kernel)[1](g)[0]
+    np.testing.assert_allclose(by_jax, plain, rtol=1e-4, atol=1e-4 * float(jnp.abs(plain).max()))

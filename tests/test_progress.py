@@ -37,6 +37,8 @@ def progress(notes, **flops):
         score_name="dice",
         schedule=lambda step: 0.1 * (step + 1),
         length=Durations(total_steps=100, steps_per_epoch=10.0),
+        ids_of_step=lambda step: [f"image{i}" for i in range(10)],
+        state={},
         **({"flops_per_image": None, "peak_flops": None} | flops),
     )
 

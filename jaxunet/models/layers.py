@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxunet.errors import UserError
+from jaxunet.models.convolution import conv3x3
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -65,6 +66,8 @@ class Conv(nn.Module):
         x = x.astype(self.dtype)
         if k == 1 and self.groups == 1:
             y = jnp.dot(x[:, ::s, ::s], kernel[0, 0])
+        elif (k, s, self.groups) == (3, 1, 1):
+            y = conv3x3(x, kernel)
         else:
             y = jax.lax.conv_general_dilated(
                 x,

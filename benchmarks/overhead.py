@@ -1,0 +1,130 @@
+"""What a training step costs beside the network: the loop around it, and the input inside it. Interleaved.
+
+python benchmarks/overhead.py --config=configs/unet.py --batch=8 --rounds=7
+
+Per round: the resident program as the training loop calls it, with its log; the same program called bare; and the
+train step on a batch that is there already, without gathering, decoding and augmentation.
+"""
+
+import argparse
+import functools
+import importlib.util
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from jaxunet import input_pipeline, parallel  # noqa: E402
+from jaxunet.losses import build_loss  # noqa: E402
+from jaxunet.metric_writer import MetricWriter  # noqa: E402
+from jaxunet.metrics import batch_dice  # noqa: E402
+from jaxunet.models import build_model  # noqa: E402
+from jaxunet.optimizer import Durations, build_optimizer, build_schedule  # noqa: E402
+from jaxunet.progress import Progress  # noqa: E402
+from jaxunet.train_state import create_train_state  # noqa: E402
+from jaxunet.train_step import augmented_batch, train_step  # noqa: E402
+
+EXAMPLES, STEPS = 256, 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", default="configs/unet.py")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    spec = importlib.util.spec_from_file_location("config", args.config)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.train.batch_size = args.batch
+
+    rng = np.random.default_rng(0)
+    raw = {
+        "image": rng.integers(0, 256, (EXAMPLES, 256, 256), np.uint8),
+        "mask": rng.integers(0, 256, (EXAMPLES, 256, 32, 1), np.uint8),
+    }
+    length = Durations(total_steps=10_000, steps_per_epoch=EXAMPLES / args.batch)
+    schedule = build_schedule(config.optimizer, length)
+    model = build_model(config.model, classes=1, axis_name=parallel.AXIS if config.model.bn_sync else None)
+    tx = build_optimizer(config.optimizer, schedule)
+    step = functools.partial(
+        train_step,
+        model=model,
+        loss_fn=build_loss(config.loss),
+        score_fn=batch_dice,
+        tx=tx,
+        ema_decay=config.train.ema_decay,
+        reduce=parallel.reduce_mean,
+    )
+    make_batch = functools.partial(augmented_batch, seed=0, augment=config.augment)
+    ready = input_pipeline.decode(input_pipeline.gather(raw, np.arange(args.batch)))
+    kwargs = {"seed": 0, "batch_size": args.batch, "num_examples": EXAMPLES, "max_steps": 1}
+    full = parallel.map_resident_steps(step, make_batch, **kwargs)
+    bare = parallel.map_resident_steps(step, lambda _raw, _positions: ready, **kwargs)
+    arrays = parallel.replicate(raw)
+    state = parallel.replicate(create_train_state(model, tx, seed=0, image_shape=(256, 256, 1), ema=True))
+    holder = [state]
+
+    def call(program) -> dict:  # noqa: ANN001
+        holder[0], totals = program(holder[0], arrays, 1)
+        return totals
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MetricWriter(pathlib.Path(folder), config, start_step=0, validated_step=0, total_steps=10_000) as writer,
+    ):
+        progress = Progress(
+            writer,
+            config,
+            score_name="dice",
+            schedule=schedule,
+            length=length,
+            ids_of_step=lambda _: [],
+            state={},
+            flops_per_image=None,
+            peak_flops=None,
+        )
+
+        def looped() -> None:
+            for _ in range(STEPS):
+                progress.called(call(full), was_idle=False)
+                writer.advance(1)
+            progress.log(int(holder[0].step))
+
+        def program_only() -> None:
+            for _ in range(STEPS):
+                jax.block_until_ready(call(full))
+
+        def network_only() -> None:
+            for _ in range(STEPS):
+                jax.block_until_ready(call(bare))
+
+        actions = (looped, program_only, network_only)
+        jax.block_until_ready((call(full), call(bare)))
+        times = []
+        for _ in range(args.rounds):
+            times.append([])
+            for action in actions:
+                start = time.perf_counter()
+                action()
+                times[-1].append((time.perf_counter() - start) / STEPS)
+    loop, program, network = (statistics.median(t[i] for t in times) for i in range(3))
+    loop_ratio = statistics.median(t[0] / t[1] for t in times)
+    input_ratio = statistics.median(t[1] / t[2] for t in times)
+    print(
+        f"\n{args.config}, batch {args.batch}: {1e3 * loop:.0f} ms per step in the loop, {1e3 * program:.0f} ms as a "
+        f"program, {1e3 * network:.0f} ms without input. Loop / program {loop_ratio:.3f}, program / network "
+        f"{input_ratio:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

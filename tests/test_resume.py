@@ -1,0 +1,162 @@
+"""Whatever happens to a run, the same command ends where an uninterrupted run does."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxunet import checkpoint, evaluate, train
+from jaxunet import config as config_lib
+from jaxunet.atomic import only_here
+from jaxunet.errors import UserError
+from jaxunet.metric_writer import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def final_leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Every array of the latest checkpoint by its path, read without knowing the network."""
+    directory = (workdir / "checkpoints").absolute()
+    with ocp.CheckpointManager(directory) as manager:
+        step = manager.latest_step()
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(directory / str(step) / "state")
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_end(a: pathlib.Path, b: pathlib.Path) -> None:
+    """Checkpoints and logged numbers (speed aside) are equal bit for bit."""
+    left, right = final_leaves(a), final_leaves(b)
+    assert left.keys() == right.keys()
+    assert len(left) > 20
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    rows = [[{k: v for k, v in r.items() if k != "images_per_second"} for r in read_metrics(w)] for w in (a, b)]
+    assert rows[0] == rows[1]
+
+
+def test_streaming_trains_the_same(finished, make_config, tmp_path):
+    config = make_config()
+    config.input.mode = "stream"
+    train.train(config, tmp_path)
+    a, b = final_leaves(finished), final_leaves(tmp_path)
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_run_that_is_stopped_after_every_step_ends_the_same(finished, finished_config, tmp_path, monkeypatch):
+    """SIGTERM in every step: also where the step should be validated, which the next process does first."""
+    build, calls = train._build_advance, []
+
+    def interrupting(*args):
+        advance, max_steps = build(*args)
+
+        def wrapped(state, n, progress):
+            calls.append(n)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return advance(state, n, progress)
+
+        return wrapped, max_steps
+
+    monkeypatch.setattr(train, "_build_advance", interrupting)
+    complete = [train.train(finished_config, tmp_path) for _ in range(7)]
+    assert complete == [False] * 6 + [True]
+    assert len(calls) == 6
+    assert_same_end(finished, tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("*.replaced"))
+
+
+def test_kill_and_resume_ends_where_the_uninterrupted_run_does(finished, finished_config, tmp_path):
+    """kill -9 after the first checkpoint, then the same command again."""
+    workdir = tmp_path / "run"
+    overrides = [
+        f"--config.{key}={value}" for key, value in config_lib.flatten(finished_config).items() if value is not None
+    ]
+    command = [sys.executable, "launch.py", f"--workdir={workdir}", *overrides]
+    env = os.environ | {"PYTHONWARNINGS": "default"}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 240
+    while not (workdir / "checkpoints" / "3").exists():
+        assert process.poll() is None or (workdir / "checkpoints" / "6").exists()
+        assert time.time() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    train.train(finished_config, workdir)
+    assert_same_end(finished, workdir)
+
+
+@pytest.mark.parametrize("what", ["bit flipped", "array file cut", "metadata cut", "score cut", "array file gone"])
+def test_damaged_checkpoint_is_said_and_the_one_before_is_used(what, finished, finished_config, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    folder = workdir / "checkpoints" / "6"
+    arrays = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if what == "bit flipped":
+        data = bytearray(arrays.read_bytes())
+        data[len(data) // 2] ^= 1
+        arrays.write_bytes(data)
+    elif what == "array file gone":
+        arrays.unlink()
+    else:
+        damaged = {
+            "array file": arrays,
+            "metadata": folder / "state" / "_METADATA",
+            "score": folder / "metrics/metrics",
+        }
+        damaged = damaged[what.removesuffix(" cut")]
+        damaged.write_bytes(damaged.read_bytes()[:-5])
+    assert train.train(finished_config, workdir)
+    assert_same_end(finished, workdir)
+    said = capsys.readouterr().out
+    assert "Checkpoint 6 in" in said
+    assert f"Going on {'without it' if what == 'score cut' else 'from step 5'}; the damaged one was renamed 6." in said
+    assert "continuing at step 5" in said
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error(finished, finished_config, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    for metadata in (workdir / "checkpoints").glob("*/state/_METADATA"):
+        metadata.write_text("{")
+    with pytest.raises(UserError, match=r"Checkpoint 6 in .* is damaged.* There is no other to go on from"):
+        train.train(finished_config, workdir)
+    with pytest.raises(UserError, match=r"Checkpoint 5 in .* is damaged"):
+        evaluate.evaluate(config_lib.load(workdir), workdir, split="val", checkpoint="5")
+    assert not list((workdir / "checkpoints").glob("*.damaged"))
+
+
+def test_checkpoint_set_aside_by_a_crash_comes_back(finished, finished_config, tmp_path):
+    """A kill between renaming the unvalidated checkpoint and saving it with its score."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "checkpoints" / "6").rename(workdir / "checkpoints" / "6.replaced")
+    with checkpoint.Checkpoints(workdir, finished_config.checkpoint, clean=True) as checkpoints:
+        assert checkpoints.resolve("latest") == 6
+    assert not list((workdir / "checkpoints").glob("*.replaced"))
+
+
+def test_two_processes_cannot_train_in_one_folder(finished_config, tmp_path):
+    with only_here(tmp_path), pytest.raises(UserError, match=r"Another process is training in .*: wait for it"):
+        train.train(finished_config, tmp_path)
+
+
+def test_patience(make_config, tmp_path, capsys):
+    """Nothing is learnt, so the first validation stays the best: two more, then it stops, for good."""
+    config = make_config()
+    config.train.total_steps, config.train.patience_evals = 40, 2
+    config.optimizer.learning_rate, config.train.ema_decay, config.model.bn_momentum = 1e-30, 0.0, 0.999999
+    assert train.train(config, tmp_path)
+    rows = read_metrics(tmp_path)
+    assert [r["step"] for r in rows if "val/P1/dice" in r] == [3, 5, 8]
+    assert "No better validation for 2 times: stopped early." in capsys.readouterr().out
+    assert train.train(config, tmp_path)
+    assert read_metrics(tmp_path) == rows
