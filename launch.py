@@ -29,6 +29,9 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "latest", "evaluate, compare: latest, best (by validation Dice), or a step.")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
     flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
+    flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0 (docs/multihost.md).")
+    flags.DEFINE_integer("num_processes", None, "Several processes: how many; 1 ignores SLURM and the like.")
+    flags.DEFINE_integer("process_id", None, "Several processes: which one this is, from 0.")
     flags.DEFINE_list("runs", [], "compare: workdirs of finished runs, with commas between.")
 
 
@@ -63,6 +66,7 @@ def main(argv: list[str]) -> int:
         runs=flags.FLAGS.runs,
         topology=flags.FLAGS.topology,
         batch_per_chip=flags.FLAGS.batch_per_chip,
+        processes=(flags.FLAGS.coordinator_address, flags.FLAGS.num_processes, flags.FLAGS.process_id),
     )
 
 

@@ -13,10 +13,12 @@ import_torch.py     a trained PyTorch network becomes a workdir
 tasks.py            what is learnt: masks, or classes to pretrain an encoder
 train_step.py       what one replica does
 parallel.py         how replicas are mapped and reduced
+distributed.py      several processes: joining, agreeing, stopping together
 train.py            the loop
 progress.py         what the loop says: means, speed, whether it waits for input
 checkpoint.py       saving and restoring
 metric_writer.py    what a run leaves to read
+predictor.py        a checkpoint as a function: images -> logits
 evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py)
 compare.py          several systems side by side, with paired intervals
 preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from jaxunet import parallel
+from jaxunet import distributed, parallel
 from jaxunet.errors import UserError
 from jaxunet.train_state import TrainState
 
@@ -55,9 +55,11 @@ class Checkpoints:
             cleanup_tmp_directories=clean,
             best_fn=lambda metrics: metrics[_BEST],
         )
-        for old in self._directory.glob(f"*{_REPLACED}") if clean else ():  # a crash came between
-            new = old.with_suffix("")
-            shutil.rmtree(old) if new.exists() else old.rename(new)
+        if clean:
+            with distributed.first_then_others():
+                for old in self._directory.glob(f"*{_REPLACED}"):  # a crash came between
+                    new = old.with_suffix("")
+                    shutil.rmtree(old) if new.exists() else old.rename(new)
         for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
             step = path.parents[1].name
             if step.isdecimal() and not _is_json(path):
@@ -83,10 +85,10 @@ class Checkpoints:
         if again and val_score is None:
             return
         if again:
-            self._folder(step).rename(self._folder(step, _REPLACED))
+            self._rename(step, self._folder(step, _REPLACED))
             self._manager.reload()
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(parallel.to_global(state)),  # several processes write it together
             config=ocp.args.JsonSave(config.to_dict()),
             crc32=ocp.args.JsonSave(_checksums(state)),
             progress=ocp.args.JsonSave(progress),
@@ -95,7 +97,8 @@ class Checkpoints:
         self._manager.save(step, args=items, metrics=metrics, force=True)
         if again:
             self.wait()
-            shutil.rmtree(self._folder(step, _REPLACED))
+            if distributed.is_first():
+                shutil.rmtree(self._folder(step, _REPLACED))
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
@@ -151,8 +154,7 @@ class Checkpoints:
             restored = self._manager.restore(step, args=args)
         except Exception as error:  # of many kinds: what a damaged file makes Orbax and TensorStore stumble over
             raise self._damaged(step, str(error)) from error
-        self._check(step, restored.state, restored.crc32)
-        return restored.state
+        return self._checked(step, parallel.to_local(restored.state), restored.crc32)
 
     def restore_weights(self, step: int) -> dict[str, Any]:
         """`{"params", "batch_stats"}` of any network, the averages where they were kept; its config is not needed."""
@@ -169,8 +171,8 @@ class Checkpoints:
             checksums = self._manager.restore(step, args=ocp.args.Composite(crc32=ocp.args.JsonRestore())).crc32
         except Exception as error:
             raise self._damaged(step, str(error)) from error
-        self._check(step, restored, checksums)
-        return {name.removeprefix("ema_"): tree for name, tree in restored.items()}
+        weights = self._checked(step, parallel.to_local(restored), checksums)
+        return {name.removeprefix("ema_"): tree for name, tree in weights.items()}
 
     def _folder(self, step: int, suffix: str = "") -> pathlib.Path:
         return self._directory / f"{step}{suffix}"
@@ -178,13 +180,19 @@ class Checkpoints:
     def _put_aside(self, step: int, error: DamagedCheckpoint, how: str) -> None:
         aside = self._folder(step, _DAMAGED)
         print(f"{error} Going on {how}; the damaged one was renamed {aside.name}.")
-        shutil.rmtree(aside, ignore_errors=True)
-        self._folder(step).rename(aside)
+        self._rename(step, aside)
 
-    def _check(self, step: int, tree: Any, checksums: dict[str, int]) -> None:
+    def _rename(self, step: int, new: pathlib.Path) -> None:
+        with distributed.first_then_others():
+            if distributed.is_first():
+                shutil.rmtree(new, ignore_errors=True)
+                self._folder(step).rename(new)
+
+    def _checked(self, step: int, tree: Any, checksums: dict[str, int]) -> Any:
         wrong = [name for name, value in _checksums(tree).items() if checksums.get(name) != value]
         if wrong:
             raise self._damaged(step, f"{wrong[0]} is not what was saved")
+        return tree
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         reason = (reason.splitlines() or ["unknown"])[0][:200]
@@ -199,9 +207,10 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Waits for what is being saved."""
-        self._manager.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Waits for what is being saved; after an error not for other processes, which may be gone."""
+        if not (error and distributed.several()):
+            self._manager.close()
 
 
 def _is_json(path: pathlib.Path) -> bool:

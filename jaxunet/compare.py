@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
-from jaxunet import evaluate, input_pipeline, metrics, plots
+from jaxunet import distributed, evaluate, input_pipeline, metrics, plots
 from jaxunet.atomic import write_atomically
 from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.evaluate import Scored
@@ -104,6 +104,8 @@ def compare(
     if len(systems) < 2:
         raise UserError(f"Only {len(systems)} of {len(folders)} systems could be used, for the reasons given above.")
 
+    if not distributed.is_first():
+        return
     report = _markdown(systems, skipped, data, split)
     write_atomically(workdir / "comparison.md", report)
     write_atomically(workdir / "comparison.csv", _csv(systems))
@@ -170,21 +172,21 @@ def _images_to_show(counts: np.ndarray) -> np.ndarray:
 
 
 def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
-    train = scored.config.train
-    start = scored.config.init.weights or scored.config.init.checkpoint
+    config = scored.predictor.config
+    train, start = config.train, config.init.weights or config.init.checkpoint
     n, unit = (train.total_epochs, "epoch") if train.total_epochs else (train.total_steps, "step")
     length = f"{n:g} {unit}{'' if n == 1 else 's'}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
-    evaluate.count_split(scored.eval_fn, scored.variables, part, scored.config.eval.batch_size)
+    evaluate.count_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
     seconds = time.perf_counter() - began
     return System(
         name=name,
         training=length + (f" from {start}" if start else ""),
         summary=metrics.summarize(scored.counts[:, 0], scored.data.labels, resamples=evaluate.BOOTSTRAP_RESAMPLES),
         counts=scored.counts[:, 0],
-        predicted=evaluate.predict_masks(scored, shown),
-        parameters=sum(x.size for x in jax.tree.leaves(scored.variables["params"])),
+        predicted=scored.predict_masks(shown),
+        parameters=sum(x.size for x in jax.tree.leaves(scored.predictor.variables["params"])),
         images_per_second=len(part.ids) / seconds,
     )
 

@@ -5,10 +5,13 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # What Orbax and array_record, which write with their own code, say in exceptions of other types.
+# What the libraries between processes say when another one is gone.
+_LOST_WORDS = ("Gloo", "NCCL", "heartbeat", "CoordinationService", "coordination service")
 _DISK_WORDS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
 
 
@@ -20,8 +23,14 @@ class WeightsUnavailable(UserError):
     """Weights to start from that are not on this machine and cannot be fetched or read here."""
 
 
-def exit_status(action: Callable[[], int | None]) -> int:
-    """Runs `action`; a UserError, or a disk that is full or refuses to be written, becomes a sentence and status 1."""
+def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
+    """Runs `action`; a UserError, a disk that is full or refuses to be written, or the loss of another process becomes
+    a sentence and status 1.
+
+    Args:
+      action: returns the status, None for 0.
+      process: which of several this is, as `distributed.name` says it; "" if there is one.
+    """
     # A full disk is met by many threads and futures of Orbax and tensorboardX at once; one sentence is enough.
     threading.excepthook = _quiet_about_the_disk
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -30,11 +39,22 @@ def exit_status(action: Callable[[], int | None]) -> int:
     except UserError as error:
         sentence = str(error)
     except Exception as error:
-        reason = _disk_trouble(error)
-        if not reason:
+        if reason := _disk_trouble(error):
+            sentence = (
+                f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
+            )
+        elif not process:
             raise
-        sentence = f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
-    print(f"error: {sentence}", file=sys.stderr)
+        elif any(word in str(error) for word in _LOST_WORDS):
+            reason = " ".join(str(error).split())[:160]
+            sentence = (
+                f"Another process of this run has died or cannot be reached ({reason}): see what that one said. "
+                f"Checkpoints are kept; the same command on all hosts continues."
+            )
+        else:  # not raised: on its way out, JAX would wait 5 minutes for the other processes
+            traceback.print_exc()
+            sentence = f"{type(error).__name__}; the other processes will end, too."
+    print(f"error{process}: {sentence}", file=sys.stderr)
     return 1
 
 

@@ -10,21 +10,17 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet import config as config_lib
-from jaxunet import dataset, input_pipeline, metrics, parallel, plots
+from jaxunet import dataset, distributed, input_pipeline, metrics, parallel, plots
 from jaxunet.atomic import write_atomically
-from jaxunet.checkpoint import Checkpoints
-from jaxunet.errors import UserError
 from jaxunet.input_pipeline import ExampleSource, Split
-from jaxunet.models import Network, build_model
-from jaxunet.optimizer import build_optimizer
-from jaxunet.train_state import create_train_state
-from jaxunet.train_step import eval_step, predict_step
+from jaxunet.models import Network
+from jaxunet.predictor import Predictor
+from jaxunet.predictor import load as load_predictor
+from jaxunet.train_step import eval_step
 
 EvalFn = Callable[[Any, Any], Array]
 
@@ -71,43 +67,31 @@ class Scored:
     """A checkpoint and what it scored on a split.
 
     Attributes:
-      config: of its run.
-      step: of the checkpoint.
-      best_step: of the one that was best in validation, if any was validated.
-      model, variables: to predict with.
+      predictor: the network.
       eval_fn: `(variables, raw batch) -> counts`, compiled.
       split: name of the split, and `data` its images.
       counts: int64 [N, C, 4], in the order of `data`.
     """
 
-    config: ConfigDict
-    step: int
-    best_step: int | None
-    model: Network
-    variables: Any
+    predictor: Predictor
     eval_fn: EvalFn
     split: str
     data: Split
     counts: np.ndarray
 
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return tuple(self.config.dataset.targets)
+    def predict_masks(self, index: np.ndarray) -> np.ndarray:
+        """bool [K, H, W]: the first target's predicted mask of the images `index` int [K]."""
+        logits = self.predictor.logits(self.data.image[index])
+        return np.asarray(metrics.positive(logits[..., 0], self.predictor.threshold))
 
 
 def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
     """Restores a checkpoint of `workdir` and counts every image of `split`; arguments as for `evaluate`."""
-    config_lib.check(config, training=False)
-    if config.dataset.name == "labelled_images":
-        raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
-    with Checkpoints(workdir, config.checkpoint) as checkpoints:
-        step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
-        data = load_eval_split(config, split)
-        model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
-        variables = parallel.replicate(restore_variables(checkpoints, step, config, (*data.image.shape[1:], 1)))
-    eval_fn = build_eval_fn(model, config)
-    counts = count_split(eval_fn, variables, data, config.eval.batch_size)
-    return Scored(config, step, best, model, variables, eval_fn, split, data, counts)
+    predictor = load_predictor(config, workdir, checkpoint=checkpoint)
+    data = load_eval_split(config, split)
+    eval_fn = build_eval_fn(predictor.model, config)
+    counts = count_split(eval_fn, predictor.variables, data, config.eval.batch_size)
+    return Scored(predictor, eval_fn, split, data, counts)
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> dict[str, Any]:
@@ -120,7 +104,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
       checkpoint: "latest", "best" or a step.
     """
     scored = score(config, workdir, split=split, checkpoint=checkpoint)
-    data, counts, targets, step = scored.data, scored.counts, scored.targets, scored.step
+    data, counts, targets, step = scored.data, scored.counts, scored.predictor.targets, scored.predictor.step
     result = {
         "split": split,
         "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
@@ -132,8 +116,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
         **summarize(counts, data, targets, resamples=BOOTSTRAP_RESAMPLES),
     }
     out = workdir / "eval" / split
-    write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
-    write_atomically(out / "per_image.csv", per_image_csv(counts, data, targets))
+    if distributed.is_first():
+        write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+        write_atomically(out / "per_image.csv", per_image_csv(counts, data, targets))
     if config.eval.overlays:
         _write_overlays(out / "overlays", scored)
     height, width = data.image.shape[1:]
@@ -145,22 +130,11 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
     for name, summary in result.get("targets", {}).items():
         print(f"\n{name}\n{metrics.table(summary)}")
     print(f"Empty masks: {metrics.EMPTY_MASK_RULE}. Intervals: bootstrap over images.")
-    if scored.best_step not in (None, step):
-        print(f"Step {scored.best_step} scored best in validation: --checkpoint=best evaluates it.")
+    best = scored.predictor.best_step
+    if best not in (None, step):
+        print(f"Step {best} scored best in validation: --checkpoint=best evaluates it.")
     print(f"Written to {out}")
     return result
-
-
-def restore_variables(
-    checkpoints: Checkpoints, step: int, config: ConfigDict, image_shape: tuple[int, int, int]
-) -> dict[str, Any]:
-    """The variables to predict with, of the checkpoint of `step`; `config` is that of its run."""
-    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
-    tx = build_optimizer(config.optimizer, lambda _: 0.0)  # only the structure of its state counts
-    like = jax.eval_shape(
-        lambda: create_train_state(model, tx, seed=config.seed, image_shape=image_shape, ema=config.train.ema_decay > 0)
-    )
-    return checkpoints.restore(step, like).eval_variables()
 
 
 def per_image_csv(counts: np.ndarray, split: Split, targets: tuple[str, ...]) -> str:
@@ -176,28 +150,18 @@ def per_image_csv(counts: np.ndarray, split: Split, targets: tuple[str, ...]) ->
     return text.getvalue()
 
 
-def predict_masks(scored: Scored, index: np.ndarray) -> np.ndarray:
-    """bool [K, H, W]: the first target's predicted mask of the images `index` int [K]."""
-
-    def predict(variables: Any, raw: input_pipeline.RawBatch) -> Array:
-        logits = predict_step(variables, input_pipeline.decode(raw)["image"], model=scored.model)
-        return metrics.positive(logits[..., 0], scored.config.eval.threshold)
-
-    predict_fn = parallel.map_eval_step(predict)
-    batches = input_pipeline.eval_batches(scored.data.part(index), scored.config.eval.batch_size)
-    return np.concatenate([np.asarray(predict_fn(scored.variables, raw))[valid] for raw, valid in batches])
-
-
 def _write_overlays(out: pathlib.Path, scored: Scored) -> None:
     """Best and worst images by Dice among those with infection: one PNG each, and all on one sheet."""
     counts, data = scored.counts[:, 0], scored.data
     dice = metrics.ratios(counts)["dice"]
     ranked = [int(i) for i in np.argsort(-dice, kind="stable") if counts[i, 0] + counts[i, 2] > 0]
-    n = min(scored.config.eval.overlays, len(ranked) // 2)
+    n = min(scored.predictor.config.eval.overlays, len(ranked) // 2)
     chosen = [("best", i) for i in ranked[:n]] + [("worst", i) for i in ranked[::-1][:n]]
     if not chosen:
         return
-    predicted = predict_masks(scored, np.array([i for _, i in chosen]))
+    predicted = scored.predict_masks(np.array([i for _, i in chosen]))
+    if not distributed.is_first():
+        return
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     pictures = []

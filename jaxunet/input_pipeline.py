@@ -178,9 +178,14 @@ def gather(arrays: RawBatch, index: Array) -> RawBatch:
     return {name: jnp.take(array, index, axis=0, mode="clip") for name, array in arrays.items()}
 
 
+def decode_image(raw: RawBatch) -> Array:
+    """Raw batch -> float32 [B, H, W, 1] in [0, 1]."""
+    return raw["image"][..., None].astype(jnp.float32) / 255
+
+
 def decode(raw: RawBatch) -> dict[str, Array]:
     """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1]; `target`: masks float32 {0, 1} [B, H, W, C], or labels."""
-    image = raw["image"][..., None].astype(jnp.float32) / 255
+    image = decode_image(raw)
     if "label" in raw:
         return {"image": image, "target": raw["label"]}
     return {"image": image, "target": jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)}

@@ -4,12 +4,12 @@ import json
 import pathlib
 from typing import Self
 
-import jax
 import tensorboardX
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxunet import config as config_lib
+from jaxunet import distributed
 from jaxunet.atomic import write_atomically
 
 
@@ -35,7 +35,7 @@ class MetricWriter:
     def __init__(
         self, workdir: pathlib.Path, config: ConfigDict, *, start_step: int, validated_step: int, total_steps: int
     ):
-        self._active = jax.process_index() == 0
+        self._active = distributed.is_first()
         self._bar = tqdm(
             total=total_steps, initial=start_step, unit="step", disable=not self._active, dynamic_ncols=True
         )

@@ -3,8 +3,12 @@
 `jax.pmap` with `in_axes=None` / `out_axes=None` for the state keeps one logical copy of it, replicated: there is
 nothing to stack, unstack or index. JAX does not check `out_axes=None`, so a forgotten reduction would let replicas
 drift apart unseen; `assert_replicas_agree` looks.
+
+Of several processes (distributed.py), each holds arrays on its own devices only, and pmap joins them: a state is
+replicated over the local devices, mapped values hold the rows of the local devices. Only checkpoints see global arrays.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxunet import input_pipeline
+from jaxunet import distributed, input_pipeline
 from jaxunet.train_state import TrainState
 from jaxunet.train_step import Batch, Metrics
 
@@ -29,13 +34,33 @@ def reduce_mean(tree: Any) -> Any:
     return jax.lax.pmean(tree, AXIS)
 
 
+def _devices() -> list[jax.Device]:
+    """Replica i runs on device i; the devices of a process follow each other, which on a TPU slice their ids do not."""
+    return sorted(jax.devices(), key=lambda d: d.process_index)
+
+
 def _mesh() -> Mesh:
-    return Mesh(np.array(jax.devices()), (AXIS,))
+    return Mesh(np.array(_devices()), (AXIS,))
 
 
 def replicate(tree: Any) -> Any:
-    """Puts one logical copy of `tree` on all devices; scalars and arrays already there stay."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    """Puts one logical copy of `tree` on all devices of this process; scalars and arrays already there stay.
+
+    It must be the same on all processes.
+    """
+    return jax.device_put(tree, NamedSharding(_mesh().local_mesh, PartitionSpec()))
+
+
+def to_global(tree: Any) -> Any:
+    """Replicated arrays of each process -> the same as arrays of all processes, without a copy."""
+    if not distributed.several():
+        return tree
+    return multihost_utils.host_local_array_to_global_array(tree, _mesh(), PartitionSpec())
+
+
+def to_local(tree: Any) -> Any:
+    """Inverse of `to_global`."""
+    return multihost_utils.global_array_to_host_local_array(tree, _mesh(), PartitionSpec())
 
 
 def shard(batch: Any) -> Any:
@@ -45,7 +70,7 @@ def shard(batch: Any) -> Any:
 
 
 def replicated_shapes(tree: Any) -> Any:
-    """Shapes, dtypes and replicated shardings of `tree`, for restoring a checkpoint onto the devices present."""
+    """Shapes, dtypes and global replicated shardings of `tree`, for restoring a checkpoint onto the devices present."""
     sharding = NamedSharding(_mesh(), PartitionSpec())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
@@ -78,7 +103,7 @@ def map_resident_steps(
         batch_size=batch_size,
         num_examples=num_examples,
         max_steps=max_steps,
-        devices=jax.devices(),
+        devices=_devices(),
     )
     replicas = _replica_indices()
     return lambda state, arrays, n: mapped(state, arrays, np.int32(n), replicas)
@@ -122,8 +147,11 @@ def resident_program(
 def map_streamed_step(
     step_fn: Step, make_batch: MakeBatch, *, batch_size: int
 ) -> Callable[[TrainState, input_pipeline.RawBatch], tuple[TrainState, Metrics]]:
-    """Compiles "one step on a batch from the host": `run(state, raw) -> (state, totals)`, `state` donated."""
-    mapped = streamed_program(step_fn, make_batch, batch_size=batch_size, devices=jax.devices())
+    """Compiles "one step on a batch from the host": `run(state, raw) -> (state, totals)`, `state` donated.
+
+    `raw` is this process's share of the batch, as `input_pipeline.stream_batches` gives it.
+    """
+    mapped = streamed_program(step_fn, make_batch, batch_size=batch_size, devices=_devices())
     replicas = _replica_indices()
     return lambda state, raw: mapped(state, shard(raw), replicas)
 
@@ -142,11 +170,22 @@ def streamed_program(step_fn: Step, make_batch: MakeBatch, *, batch_size: int, d
 
 
 def map_eval_step(eval_fn: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
-    """Compiles `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] out."""
-    mapped = eval_program(eval_fn, devices=jax.devices())
+    """Compiles `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] out.
+
+    Of several processes, each gives the whole batch, works off its share, and gets the whole result.
+    """
+    mapped = eval_program(eval_fn, devices=_devices())
+    gather = jax.pmap(lambda x: jax.lax.all_gather(x, AXIS), axis_name=AXIS, out_axes=None, devices=_devices())
+    processes, process = jax.process_count(), jax.process_index()
+
+    def mine(x: np.ndarray) -> np.ndarray:
+        share = len(x) // processes
+        return x[process * share : (process + 1) * share]
 
     def run(variables: Any, batch: Any) -> Array:
-        out = mapped(variables, shard(batch))
+        out = mapped(variables, shard(jax.tree.map(mine, batch)))
+        if processes > 1:
+            out = gather(out)
         return out.reshape(-1, *out.shape[2:])
 
     return run
@@ -158,14 +197,17 @@ def eval_program(eval_fn: Callable[[Any, Any], Array], *, devices: Sequence[jax.
 
 
 def _replica_indices() -> Array:
-    mine = [i for i, d in enumerate(jax.devices()) if d.process_index == jax.process_index()]
+    mine = [i for i, d in enumerate(_devices()) if d.process_index == jax.process_index()]
     return np.array(mine, np.int32)
 
 
 def assert_replicas_agree(tree: Any) -> None:
-    """Raises RuntimeError naming the first leaf whose copies differ between this process's devices, bit for bit."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        first, *others = (np.asarray(s.data) for s in leaf.addressable_shards)
-        for other in others:
-            if first.tobytes() != other.tobytes():
-                raise RuntimeError(f"Replicas disagree on {jax.tree_util.keystr(path)}: a reduction is missing.")
+    """Raises RuntimeError naming the first leaf whose copies differ between devices, bit for bit, or between processes
+    (by checksum)."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    copies = [[np.asarray(s.data).tobytes() for s in leaf.addressable_shards] for _, leaf in leaves]
+    checksums = np.array([zlib.crc32(first) for first, *_ in copies], np.uint32)
+    agreed = (distributed.gather(checksums) == checksums).all(axis=0)
+    for (path, _), (first, *others), same in zip(leaves, copies, agreed, strict=True):
+        if not same or any(first != other for other in others):
+            raise RuntimeError(f"Replicas disagree on {jax.tree_util.keystr(path)}: a reduction is missing.")

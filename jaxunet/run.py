@@ -8,7 +8,10 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
+from jaxunet import distributed
 from jaxunet.errors import UserError, exit_status
+
+_TOGETHER = ("train", "evaluate", "compare")  # the modes in which several processes share the work
 
 
 def run(
@@ -23,6 +26,7 @@ def run(
     runs: list[str],
     topology: list[str],
     batch_per_chip: int,
+    processes: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> int:
     """Runs `mode` and returns the exit status, 0 or 1.
 
@@ -31,6 +35,7 @@ def run(
       config: the resolved config of the command line.
       overrides: the keys given as `--config.key=value`; `evaluate` applies them to the config of the run.
       workdir, split, checkpoint, source, runs, topology, batch_per_chip: as the flags of `launch.py`.
+      processes: its flags `coordinator_address`, `num_processes` and `process_id`.
     """
 
     def action() -> int | None:
@@ -70,7 +75,16 @@ def run(
             evaluate(run_config, folder, split=split, checkpoint=checkpoint)
         return 0
 
-    return exit_status(action)
+    def join() -> None:
+        if mode in _TOGETHER:
+            distributed.join(*processes, preemption=mode != "evaluate")
+        elif processes[1] not in (None, 1):
+            raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and what goes with it.")
+
+    if status := exit_status(join):
+        return status
+    with distributed.only_first_prints():
+        return exit_status(action, process=distributed.name())
 
 
 def _cache_programs() -> None:

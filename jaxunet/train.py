@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
-from jaxunet import hardware, input_pipeline, parallel, plots
+from jaxunet import distributed, hardware, input_pipeline, parallel, plots
 from jaxunet.atomic import only_here
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError
@@ -47,7 +47,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from error
-    with only_here(workdir):
+    distributed.check_shared(workdir)
+    distributed.check_same("The settings", config_lib.to_json(config))
+    with only_here(workdir) if distributed.is_first() else contextlib.nullcontext():
         return _train(config, workdir)
 
 
@@ -55,6 +57,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     # ---- data
     task = build_task(config)
     source, model = task.source, task.model
+    distributed.check_same("The images", "\n".join([*source.ids, "", *task.val.ids]))
     length = durations(config.train, len(source))
 
     # ---- network, optimizer, state
@@ -109,8 +112,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
             validated_step=validated_step,
             total_steps=length.total_steps,
         ) as writer,
-        _stop_on_signal() as stop,
-        Profiler(workdir / "profile", active=config.profile) as profiler,
+        _stop_request() as stop,
+        Profiler(workdir / "profile", active=config.profile and distributed.is_first()) as profiler,
         checkpoints,
     ):
         progress = Progress(
@@ -134,14 +137,15 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
             if (
                 "eval" in due
                 and progress.validated_step < step
-                and (validation := task.validate(state.eval_variables(), lambda: stop.requested))
+                and (validation := task.validate(state.eval_variables(), stop))
             ):
                 values, val_score, words = validation
                 progress.validated(step, val_score)
                 writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
                 writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation {words}")
-                plots.learning_curve(read_metrics(workdir), task.score_name, workdir / "learning_curve.png")
-            ends = stop.requested or step == length.total_steps or progress.stops_improving
+                if distributed.is_first():
+                    plots.learning_curve(read_metrics(workdir), task.score_name, workdir / "learning_curve.png")
+            ends = stop() or step == length.total_steps or progress.stops_improving
             if due & {"eval", "checkpoint"} or (ends and step > 0):
                 if not replicas_checked:
                     parallel.assert_replicas_agree(state)
@@ -236,21 +240,31 @@ def _next_multiple(step: int, period: float) -> int:
     return math.ceil(k * period)
 
 
-class _StopRequest:
-    requested = False
-
-
 @contextlib.contextmanager
-def _stop_on_signal() -> Iterator[_StopRequest]:
-    """SIGTERM or Ctrl-C asks the loop to save and leave; a second one ends the process as usual."""
-    stop, previous = _StopRequest(), {}
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Yields what tells whether to save and leave.
+
+    SIGTERM or Ctrl-C asks for it; a second one ends the process as usual. Of several processes, one that is asked takes
+    the others along: JAX has been watching for SIGTERM since they joined, and Ctrl-C becomes one. They must all ask
+    equally often.
+    """
+    together, requests, previous = distributed.several(), [], {}
 
     def request(number: int, _: Any) -> None:
-        stop.requested = True
         signal.signal(number, previous[number])
+        if together:
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            requests.append(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT,) if together else (signal.SIGTERM, signal.SIGINT):
         previous[number] = signal.signal(number, request)
+
+    def stop() -> bool:
+        if together and not requests and distributed.stop_agreed():
+            requests.append(signal.SIGTERM)
+        return bool(requests)
+
     try:
         yield stop
     finally:

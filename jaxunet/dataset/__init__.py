@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from jaxunet.atomic import write_atomically
 from jaxunet.dataset import verify
-from jaxunet.dataset.archive import CLASSES, PARTS, Archive, find_archive
+from jaxunet.dataset.archive import CLASSES, IMAGE_SIZE, PARTS, Archive, find_archive
 from jaxunet.errors import UserError
 
-__all__ = ["CLASSES", "data_root", "dropped_from_train", "open_builder", "verify_source"]
+__all__ = ["CLASSES", "IMAGE_SIZE", "data_root", "dropped_from_train", "open_builder", "verify_source"]
 
 _ABANDONED_SECONDS = 3600.0
 
@@ -39,12 +39,20 @@ def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
     Raises:
       UserError: if the archive is missing, unusable, or another than the one that the dataset was built from.
     """
-    builder = _make_builder(dataset, builder_config)
-    data_dir = pathlib.Path(builder.data_dir)
-    if data_dir.is_dir():
-        _check_same_archive(builder, dataset)
-    else:
-        _build(builder, dataset, data_dir)
+    from jaxunet import distributed  # late: it imports JAX
+
+    with distributed.first_then_others():
+        builder = _make_builder(dataset, builder_config)
+        data_dir = pathlib.Path(builder.data_dir)
+        if data_dir.is_dir():
+            _check_same_archive(builder, dataset)
+            return builder
+        try:
+            _build(builder, dataset, data_dir)
+        except OSError:
+            if not data_dir.is_dir():
+                raise
+            return _make_builder(dataset, builder_config)  # another process was faster
     return builder
 
 

@@ -18,6 +18,7 @@ import zipfile
 
 from jaxunet.errors import UserError
 
+IMAGE_SIZE = 256  # pixels per side
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 SPLITS = ("Train", "Val", "Test")
 PARTS = {"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"}

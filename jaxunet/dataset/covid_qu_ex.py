@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from jaxunet.dataset.archive import CLASSES, KAGGLE_HANDLE, Archive, Record, find_archive
+from jaxunet.dataset.archive import CLASSES, IMAGE_SIZE, KAGGLE_HANDLE, Archive, Record, find_archive
 from jaxunet.dataset.verify import verify
 
 Example = dict[str, Any]
@@ -17,7 +17,10 @@ Example = dict[str, Any]
 
 def features(masks: tuple[str, ...]) -> tfds.features.FeaturesDict:
     """`image` uint8 [256, 256, 1]; `<name>_mask` uint8 {0, 1} [256, 256, 1] for each of `masks`; `label`; `id`."""
-    image = {name: tfds.features.Image(shape=(256, 256, 1), encoding_format="png") for name in ("image", *masks)}
+    image = {
+        name: tfds.features.Image(shape=(IMAGE_SIZE, IMAGE_SIZE, 1), encoding_format="png")
+        for name in ("image", *masks)
+    }
     return tfds.features.FeaturesDict(
         {**image, "label": tfds.features.ClassLabel(names=list(CLASSES)), "id": tfds.features.Text()}
     )

@@ -1,0 +1,106 @@
+"""A trained network, ready for any number of X-rays of one size: what predicts, exports and serves starts from here."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from jaxunet import config as config_lib
+from jaxunet import dataset, input_pipeline, parallel
+from jaxunet.checkpoint import Checkpoints
+from jaxunet.errors import UserError
+from jaxunet.models import Network, build_model
+from jaxunet.optimizer import build_optimizer
+from jaxunet.train_state import create_train_state
+from jaxunet.train_step import predict_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A checkpoint with the network and the settings that it was trained with.
+
+    Attributes:
+      config: of the run.
+      step: of the checkpoint.
+      best_step: of the one that was best in validation, if any was validated.
+      model, variables: the network, and its weights and running statistics (the averages where they were kept).
+    """
+
+    config: ConfigDict
+    step: int
+    best_step: int | None
+    model: Network
+    variables: Any
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What the last axis of the logits stands for, such as ("infection", "lung")."""
+        return tuple(self.config.dataset.targets)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of the square images that the network was trained on."""
+        return self.config.dataset.image_size or dataset.IMAGE_SIZE
+
+    @property
+    def threshold(self) -> float:
+        """A pixel is positive where its probability exceeds this: `metrics.positive(logits, threshold)`."""
+        return self.config.eval.threshold
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Predicts in batches of `config.eval.batch_size` over all devices, compiled once.
+
+        Args:
+          images: uint8 [N, image_size, image_size] in [0, 255].
+
+        Returns:
+          float32 [N, image_size, image_size, C], C being the number of targets.
+        """
+        batch_size = self.config.eval.batch_size
+        results = []
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            padded = np.concatenate([part, np.repeat(part[:1], batch_size - len(part), axis=0)])
+            results.append((self._compiled(self.variables, {"image": padded}), len(part)))
+        return np.concatenate([np.asarray(logits)[:n] for logits, n in results])
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Any, input_pipeline.RawBatch], Array]:
+        def logits(variables: Any, raw: input_pipeline.RawBatch) -> Array:
+            return predict_step(variables, input_pipeline.decode_image(raw), model=self.model)
+
+        return parallel.map_eval_step(logits)
+
+
+def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predictor:
+    """The network of a run, from its workdir alone.
+
+    Args:
+      config: of the run, as `config.load` gives it, maybe with another threshold or batch size.
+      workdir: of the run.
+      checkpoint: "latest", "best" or a step.
+
+    Raises:
+      UserError: if there is no such checkpoint, or the run learnt classes instead of masks.
+    """
+    config_lib.check(config, training=False)
+    if config.dataset.name == "labelled_images":
+        raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
+    size = config.dataset.image_size or dataset.IMAGE_SIZE
+    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    tx = build_optimizer(config.optimizer, lambda _: 0.0)  # only the structure of its state counts
+    like = jax.eval_shape(
+        lambda: create_train_state(
+            model, tx, seed=config.seed, image_shape=(size, size, 1), ema=config.train.ema_decay > 0
+        )
+    )
+    with Checkpoints(workdir, config.checkpoint) as checkpoints:
+        step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
+        variables = checkpoints.restore(step, like).eval_variables()
+    return Predictor(config, step, best, model, parallel.replicate(variables))
