@@ -104,9 +104,11 @@ def _devices(topology: str) -> list[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU VM's metadata server to ask
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    options = (
-        {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
-    )  # one device per chip, as on TPU VMs
+    options: dict[str, Any] = {}
+    if topology.startswith("v4"):
+        options["chip_config_name"] = "megacore"  # one device per chip, as on TPU VMs
+    if set(topology.partition(":")[2].split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = [1, 1, 1]  # newer compilers want it said
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
     except Exception as error:  # whatever the plug-in raises
