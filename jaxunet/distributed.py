@@ -4,17 +4,21 @@ Everything here does nothing, or asks nobody, where there is one process. Device
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
 import pathlib
 import random
 import re
+import signal
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +42,7 @@ def join(
         Open MPI, GKE or the TPU VM.
       num_processes: of all; 1 keeps this process alone whatever the environment says.
       process_id: of this one, from 0.
-      preemption: let JAX watch for SIGTERM, as `stop_agreed` needs. SIGTERM then no longer ends the process.
+      preemption: let JAX watch for SIGTERM, as `stop_request` needs. SIGTERM then no longer ends the process.
 
     Raises:
       UserError: if the arguments do not fit together, or the processes do not find each other.
@@ -99,19 +103,21 @@ def detected_processes() -> int:
     slices = env.get("MEGASCALE_NUM_SLICES")
     workers = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES")  # GKE
     if not workers and "TPU_SKIP_MDS_QUERY" not in env:
-        workers = _metadata("worker-network-endpoints")
-        found = re.search(r"^\s*MEGASCALE_NUM_SLICES:\s*'?(\d+)", _metadata("tpu-env"), re.MULTILINE)
+        workers = _metadata("attributes/worker-network-endpoints")
+        found = re.search(r"^\s*MEGASCALE_NUM_SLICES:\s*'?(\d+)", _metadata("attributes/tpu-env"), re.MULTILINE)
         slices = slices or (found and found[1])
     return len(workers.split(",")) * int(slices or 1) if workers else 1
 
 
-def _metadata(key: str) -> str:
+def _metadata(key: str, timeout: float | None = 5) -> str:
     """What Google Cloud says about this virtual machine; "" where it says nothing."""
     host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
-    url = f"http://{host}/computeMetadata/v1/instance/attributes/{key}"
+    request = urllib.request.Request(
+        f"http://{host}/computeMetadata/v1/instance/{key}", headers={"Metadata-Flavor": "Google"}
+    )
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=5) as r:
-            return r.read().decode()
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return response.read().decode()
     except (urllib.error.URLError, OSError):
         return ""
 
@@ -183,7 +189,55 @@ def check_shared(folder: pathlib.Path) -> None:
         )
 
 
-def stop_agreed() -> bool:
+@contextlib.contextmanager
+def stop_request() -> Iterator[Callable[[], bool]]:
+    """Yields what tells whether to save and leave.
+
+    SIGTERM or Ctrl-C asks for it; a second one ends the process as usual. So does Google Cloud's notice that it takes a
+    virtual machine back, 30 seconds ahead. Of several processes, one that is asked takes the others along: JAX has been
+    watching for SIGTERM since they joined, and Ctrl-C becomes one. They must all ask equally often.
+    """
+    together, requests, previous = several(), [], {}
+
+    def request(number: int, _: Any) -> None:
+        signal.signal(number, previous[number])
+        if together:
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            requests.append(number)
+
+    for number in (signal.SIGINT,) if together else (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, request)
+
+    def stop() -> bool:
+        if together and not requests and _stop_agreed():
+            requests.append(signal.SIGTERM)
+        return bool(requests)
+
+    _watch_for_preemption()
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@functools.cache
+def _watch_for_preemption() -> None:
+    """Starts, once, a thread that makes a SIGTERM of Google Cloud's notice; elsewhere does nothing."""
+    product = pathlib.Path("/sys/class/dmi/id/product_name")
+    if "GCE_METADATA_IP" not in os.environ and not (product.is_file() and "Google" in product.read_text()):
+        return
+
+    def watch() -> None:
+        while _metadata("preempted?wait_for_change=true", timeout=None).strip() != "TRUE":
+            time.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stop_agreed() -> bool:
     """Whether all processes are to stop now because one of them got SIGTERM, the notice before being taken away.
 
     All must ask equally often, once per call of the training loop: JAX chooses a number of questions that none of them

@@ -4,9 +4,7 @@ import contextlib
 import functools
 import math
 import pathlib
-import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -112,7 +110,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
             validated_step=validated_step,
             total_steps=length.total_steps,
         ) as writer,
-        _stop_request() as stop,
+        distributed.stop_request() as stop,
         Profiler(workdir / "profile", active=config.profile and distributed.is_first()) as profiler,
         checkpoints,
     ):
@@ -238,35 +236,3 @@ def _next_multiple(step: int, period: float) -> int:
     while math.ceil(k * period) <= step:
         k += 1
     return math.ceil(k * period)
-
-
-@contextlib.contextmanager
-def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Yields what tells whether to save and leave.
-
-    SIGTERM or Ctrl-C asks for it; a second one ends the process as usual. Of several processes, one that is asked takes
-    the others along: JAX has been watching for SIGTERM since they joined, and Ctrl-C becomes one. They must all ask
-    equally often.
-    """
-    together, requests, previous = distributed.several(), [], {}
-
-    def request(number: int, _: Any) -> None:
-        signal.signal(number, previous[number])
-        if together:
-            signal.raise_signal(signal.SIGTERM)
-        else:
-            requests.append(number)
-
-    for number in (signal.SIGINT,) if together else (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, request)
-
-    def stop() -> bool:
-        if together and not requests and distributed.stop_agreed():
-            requests.append(signal.SIGTERM)
-        return bool(requests)
-
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

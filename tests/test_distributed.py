@@ -179,23 +179,45 @@ def test_processes_are_counted_by_the_environment(monkeypatch, environment, expe
     ],
 )
 def test_tpu_vms_are_counted_by_their_metadata(monkeypatch, metadata, expected):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    with metadata_server(monkeypatch, {f"attributes/{key}": value for key, value in metadata.items()}):
+        assert distributed.detected_processes() == expected
+
+
+@contextlib.contextmanager
+def metadata_server(monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str]) -> Iterator[None]:
+    """Google Cloud's, of a virtual machine about which `metadata` is known."""
+
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            prefix, _, key = self.path.rpartition("/")
-            known = prefix == "/computeMetadata/v1/instance/attributes" and key in metadata
-            self.send_response(200 if known and self.headers["Metadata-Flavor"] == "Google" else 404)
+            key = self.path.removeprefix("/computeMetadata/v1/instance/")
+            known = key in metadata and self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(200 if known else 404)
             self.end_headers()
             self.wfile.write(metadata.get(key, "no").encode())
 
         def log_message(self, *_):
             pass
 
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
-        assert distributed.detected_processes() == expected
+        yield
         server.shutdown()
+
+
+@pytest.mark.parametrize("notice", ["TRUE", "FALSE"])
+def test_notice_that_a_machine_is_taken_back_asks_to_stop(monkeypatch, notice):
+    distributed._watch_for_preemption.cache_clear()
+    with (
+        metadata_server(monkeypatch, {"preempted?wait_for_change=true": notice}),
+        distributed.stop_request() as stop,
+    ):
+        deadline = time.time() + (5 if notice == "TRUE" else 0.3)
+        while time.time() < deadline and not stop():
+            time.sleep(0.01)
+        assert stop() == (notice == "TRUE")
+    distributed._watch_for_preemption.cache_clear()
 
 
 @pytest.mark.parametrize(
