@@ -55,18 +55,8 @@ class Checkpoints:
             cleanup_tmp_directories=clean,
             best_fn=lambda metrics: metrics[_BEST],
         )
-        if clean:
-            with distributed.first_then_others():
-                for old in self._directory.glob(f"*{_REPLACED}"):  # a crash came between
-                    new = old.with_suffix("")
-                    shutil.rmtree(old) if new.exists() else old.rename(new)
-        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
-            step = path.parents[1].name
-            if step.isdecimal() and not _is_json(path):
-                error = self._damaged(int(step), "its score cannot be read")
-                if not clean:
-                    raise DamagedCheckpoint(f"{error} Go on with the training, which puts it aside.")
-                self._put_aside(int(step), error, "without it")
+        with distributed.first_then_others():
+            self._tidy(clean)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(
@@ -85,7 +75,9 @@ class Checkpoints:
         if again and val_score is None:
             return
         if again:
-            self._rename(step, self._folder(step, _REPLACED))
+            with distributed.first_then_others():
+                if distributed.is_first():
+                    self._folder(step).rename(self._folder(step, _REPLACED))
             self._manager.reload()
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(parallel.to_global(state)),  # several processes write it together
@@ -133,8 +125,9 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 damaged.append((step, error))
                 continue
-            for late, error in damaged:
-                self._put_aside(late, error, f"from step {step}")
+            with distributed.first_then_others():
+                for late, error in damaged if distributed.is_first() else ():
+                    self._put_aside(late, error, f"from step {step}")
             if damaged:
                 self._manager.reload()
             return state, progress.progress
@@ -177,16 +170,24 @@ class Checkpoints:
     def _folder(self, step: int, suffix: str = "") -> pathlib.Path:
         return self._directory / f"{step}{suffix}"
 
+    def _tidy(self, clean: bool) -> None:
+        """Deals with what crashes left behind, where Orbax would stumble over it."""
+        for old in self._directory.glob(f"*{_REPLACED}") if clean else ():
+            new = old.with_suffix("")
+            shutil.rmtree(old) if new.exists() else old.rename(new)
+        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
+            step = path.parents[1].name
+            if step.isdecimal() and not _is_json(path):
+                error = self._damaged(int(step), "its score cannot be read")
+                if not clean:
+                    raise DamagedCheckpoint(f"{error} Go on with the training, which puts it aside.")
+                self._put_aside(int(step), error, "without it")
+
     def _put_aside(self, step: int, error: DamagedCheckpoint, how: str) -> None:
         aside = self._folder(step, _DAMAGED)
         print(f"{error} Going on {how}; the damaged one was renamed {aside.name}.")
-        self._rename(step, aside)
-
-    def _rename(self, step: int, new: pathlib.Path) -> None:
-        with distributed.first_then_others():
-            if distributed.is_first():
-                shutil.rmtree(new, ignore_errors=True)
-                self._folder(step).rename(new)
+        shutil.rmtree(aside, ignore_errors=True)
+        self._folder(step).rename(aside)
 
     def _checked(self, step: int, tree: Any, checksums: dict[str, int]) -> Any:
         wrong = [name for name, value in _checksums(tree).items() if checksums.get(name) != value]
