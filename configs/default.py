@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.targets = ("infection",)  # masks to learn, of "infection" and "lung"; the first one is scored and ranked
     dataset.image_size = 0  # pixels per side: 0 keeps the 256 of the files, 32, 64 or 128 average blocks of them
     dataset.drop_leaked = True  # leave out training images identical to a validation or test image
+    dataset.drop_near_duplicates = False  # and those nearly identical to one; --mode=verify draws them
     dataset.synthetic = ml_collections.ConfigDict()
     dataset.synthetic.train = 320  # COVID-19 images per split; "infection_all" adds as many controls
     dataset.synthetic.val = 48

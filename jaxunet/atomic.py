@@ -4,23 +4,25 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import tempfile
+import secrets
 from collections.abc import Iterator
 
 from jaxunet.errors import UserError
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes `path`, making its folder if need be: the old content or the new, nothing between."""
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes `path`, making its folder if need be: the old content or the new, nothing between.
+
+    The file may be read and written by whom the user's umask lets, like any other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        with open(unfinished, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.replace(unfinished, path)
     except BaseException:
-        os.unlink(name)
+        unfinished.unlink(missing_ok=True)
         raise
 
 

@@ -68,6 +68,7 @@ class ExampleSource:
         self._source = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
         examples = [(i, e["id"].decode(), int(e["label"])) for i, e in enumerate(self._source)]
         kept = [example for example in examples if example[1] not in exclude]
+        self.left_out = len(examples) - len(kept)
         self._records = [i for i, _, _ in kept]
         self.ids = [name for _, name, _ in kept]
         self.labels = np.array([label for _, _, label in kept], np.int32)

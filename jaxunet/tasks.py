@@ -75,11 +75,13 @@ def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
     """The training examples, not yet read, without those that leak; and the validation split in memory."""
     builder = dataset.open_builder(config.dataset, config.dataset.train_config)
     dropped = dataset.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
+    near = dataset.near_in_train(builder) if config.dataset.drop_near_duplicates else frozenset()
     source = ExampleSource(
-        builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped
+        builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped | near
     )
-    if dropped:
-        print(f"{len(dropped)} training images are identical to a validation or test image and are left out.")
+    if source.left_out:
+        alike = "identical or nearly identical" if near else "identical"
+        print(f"{source.left_out} training images are {alike} to a validation or test image and are left out.")
     return source, evaluate.load_eval_split(config, "val")
 
 

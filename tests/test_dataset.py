@@ -17,9 +17,9 @@ from fake_archive import ROOT, fake_files, png, square, write_folder, write_zip,
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxunet import dataset
-from jaxunet.dataset import build, verify
-from jaxunet.dataset.archive import find_archive
+from jaxunet import dataset, tasks
+from jaxunet.dataset import build, duplicates, verify
+from jaxunet.dataset.archive import Archive, find_archive
 from jaxunet.errors import UserError, exit_status
 
 COVID = f"{ROOT}/Train/COVID-19"
@@ -218,11 +218,25 @@ def leaking(tmp_path) -> pathlib.Path:
     return write_zip(tmp_path / "leaking.zip", files)
 
 
+@pytest.fixture(scope="module")
+def leaking_dir(tmp_path_factory) -> pathlib.Path:
+    """Datasets of which Train covid_1 is Val covid_10, covid_2 is Test covid_19 with other contrast, covid_3 sound."""
+    folder, files = tmp_path_factory.mktemp("leaking"), fake_files(per_class=3)
+    files[f"{COVID}/images/covid_1.png"] = png(xray(10))
+    files[f"{COVID}/images/covid_2.png"] = png((xray(19) * 0.7 + 20).astype(np.uint8))
+    path = write_zip(folder / "leaking.zip", files)
+    for name in ("infection", "infection_all"):
+        dataset.open_builder(settings(path, folder), name)
+    return folder
+
+
 def test_findings(leaking):
     report, masks = verify.verify(leaking, "infection")
     assert not report.errors
     assert report.identical == (("Train/COVID-19/covid_1.png", "Val/COVID-19/covid_7.png"),)
     assert report.near == (("Train/COVID-19/covid_2.png", "Test/COVID-19/covid_13.png"),)
+    left, right = (verify.gradient_hash(x) for x in ((xray(13) * 0.7 + 20).astype(np.uint8), xray(13)))
+    assert report.near_bits == (sum((a ^ b).bit_count() for a, b in zip(left, right, strict=True)),)
     assert report.dropped_from_train == ("Train/COVID-19/covid_1.png",)
     assert "Train COVID-19: 2 X-rays, 1,864 published" in report.warnings
     assert "the infection mask of Train/COVID-19/covid_2.png is blank" in report.warnings
@@ -231,6 +245,48 @@ def test_findings(leaking):
     assert len([w for w in report.warnings if "published" not in w]) == 3
     assert "identical images in two splits: 1" in report.table()
     assert set(np.unique(Image.open(io.BytesIO(masks["Test/COVID-19/covid_13.png"]["infection"])))) == {0, 1}
+
+
+def test_pictures_of_what_is_in_two_splits(leaking, tmp_path, capsys, monkeypatch):
+    """Both X-rays of each pair, unchanged, identical ones first; gone when an archive without pairs is verified."""
+    out = tmp_path / "out"
+    assert dataset.verify_source(settings(leaking, tmp_path), out) == 0
+    assert f"side by side: {out / 'duplicates_infection.png'}" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(out / "duplicates_infection.png").convert("L"))
+    expected = [xray(7), xray(7), (xray(13) * 0.7 + 20).astype(np.uint8), xray(13)]
+    for at, picture in zip((4, 264, 528, 788), expected, strict=True):
+        np.testing.assert_array_equal(sheet[4:260, at : at + 256], picture)
+    assert (sheet[260:, 4:520] < 128).any(), "no caption"
+
+    monkeypatch.setattr(duplicates, "MOST", 1)
+    report, _ = verify.verify(leaking, "infection")
+    with Image.open(io.BytesIO(duplicates.draw(Archive(leaking), report))) as one:
+        assert one.size == (2 * 524, 311)
+    assert dataset.verify_source(settings(write_zip(tmp_path / "sound.zip", fake_files()), tmp_path), out) == 0
+    assert [p.name for p in out.iterdir()] == ["verify.json"]
+
+
+@pytest.mark.parametrize(
+    ("identical", "near", "left"),
+    [
+        (True, False, ["covid_2", "covid_3"]),
+        (True, True, ["covid_3"]),
+        (False, True, ["covid_1", "covid_3"]),
+        (False, False, ["covid_1", "covid_2", "covid_3"]),
+    ],
+)
+def test_duplicates_are_left_out_of_training_as_the_config_says(
+    identical, near, left, leaking_dir, make_config, tmp_path, capsys
+):
+    config = make_config()
+    config.dataset.name, config.dataset.data_dir = "covid_qu_ex", str(leaking_dir)
+    config.dataset.drop_leaked, config.dataset.drop_near_duplicates = identical, near
+    source, val = tasks.load_segmentation_data(config)
+    assert sorted(pathlib.PurePosixPath(i).stem for i in source.ids) == left
+    assert len(val.ids) == 9
+    said = capsys.readouterr().out
+    assert (f"{3 - len(left)} training images are identical" in said) == (len(left) < 3)
+    assert ("nearly identical to a validation" in said) == near
 
 
 def test_verify_command_writes_all_of_it(leaking, tmp_path, capsys):

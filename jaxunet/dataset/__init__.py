@@ -15,11 +15,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.atomic import write_atomically
-from jaxunet.dataset import verify
+from jaxunet.dataset import duplicates, verify
 from jaxunet.dataset.archive import CLASSES, IMAGE_SIZE, PARTS, Archive, find_archive
 from jaxunet.errors import UserError
 
-__all__ = ["CLASSES", "IMAGE_SIZE", "data_root", "dropped_from_train", "open_builder", "verify_source"]
+__all__ = [
+    "CLASSES",
+    "IMAGE_SIZE",
+    "data_root",
+    "dropped_from_train",
+    "near_in_train",
+    "open_builder",
+    "verify_source",
+]
 
 _ABANDONED_SECONDS = 3600.0
 
@@ -94,7 +102,8 @@ def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
 
 
 def verify_source(dataset: ConfigDict, out: pathlib.Path | None) -> int:
-    """Prints the findings about every part that the archive has, and writes `verify.json` into `out`.
+    """Prints the findings about every part that the archive has; writes `verify.json` and, where X-rays are in two
+    splits, `duplicates_<part>.png` into `out`.
 
     Returns:
       The exit status: 1 if a part cannot be used.
@@ -108,13 +117,29 @@ def verify_source(dataset: ConfigDict, out: pathlib.Path | None) -> int:
     if out:
         write_atomically(out / "verify.json", json.dumps([r.to_dict() for r in reports], indent=2) + "\n")
         print(f"Written to {out / 'verify.json'}")
+        for report in reports:
+            picture, path = duplicates.draw(archive, report), out / f"duplicates_{report.part}.png"
+            path.unlink(missing_ok=True)  # of an earlier archive
+            if picture:
+                write_atomically(path, picture)
+                print(f"The X-rays that are in two splits, side by side: {path}")
     return int(any(report.errors for report in reports))
 
 
 def dropped_from_train(builder: Any) -> frozenset[str]:
     """Ids of training images identical to a validation or test image, as verification found them at the build."""
+    return frozenset(_report(builder).get("dropped_from_train", []))
+
+
+def near_in_train(builder: Any) -> frozenset[str]:
+    """Ids of training images nearly identical to a validation or test image, likewise."""
+    return frozenset(i for pair in _report(builder).get("near", []) for i in pair if i.startswith("Train/"))
+
+
+def _report(builder: Any) -> dict[str, Any]:
+    """What verification wrote beside the prepared dataset; empty for synthetic ones."""
     path = pathlib.Path(builder.data_dir) / "verify.json"
-    return frozenset(json.loads(path.read_text())["dropped_from_train"]) if path.is_file() else frozenset()
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:

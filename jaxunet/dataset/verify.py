@@ -30,9 +30,9 @@ PUBLISHED = {
     },
     "lung": {("all", "COVID-19"): 11956, ("all", "Non-COVID"): 11263, ("all", "Normal"): 10701},
 }  # fmt: skip
-# Images in different splits whose hashes differ in at most so many of 240 bits are called nearly identical. On Train
+# Images in different splits whose hashes differ in at most so many bits are called nearly identical. On Train
 # and Val of the infection part, each of the 9 pairs within 13 bits is one X-ray twice; from 16 bits on, others appear.
-NEAR_BITS = 13
+NEAR_BITS, HASH_BITS = 13, 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Checked:
 class Report:
     """Findings about one part of an archive. `errors` refuse a build, `warnings` do not.
 
-    `identical` and `near` are pairs of ids in different splits; `dropped_from_train` are the Train ids among the
-    identical ones, which training leaves out by default.
+    `identical` and `near` are pairs of ids in different splits, `near_bits` the bits in which the hashes of each near
+    pair differ; `dropped_from_train` are the Train ids among the identical ones, which training leaves out by default.
     """
 
     source: str
@@ -62,6 +62,7 @@ class Report:
     warnings: tuple[str, ...]
     identical: tuple[tuple[str, str], ...]
     near: tuple[tuple[str, str], ...]
+    near_bits: tuple[int, ...]
 
     @property
     def dropped_from_train(self) -> tuple[str, ...]:
@@ -79,7 +80,9 @@ class Report:
             "errors": self.errors,
             "warnings": self.warnings,
             "identical images in two splits": [" = ".join(p) for p in self.identical],
-            "nearly identical images in two splits": [" ~ ".join(p) for p in self.near],
+            "nearly identical images in two splits": [
+                f"{' ~ '.join(p)} ({bits} bits)" for p, bits in zip(self.near, self.near_bits, strict=True)
+            ],
         }
         for name, found in findings.items():
             lines.append(f"{name}: {len(found) or 'none'}")
@@ -156,7 +159,7 @@ def _encode_mask(mask: np.ndarray) -> bytes:
 
 
 def gradient_hash(image: np.ndarray) -> bytes:
-    """240 bits: the signs of the horizontal differences of the image shrunk to 15 rows of 17 (dHash).
+    """HASH_BITS bits: the signs of the horizontal differences of the image shrunk to 15 rows of 17 (dHash).
 
     Signs survive changes of contrast, brightness and compression; 64 bits are too few for chest X-rays, which all
     look alike.
@@ -190,6 +193,7 @@ def verify(path: pathlib.Path, part: str) -> tuple[Report, dict[str, dict[str, b
     identical = sorted(
         (a.id, b.id) for group in by_digest.values() for a, b in itertools.combinations(group, 2) if a.split != b.split
     )
+    near = near_pairs(records, checked, exclude=set(identical))
     report = Report(
         source=str(archive.path),
         fingerprint=archive.fingerprint,
@@ -198,7 +202,8 @@ def verify(path: pathlib.Path, part: str) -> tuple[Report, dict[str, dict[str, b
         errors=tuple(e for c in checked for e in c.errors),
         warnings=(*_count_warnings(counts, part), *(w for c in checked for w in c.warnings)),
         identical=tuple(identical),
-        near=tuple(near_pairs(records, checked, exclude=set(identical))),
+        near=tuple(near),
+        near_bits=tuple(near.values()),
     )
     return report, {r.id: c.masks for r, c in zip(records, checked, strict=True)}
 
@@ -237,9 +242,11 @@ def _count_warnings(counts: dict[str, dict[str, int]], part: str) -> list[str]:
     return found
 
 
-def near_pairs(records: list[Record], checked: list[Checked], exclude: set[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of ids in different splits whose hashes differ in at most NEAR_BITS bits, sorted."""
-    pairs = []
+def near_pairs(
+    records: list[Record], checked: list[Checked], exclude: set[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
+    """Pairs of ids in different splits whose hashes differ in at most NEAR_BITS bits, sorted: pair -> bits."""
+    pairs = {}
     by_split = {
         s: [(r.id, c.hash) for r, c in zip(records, checked, strict=True) if r.split == s and c.hash] for s in SPLITS
     }
@@ -257,5 +264,5 @@ def near_pairs(records: list[Record], checked: list[Checked], exclude: set[tuple
             for i, j in zip(*np.nonzero(distance <= NEAR_BITS), strict=True):
                 pair = by_split[left][start + i][0], by_split[right][j][0]
                 if tuple(sorted(pair)) not in exclude and pair not in exclude:
-                    pairs.append(pair)
-    return sorted(pairs)
+                    pairs[pair] = int(distance[i, j])
+    return dict(sorted(pairs.items()))
