@@ -33,14 +33,14 @@ def only_here(folder: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: if another is at it already.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what is open for writing
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise UserError(f"Another process is training in {folder}: wait for it, or use another --workdir.") from error
-    except OSError:  # a file system without locks
-        pass
+    except OSError:
+        print(f"{folder} is on a file system without locks: see to it that no second process trains there.")
     try:
         yield
     finally:

@@ -70,6 +70,8 @@ def compare(
       UserError: if fewer than two systems are named, or they were not made for the same images and masks.
     """
     trained = {name: _system_config(config, name) for name in config.get("systems", {})}
+    for key in overrides if trained else ():
+        _check_has_effect(key, config)
     folders = {name: workdir / name for name in trained} | _name_runs(runs, trained)
     if len(folders) < 2:
         raise UserError(
@@ -136,6 +138,16 @@ def _system_config(config: ConfigDict, name: str) -> ConfigDict:
     return system
 
 
+def _check_has_effect(key: str, config: ConfigDict) -> None:
+    """Raises UserError if the override `key` is none that `_system_config` heeds."""
+    parts = key.split(".")
+    own = parts[2:] if parts[0] == "systems" else []
+    if own and own[0] in config and own != ["dataset", "targets"]:
+        raise UserError(f"--config.{key} has no effect: all systems share --config.{'.'.join(own)}.")
+    if key == "dataset.targets":
+        raise UserError(f"--config.{key} has no effect: every system has its own, --config.systems.NAME.{key}.")
+
+
 def _name_runs(runs: list[pathlib.Path], taken: Mapping[str, Any]) -> dict[str, pathlib.Path]:
     """Name -> workdir: the folder's own name, or the whole path where that would be ambiguous."""
     short = [run.name for run in runs]
@@ -174,8 +186,7 @@ def _images_to_show(counts: np.ndarray) -> np.ndarray:
 def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     config = scored.predictor.config
     train, start = config.train, config.init.weights or config.init.checkpoint
-    n, unit = (train.total_epochs, "epoch") if train.total_epochs else (train.total_steps, "step")
-    length = f"{n:g} {unit}{'' if n == 1 else 's'}"
+    length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
     evaluate.count_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)

@@ -87,6 +87,9 @@ def join(
         waiting.cancel()
     if found != expected:
         raise UserError(f"{expected} processes were started, but JAX sees {found}: does it use the right devices?")
+    devices = gather(np.array([jax.local_device_count()]))[:, 0].tolist()
+    if len(set(devices)) > 1:
+        raise UserError(f"The processes have {devices} devices: each must have equally many.")
 
 
 def detected_processes() -> int:

@@ -62,6 +62,8 @@ class Predictor:
         Returns:
           float32 [N, image_size, image_size, C], C being the number of targets.
         """
+        if not len(images):
+            return np.empty((*images.shape, len(self.targets)), np.float32)
         batch_size = self.config.eval.batch_size
         results = []
         for start in range(0, len(images), batch_size):

@@ -77,7 +77,7 @@ def run(
 
     def join() -> None:
         if mode in _TOGETHER:
-            distributed.join(*processes, preemption=mode != "evaluate")
+            distributed.join(*processes, preemption=mode == "train" or (mode == "compare" and "systems" in config))
         elif processes[1] not in (None, 1):
             raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and what goes with it.")
 

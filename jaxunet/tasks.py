@@ -93,7 +93,7 @@ def _classification(config: ConfigDict) -> Task:
     )
     val = input_pipeline.load_split(val_source, threads=config.input.threads)
     model = build_classifier(config.model, classes=len(source.classes), axis_name=_axis_name(config))
-    eval_fn = evaluate.parallel.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
+    eval_fn = parallel.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
         correct = evaluate.count_split(eval_fn, variables, val, config.eval.batch_size, should_stop)

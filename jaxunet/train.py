@@ -7,13 +7,14 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
 from jaxunet import distributed, hardware, input_pipeline, parallel, plots
 from jaxunet.atomic import only_here
 from jaxunet.checkpoint import Checkpoints
-from jaxunet.errors import UserError
+from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.initialize import initial_state, weights_file
 from jaxunet.input_pipeline import Source
 from jaxunet.metric_writer import MetricWriter, read_metrics
@@ -39,8 +40,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     # ---- checks, before anything is built
     config_lib.check(config)
     config_lib.check_same_run(config, workdir)
-    if config.init.weights and not (workdir / "config.json").exists():
-        weights_file(config)  # said now if it is missing; continuing a run does not need it
+    if config.init.weights and not (workdir / "config.json").exists():  # continuing a run does not need them
+        _check_weights(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -170,6 +171,18 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         print(f"No better validation for {config.train.patience_evals} times: stopped early.")
     print(f"Done: {step} steps, best validation at step {best}. Results in {workdir}")
     return True
+
+
+def _check_weights(config: ConfigDict) -> None:
+    """Raises WeightsUnavailable on all processes if one of them lacks the weights to start from."""
+    problem = ""
+    try:
+        weights_file(config)
+    except WeightsUnavailable as error:
+        problem = str(error)
+    lacking = np.flatnonzero(distributed.gather(np.array([bool(problem)])))
+    if len(lacking):
+        raise WeightsUnavailable(problem or f"The weights to start from are not on the host of process {lacking[0]}.")
 
 
 def _ids_of_step(config: ConfigDict, source: Source, step: int) -> list[str]:

@@ -13,7 +13,7 @@ from jaxunet import input_pipeline
 from jaxunet.augment import augment_batch
 from jaxunet.losses import LossFn
 from jaxunet.metrics import pixel_counts
-from jaxunet.models import Network
+from jaxunet.models import Network, without_patches
 from jaxunet.train_state import TrainState
 
 Batch = dict[str, Array]
@@ -126,10 +126,13 @@ def flops_per_image(model: Network, variables: Any, image_shape: tuple[int, int,
     """Arithmetic of training on one image: three times the forward pass, as backward costs twice as much.
 
     Args:
-      model: the network.
+      model: the network; one that works in patches is counted as if it did not, because those multiply by zeros.
       variables: its variables, arrays or shapes.
       image_shape: (H, W, C).
     """
+    model = without_patches(model)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    lowered = jax.jit(lambda v, x: predict_step(v, x, model=model)).lower(variables, image)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # on others, JAX counts only after compiling
+        lowered = jax.jit(lambda v, x: predict_step(v, x, model=model)).lower(shapes, image)
     return 3 * lowered.cost_analysis()["flops"]

@@ -85,3 +85,15 @@ def test_flops_of_a_small_network():
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, *shape)))
     expected = 3 * 64 * 64 * 2 * (9 * 4 + 9 * 16 + 4)
     np.testing.assert_allclose(flops_per_image(model, variables, shape), expected, rtol=0.15)
+
+
+def test_flops_do_not_count_the_zeros_of_patches():
+    settings = default.get_config().model
+    settings.name, settings.depth, settings.dtype = "resnet_unet", 18, "float32"
+    counts = []
+    for settings.layout in ("plain", "patches"):
+        model = build_model(settings, classes=1, axis_name=None)
+        init = functools.partial(model.init, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+        counts.append(flops_per_image(model, variables, (64, 64, 1)))
+    assert counts[0] == counts[1]

@@ -83,12 +83,12 @@ def test_kill_and_resume_ends_where_the_uninterrupted_run_does(finished, finishe
     env = os.environ | {"PYTHONWARNINGS": "default"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 240
-    while not (workdir / "checkpoints" / "3").exists():
-        assert process.poll() is None or (workdir / "checkpoints" / "6").exists()
+    while not any((workdir / "checkpoints" / step).exists() for step in "3456"):
+        assert process.poll() is None
         assert time.time() < deadline
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     train.train(finished_config, workdir)
     assert_same_end(finished, workdir)
 

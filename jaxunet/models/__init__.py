@@ -1,5 +1,7 @@
 """Networks: `build_model` turns `config.model` into a Flax module `image [B, H, W, 1] -> logits [B, H, W, classes]`."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,13 @@ def build_classifier(model: ConfigDict, *, classes: int, axis_name: str | None) 
     if model.name == "separable_unet":
         return Classifier(classes, SeparableUNetEncoder(policy))
     raise ValueError(f"unknown model {model.name!r}")
+
+
+def without_patches(model: Network) -> Network:
+    """The same network computed plainly; same parameters, same values."""
+    if isinstance(model, Classifier):
+        return model.clone(encoder=without_patches(model.encoder))
+    return model.clone(policy=dataclasses.replace(model.policy, patches=False))
 
 
 def _policy(model: ConfigDict, axis_name: str | None) -> Policy:
