@@ -10,6 +10,7 @@ from collections.abc import Callable
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # What Orbax and array_record, which write with their own code, say in exceptions of other types.
 _DISK_WORDS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
+_LONGEST = 1000  # characters of a sentence
 
 
 class UserError(Exception):
@@ -34,8 +35,14 @@ def exit_status(action: Callable[[], int | None]) -> int:
         if not reason:
             raise
         sentence = f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {one_line(sentence)}", file=sys.stderr)
     return 1
+
+
+def one_line(text: str) -> str:
+    """`text` fit to be printed: cut where it is long; "?" for what, in names from outside, cannot be printed."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def _quiet_about_the_disk(args: threading.ExceptHookArgs) -> None:
