@@ -126,7 +126,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state = self.restore(step, like)
-                progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+                progress = self._progress(step)
             except DamagedCheckpoint as error:
                 damaged.append((step, error))
                 continue
@@ -134,10 +134,17 @@ class Checkpoints:
                 self._put_aside(late, error, f"from step {step}")
             if damaged:
                 self._manager.reload()
-            return state, progress.progress
+            return state, progress
         if damaged:
             raise DamagedCheckpoint(f"{damaged[0][1]} There is no other to go on from: use another --workdir.")
         return None
+
+    def _progress(self, step: int) -> dict[str, float]:
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+            return {name: value + 0 for name, value in restored.items()}  # raises for what is no number
+        except Exception as error:
+            raise self._damaged(step, str(error)) from error
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes).

@@ -22,7 +22,7 @@ class WeightsUnavailable(UserError):
 
 
 def exit_status(action: Callable[[], int | None]) -> int:
-    """Runs `action`; a UserError, or a disk that is full or refuses to be written, becomes a sentence and status 1."""
+    """Runs `action`; a UserError, or trouble with disk or memory, becomes a sentence and status 1."""
     # A full disk is met by many threads and futures of Orbax and tensorboardX at once; one sentence is enough.
     threading.excepthook = _quiet_about_the_disk
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -31,10 +31,14 @@ def exit_status(action: Callable[[], int | None]) -> int:
     except UserError as error:
         sentence = str(error)
     except Exception as error:
-        reason = _disk_trouble(error)
-        if not reason:
+        if reason := _disk_trouble(error):
+            what_to_do = "What was finished before is kept: free space, or choose another --workdir or data_dir."
+        elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            reason = "The memory is not enough"
+            what_to_do = "Make config.train.batch_size, config.eval.batch_size or the network smaller."
+        else:
             raise
-        sentence = f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
+        sentence = f"{reason}. {what_to_do}"
     print(f"error: {one_line(sentence)}", file=sys.stderr)
     return 1
 

@@ -62,8 +62,7 @@ def detect_network(tensors: pretrained.Tensors, source: pathlib.Path) -> tuple[s
         name, depth, stem, head = "separable_unet", None, tensors.get("layer1.0.weight"), tensors["final.4.weight"]
     elif "encoder.conv1.weight" in tensors and "segmentation_head.0.weight" in tensors:
         blocks = [
-            1 + max((int(m[1]) for n in tensors if (m := re.match(rf"encoder\.layer{s}\.(\d{{1,3}})\.", n))), default=-1)
-            for s in (1, 2, 3, 4)
+            len({m[1] for n in tensors if (m := re.match(rf"encoder\.layer{s}\.(\d+)\.", n))}) for s in (1, 2, 3, 4)
         ]
         bottleneck = "encoder.layer1.0.conv3.weight" in tensors
         depths = [d for d, stages in STAGES.items() if list(stages) == blocks and (d >= 50) == bottleneck]

@@ -112,8 +112,8 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
         try:
             pixels[kind] = decode_gray_png(archive.read(entry))
             if kind != "image" and (bad := set(np.unique(pixels[kind]).tolist()) - {0, 255}):
-                raise UserError(f"has the value {min(bad)} where a mask may hold only 0 and 255")
-        except UserError as error:
+                raise ValueError(f"has the value {min(bad)} where a mask may hold only 0 and 255")
+        except (UserError, ValueError) as error:
             errors.append(f"the {names[kind]} of {record.id} {error}")
     if errors:
         return Checked(errors=tuple(errors))
@@ -136,25 +136,25 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
 
 
 def decode_gray_png(data: bytes) -> np.ndarray:
-    """uint8 [256, 256] from an 8-bit gray PNG; UserError says what is wrong with any other file."""
+    """uint8 [256, 256] from an 8-bit gray PNG; ValueError says what is wrong with any other file."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 33:
-        raise UserError(f"is not a PNG file ({len(data)} bytes)")
+        raise ValueError(f"is not a PNG file ({len(data)} bytes)")
     _check_size(struct.unpack(">II", data[16:24]))  # of the header, before anything looks at the rest
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
-        _check_size(image.size)
-        if image.mode != "L":
-            raise UserError(f"has mode {image.mode}, not 8-bit gray (L)")
-        return np.asarray(image)
-    except UserError:
-        raise
+        mode, size = image.mode, image.size
+        pixels = np.asarray(image) if (mode, size) == ("L", (SIZE, SIZE)) else None
     except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
-        raise UserError(f"is damaged ({error})") from error
+        raise ValueError(f"is damaged ({error})") from error
+    _check_size(size)
+    if pixels is None:
+        raise ValueError(f"has mode {mode}, not 8-bit gray (L)")
+    return pixels
 
 
 def _check_size(size: tuple[int, int]) -> None:
     if size != (SIZE, SIZE):
-        raise UserError(f"is {size[0]}x{size[1]} pixels, not {SIZE}x{SIZE}")
+        raise ValueError(f"is {size[0]}x{size[1]} pixels, not {SIZE}x{SIZE}")
 
 
 def _encode_mask(mask: np.ndarray) -> bytes:
