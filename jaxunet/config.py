@@ -249,7 +249,10 @@ def from_json(text: str) -> ConfigDict:
             return {k: tuples(v) for k, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text))).lock()
+    settings = tuples(json.loads(text))
+    if not isinstance(settings, dict):
+        raise ValueError("there are no settings in it")
+    return ConfigDict(settings).lock()
 
 
 def load(workdir: pathlib.Path) -> ConfigDict:
