@@ -55,7 +55,7 @@ def reading(folder: pathlib.Path | str) -> Iterator[None]:
     """Whatever goes wrong while the prepared dataset in `folder` is read becomes a UserError."""
     try:
         yield
-    except UserError:
+    except (UserError, PermissionError, MemoryError):
         raise
     except Exception as error:  # of many kinds: what damaged files make TFDS, array_record and Pillow stumble over
         raise UserError(
