@@ -6,6 +6,7 @@ import pathlib
 import signal
 import struct
 import sys
+import tempfile
 import tracemalloc
 import warnings
 import zlib
@@ -103,9 +104,9 @@ def _too_long(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def watched(folder: pathlib.Path, *, most_bytes: int = 64 * 2**20, most_seconds: int = 20) -> Iterator[None]:
+def watched(folder: pathlib.Path | None, *, most_bytes: int = 64 * 2**20, most_seconds: int = 20) -> Iterator[None]:
     """Fails if Python's own memory grows by more, it takes longer, a program is started or a socket connected, or
-    anything outside `folder` is written."""
+    anything outside `folder` is written (None: anywhere), where temporary files go too."""
     global _watched
     _misdeeds.clear()
     old = signal.signal(signal.SIGALRM, _too_long)
@@ -113,12 +114,13 @@ def watched(folder: pathlib.Path, *, most_bytes: int = 64 * 2**20, most_seconds:
     tracemalloc.start()
     _watched = folder
     try:
-        yield
+        with mock.patch.object(tempfile, "tempdir", str(folder) if folder else tempfile.tempdir):
+            yield
     finally:
         _watched = None
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
-    assert not _misdeeds
+    assert not _misdeeds, _misdeeds[:3]
     assert peak < most_bytes, f"{peak:,} bytes"

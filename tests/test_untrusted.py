@@ -401,10 +401,10 @@ def test_sound_settings_are_taken():
     assert launch_and_check("--config.train.batch_size=8", "--config.model.channels=(4,8)") == 0
 
 
-def test_tiny_periods_and_long_runs_take_neither_time_nor_memory(config, tmp_path):
+def test_tiny_periods_and_long_runs_take_neither_time_nor_memory(config):
     config.input.threads = 1
     source = type("Source", (), {"__len__": lambda _: 4, "__getitem__": lambda _, i: {"image": np.array(i)}})()
-    with watched(tmp_path):
+    with watched(None):
         assert _next_multiple(5, 1e-300) == 6
         batches = stream_batches(source, seed=0, start_step=0, total_steps=2**22, batch_size=8, stream=config.input)
         assert sorted(next(batches)["image"].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
