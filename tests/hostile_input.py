@@ -104,7 +104,7 @@ def _too_long(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def watched(folder: pathlib.Path | None, *, most_bytes: int = 64 * 2**20, most_seconds: int = 20) -> Iterator[None]:
+def watched(folder: pathlib.Path | None, *, most_bytes: int = 64 * 2**20, most_seconds: int = 120) -> Iterator[None]:
     """Fails if Python's own memory grows by more, it takes longer, a program is started or a socket connected, or
     anything outside `folder` is written (None: anywhere), where temporary files go too."""
     global _watched
