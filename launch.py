@@ -39,14 +39,14 @@ def main(argv: list[str]) -> int:
     try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
         app.define_help_flags()
         define_flags()
-        rest = app.parse_flags_with_usage(argv)
+        rest = flags.FLAGS(argv)
         config, overrides = flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS["config"])
         config.keys()  # a file that could not be read says so only now
     except (AttributeError, KeyError) as error:
         while isinstance(error.args[0], Exception):  # ml_collections wraps one in the other
             error = error.args[0]
         return complain("There is no setting " + " ".join(str(error.args[0]).replace("\n", ". ").split()))
-    except (TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
+    except (flags.Error, TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
         return complain(" ".join(str(error).split()))
     if len(rest) > 1:
         return complain(f"unexpected argument {rest[1]!r}: flags start with --.")

@@ -33,7 +33,8 @@ def only_here(folder: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: if another is at it already.
     """
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what is open for writing
+    path = folder / ".lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what is open for writing
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -44,4 +45,5 @@ def only_here(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         os.close(handle)

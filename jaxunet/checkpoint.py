@@ -23,6 +23,7 @@ from jaxunet.errors import UserError
 from jaxunet.train_state import TrainState
 
 _BEST = "val_score"
+_ASIDE = "Go on with the training, which puts it aside."
 _DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
 
 
@@ -119,21 +120,31 @@ class Checkpoints:
         """
         damaged: list[tuple[int, DamagedCheckpoint]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
+            error = None
             try:
                 state = self.restore(step, like)
-                progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-            except DamagedCheckpoint as error:
-                damaged.append((step, error))
+                progress = self._progress(step)
+            except DamagedCheckpoint as found:
+                error = found
+            if distributed.gather(np.array([error is not None])).any():
+                damaged.append((step, error or self._damaged(step, "another process cannot read it")))
                 continue
             with distributed.first_then_others():
                 for late, error in damaged if distributed.is_first() else ():
                     self._put_aside(late, error, f"from step {step}")
             if damaged:
                 self._manager.reload()
-            return state, progress.progress
+            return state, progress
         if damaged:
             raise DamagedCheckpoint(f"{damaged[0][1]} There is no other to go on from: use another --workdir.")
         return None
+
+    def _progress(self, step: int) -> dict[str, float]:
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+            return {name: value + 0 for name, value in restored.items()}  # raises for what is no number
+        except Exception as error:
+            raise self._damaged(step, str(error)) from error
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes).
@@ -177,10 +188,10 @@ class Checkpoints:
             shutil.rmtree(old) if new.exists() else old.rename(new)
         for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
             step = path.parents[1].name
-            if step.isdecimal() and not _is_json(path):
+            if step.isdecimal() and not _is_score(path):
                 error = self._damaged(int(step), "its score cannot be read")
                 if not clean:
-                    raise DamagedCheckpoint(f"{error} Go on with the training, which puts it aside.")
+                    raise DamagedCheckpoint(f"{error} {_ASIDE}")
                 self._put_aside(int(step), error, "without it")
 
     def _put_aside(self, step: int, error: DamagedCheckpoint, how: str) -> None:
@@ -190,8 +201,9 @@ class Checkpoints:
         self._folder(step).rename(aside)
 
     def _checked(self, step: int, tree: Any, checksums: dict[str, int]) -> Any:
-        wrong = [name for name, value in _checksums(tree).items() if checksums.get(name) != value]
-        if wrong:
+        if not isinstance(checksums, dict):
+            raise self._damaged(step, "its checksums cannot be read")
+        if wrong := [name for name, value in _checksums(tree).items() if checksums.get(name) != value]:
             raise self._damaged(step, f"{wrong[0]} is not what was saved")
         return tree
 
@@ -214,12 +226,11 @@ class Checkpoints:
             self._manager.close()
 
 
-def _is_json(path: pathlib.Path) -> bool:
+def _is_score(path: pathlib.Path) -> bool:
     try:
-        json.loads(path.read_bytes())
-    except ValueError:
+        return isinstance(json.loads(path.read_bytes())[_BEST], float)
+    except (ValueError, TypeError, KeyError):
         return False
-    return True
 
 
 def _checksums(tree: Any) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,6 +61,41 @@ _BELOW_ONE = {
     "train": ("ema_decay",),
     "eval": ("threshold",),
 }
+# Above these, memory or time runs out before anything could say so.
+_AT_MOST = {
+    "seed": 2**32 - 1,  # JAX ignores the bits above
+    "dataset.image_size": 4096,
+    **dict.fromkeys(("dataset.synthetic.train", "dataset.synthetic.val", "dataset.synthetic.test"), 10**6),
+    "dataset.synthetic.seed": 2**63 - 1,
+    "input.threads": 1024,
+    "input.prefetch_batches": 4096,
+    "train.batch_size": 2**16,
+    "train.steps_per_call": 10_000,
+    "eval.batch_size": 2**16,
+}
+_LARGEST_WHOLE, _LARGEST = 2**31 - 1, 3e38  # of all others; float32 ends there
+_WHOLE = (
+    *("seed", "dataset.image_size", "dataset.synthetic.train", "dataset.synthetic.val", "dataset.synthetic.test"),
+    *("dataset.synthetic.seed", "input.threads", "input.prefetch_batches", "train.batch_size", "train.total_epochs"),
+    *("train.total_steps", "train.accumulate_steps", "train.patience_evals", "train.log_every_steps"),
+    *("train.checkpoint_every_steps", "train.steps_per_call", "eval.batch_size", "eval.overlays"),
+    *("checkpoint.keep_latest", "checkpoint.keep_best"),
+)
+_KINDS = {
+    "a text": (str, ("dataset.source", "dataset.data_dir", "init.weights", "init.checkpoint")),
+    "True or False": (
+        bool,
+        (
+            "dataset.drop_leaked",
+            "dataset.drop_near_duplicates",
+            "augment.flip_horizontal",
+            "augment.flip_vertical",
+            "augment.quarter_turns",
+        )
+        + ("model.bn_sync", "optimizer.nesterov", "profile"),
+    ),
+    "a tuple": (tuple, ("dataset.targets", "model.channels")),
+}
 # Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
 _FREE = (
     *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
@@ -83,31 +119,56 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
     """
     if "systems" in config:
         raise UserError("This config lists systems to compare: use --mode=compare, or the config of one system.")
+    _check_kinds(config)
     values = flatten(config)
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"config.{key}={values[key]!r} is not one of {', '.join(map(repr, choices))}.")
+    for key, holds, words in _bounds():
+        if not holds(values[key]):
+            raise UserError(f"config.{key}={values[key]!r} must be {words}.")
+    channels = config.model.channels
+    if not 1 <= len(channels) <= 8 or not all(type(c) is int and 1 <= c <= 4096 for c in channels):
+        raise UserError(f"config.model.channels={channels!r} must be a tuple of 1 to 8 whole numbers from 1 to 4096.")
+    _check_dataset(config)
+    _check_divisible("eval", config.eval.batch_size)
+    if training:
+        _check_training(config)
+
+
+def _bounds() -> list[tuple[str, Callable[[Any], bool], str]]:
+    """(key, whether a value is allowed, what is)."""
     rules = (
         (_POSITIVE, lambda x: x > 0, "greater than 0"),
         (_NOT_NEGATIVE, lambda x: x >= 0, "at least 0"),
         (_BELOW_ONE, lambda x: x < 1, "less than 1"),
     )
-    bounds = [
+    return [
         (f"{section}.{name}".lstrip("."), holds, words)
         for keys, holds, words in rules
         for section, names in keys.items()
         for name in names
     ]
-    for key in (*_CHOICES, *(key for key, _, _ in bounds)):
+
+
+def _check_kinds(config: ConfigDict) -> None:
+    """Raises UserError for a key that is missing or a value of the wrong kind, as a file edited by hand may hold."""
+    values = flatten(config)
+    kinds = {key: (kind, words) for words, (kind, keys) in _KINDS.items() for key in keys}
+    numbers = {"model.input_mean", "dataset.image_size", *(key for key, _, _ in _bounds())}
+    for key in (*_CHOICES, *kinds, *sorted(numbers)):
         if key not in values:
             raise UserError(f"config.{key} is missing: make the config from configs/default.py, which has every key.")
-    for key, choices in _CHOICES.items():
-        if values[key] not in choices:
-            raise UserError(f"config.{key}={values[key]!r} is not one of {', '.join(map(repr, choices))}.")
-    for key, holds, words in bounds:
-        if not holds(values[key]):
+    for key, (kind, words) in kinds.items():
+        if not isinstance(values[key], kind):
             raise UserError(f"config.{key}={values[key]!r} must be {words}.")
-    _check_dataset(config)
-    _check_divisible("eval", config.eval.batch_size)
-    if training:
-        _check_training(config)
+    for key in sorted(numbers):
+        value, whole = values[key], key in _WHOLE
+        most = _AT_MOST.get(key, _LARGEST_WHOLE if whole else _LARGEST)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise UserError(f"config.{key}={value!r} must be a {'whole ' if whole else ''}number.")
+        if not abs(value) <= most:  # nor NaN
+            raise UserError(f"config.{key}={value!r} must be a finite number, at most {most:,}.")
 
 
 def _check_dataset(config: ConfigDict) -> None:
@@ -147,9 +208,6 @@ def _check_divisible(section: str, size: int) -> None:
 
 def _check_training(config: ConfigDict) -> None:
     train, devices = config.train, jax.device_count()
-    channels = tuple(config.model.channels)
-    if not channels or not all(isinstance(c, int) and c > 0 for c in channels):
-        raise UserError(f"config.model.channels={channels!r} must be a tuple of positive whole numbers.")
     if config.augment.rotate_degrees > 45:
         raise UserError(
             f"config.augment.rotate_degrees={config.augment.rotate_degrees} must be at most 45: "
@@ -197,7 +255,10 @@ def from_json(text: str) -> ConfigDict:
             return {k: tuples(v) for k, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text))).lock()
+    settings = tuples(json.loads(text))
+    if not isinstance(settings, dict):
+        raise ValueError("there are no settings in it")
+    return ConfigDict(settings).lock()
 
 
 def load(workdir: pathlib.Path) -> ConfigDict:
@@ -206,9 +267,14 @@ def load(workdir: pathlib.Path) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} holds no run (there is no config.json in it): give --workdir of a training run.")
     try:
-        return from_json(path.read_text())
-    except ValueError as error:
+        config = from_json(path.read_text())
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): use another --workdir.") from error
+    try:
+        _check_kinds(config)
+    except UserError as error:
+        raise UserError(f"{path} is damaged, or of another version: {error}") from error
+    return config
 
 
 def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:

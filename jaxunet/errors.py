@@ -9,10 +9,11 @@ import traceback
 from collections.abc import Callable
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-# What Orbax and array_record, which write with their own code, say in exceptions of other types.
 # What the libraries between processes say when another one is gone.
 _LOST_WORDS = ("Gloo", "NCCL", "heartbeat", "CoordinationService", "coordination service")
+# What Orbax and array_record, which write with their own code, say in exceptions of other types.
 _DISK_WORDS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
+_LONGEST = 1000  # characters of a sentence
 
 
 class UserError(Exception):
@@ -24,8 +25,8 @@ class WeightsUnavailable(UserError):
 
 
 def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
-    """Runs `action`; a UserError, a disk that is full or refuses to be written, or the loss of another process becomes
-    a sentence and status 1.
+    """Runs `action`; a UserError, trouble with disk or memory, or the loss of another process becomes a sentence and
+    status 1.
 
     Args:
       action: returns the status, None for 0.
@@ -40,22 +41,30 @@ def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
         sentence = str(error)
     except Exception as error:
         if reason := _disk_trouble(error):
-            sentence = (
-                f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
-            )
+            what_to_do = "What was finished before is kept: free space, or choose another --workdir or data_dir."
+            if os.strerror(errno.EACCES) in reason or os.strerror(errno.EPERM) in reason:
+                what_to_do = "See who may read and write there, or choose another folder."
+        elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            reason = "The memory is not enough"
+            what_to_do = "Make config.train.batch_size, config.eval.batch_size or the network smaller."
         elif not process:
             raise
         elif any(word in str(error) for word in _LOST_WORDS):
             reason = " ".join(str(error).split())[:160]
-            sentence = (
-                f"Another process of this run has died or cannot be reached ({reason}): see what that one said. "
-                f"Checkpoints are kept; the same command on all hosts continues."
-            )
+            reason = f"Another process of this run has died or cannot be reached ({reason}): see what that one said"
+            what_to_do = "Checkpoints are kept; the same command on all hosts continues."
         else:  # not raised: on its way out, JAX would wait 5 minutes for the other processes
             traceback.print_exc()
-            sentence = f"{type(error).__name__}; the other processes will end, too."
-    print(f"error{process}: {sentence}", file=sys.stderr)
+            reason, what_to_do = type(error).__name__, "The other processes will end, too."
+        sentence = f"{reason}. {what_to_do}"
+    print(f"error{process}: {one_line(sentence)}", file=sys.stderr)
     return 1
+
+
+def one_line(text: str) -> str:
+    """`text` fit to be printed: cut where it is long; "?" for what, in names from outside, cannot be printed."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def _quiet_about_the_disk(args: threading.ExceptHookArgs) -> None:

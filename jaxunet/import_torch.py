@@ -62,8 +62,7 @@ def detect_network(tensors: pretrained.Tensors, source: pathlib.Path) -> tuple[s
         name, depth, stem, head = "separable_unet", None, tensors.get("layer1.0.weight"), tensors["final.4.weight"]
     elif "encoder.conv1.weight" in tensors and "segmentation_head.0.weight" in tensors:
         blocks = [
-            1 + max((int(m[1]) for n in tensors if (m := re.match(rf"encoder\.layer{s}\.(\d+)\.", n))), default=-1)
-            for s in (1, 2, 3, 4)
+            len({m[1] for n in tensors if (m := re.match(rf"encoder\.layer{s}\.(\d+)\.", n))}) for s in (1, 2, 3, 4)
         ]
         bottleneck = "encoder.layer1.0.conv3.weight" in tensors
         depths = [d for d, stages in STAGES.items() if list(stages) == blocks and (d >= 50) == bottleneck]
@@ -78,6 +77,8 @@ def detect_network(tensors: pretrained.Tensors, source: pathlib.Path) -> tuple[s
         )
     if stem is None or stem.ndim != 4 or stem.shape[1] != 1:
         raise UserError(f"{source} does not take one-channel images: only networks for gray X-rays can be imported.")
+    if head.ndim != 4:
+        raise UserError(f"{source} ends in a tensor of shape {head.shape}, not in a convolution: it is damaged.")
     if head.shape[0] not in _TARGETS:
         raise UserError(f"{source} predicts {head.shape[0]} masks: only 1 (infection) or 2 (and lung) can be imported.")
     return name, depth, head.shape[0]

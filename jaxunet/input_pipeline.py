@@ -9,7 +9,6 @@ where classes are learnt, `label` int32 [B].
 """
 
 import dataclasses
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -19,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
-from PIL import Image
 
+from jaxunet.dataset import reading
+from jaxunet.dataset.verify import decode_gray_png
 from jaxunet.errors import UserError
 
 RawBatch = dict[str, Any]
@@ -65,8 +65,12 @@ class ExampleSource:
             raise UserError(f"The dataset {builder.info.full_name} has no {missing[0]}: change dataset.targets.")
         self._names = names
         images = [n for n, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
-        self._source = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
-        examples = [(i, e["id"].decode(), int(e["label"])) for i, e in enumerate(self._source)]
+        self._folder = builder.data_dir
+        with reading(self._folder):
+            self._source = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
+            examples = [(i, e["id"].decode(), int(e["label"])) for i, e in enumerate(self._source)]
+            if len(examples) != builder.info.splits[split].num_examples:
+                raise ValueError(f"{split} has {len(examples)} examples")
         kept = [example for example in examples if example[1] not in exclude]
         self.left_out = len(examples) - len(kept)
         self._records = [i for i, _, _ in kept]
@@ -81,8 +85,9 @@ class ExampleSource:
 
     def __getitem__(self, i: int) -> RawBatch:
         """`image` uint8 [H, W], `mask` packed uint8 [H, W / 8, C]."""
-        example = self._source[self._records[i]]
-        image, *masks = (np.asarray(Image.open(io.BytesIO(example[name]))) for name in self._names)
+        with reading(self._folder):
+            example = self._source[self._records[i]]
+            image, *masks = (decode_gray_png(example[name]) for name in self._names)
         masks = [mask > 0 for mask in masks]
         if self._block > 1:
             image = np.rint(_block_means(image, self._block)).astype(np.uint8)
@@ -206,17 +211,22 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.n
 
 
 class _Positions:
-    """The example stream from `start` on, as the random-access source that Grain wants: position -> example."""
+    """The positions of the example stream that this process takes, as the random-access source that Grain wants.
 
-    def __init__(self, source: Source, seed: int, positions: np.ndarray):
-        self._source, self._seed, self._positions = source, seed, positions
+    Number i of `count` is example i % share of its `share` in step i // share after `first`, a position.
+    """
+
+    def __init__(self, source: Source, seed: int, *, first: int, batch_size: int, share: int, count: int):
+        self._source, self._seed = source, seed
+        self._first, self._batch_size, self._share, self._count = first, batch_size, share, count
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return self._count
 
     def __getitem__(self, i: int) -> RawBatch:
-        epoch, offset = divmod(int(self._positions[i]), len(self._source))
+        step, place = divmod(i, self._share)
+        epoch, offset = divmod(self._first + step * self._batch_size + place, len(self._source))
         known, order = self._order
         if known != epoch:
             with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -232,8 +242,10 @@ def stream_batches(
     import grain
 
     share = batch_size // jax.process_count()
-    steps = np.arange(start_step, total_steps, dtype=np.int64)[:, None]
-    positions = steps * batch_size + jax.process_index() * share + np.arange(share)
-    dataset = grain.MapDataset.source(_Positions(source, seed, positions.reshape(-1))).batch(share)
+    first = start_step * batch_size + jax.process_index() * share
+    positions = _Positions(
+        source, seed, first=first, batch_size=batch_size, share=share, count=(total_steps - start_step) * share
+    )
+    dataset = grain.MapDataset.source(positions).batch(share)
     options = grain.ReadOptions(num_threads=stream.threads, prefetch_buffer_size=stream.prefetch_batches)
     return iter(dataset.to_iter_dataset(options))

@@ -11,18 +11,34 @@ from tqdm import tqdm
 from jaxunet import config as config_lib
 from jaxunet import distributed
 from jaxunet.atomic import write_atomically
+from jaxunet.errors import UserError
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-    """Rows of `metrics.jsonl`; a last line cut short by a crash is ignored."""
+    """Rows of `metrics.jsonl`; a last line cut short by a crash is ignored.
+
+    Raises:
+      UserError: for another line that is no row.
+    """
     path = workdir / "metrics.jsonl"
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            rows.append(_row(line))
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                raise UserError(f"Line {number} of {path} is damaged ({error}): remove it, or repair it.") from error
     return rows
+
+
+def _row(line: bytes) -> dict[str, float]:
+    row = json.loads(line)
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        raise ValueError("there is no step in it")
+    if wrong := [key for key, value in row.items() if type(value) not in (int, float)]:
+        raise ValueError(f"{wrong[0]} is no number")
+    return row
 
 
 class MetricWriter:

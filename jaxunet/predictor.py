@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
 from jaxunet import dataset, input_pipeline, parallel
-from jaxunet.checkpoint import Checkpoints
+from jaxunet.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxunet.errors import UserError
 from jaxunet.models import Network, build_model
 from jaxunet.optimizer import build_optimizer
@@ -104,5 +104,8 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
     )
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
-        variables = checkpoints.restore(step, like).eval_variables()
+        try:
+            variables = checkpoints.restore(step, like).eval_variables()
+        except DamagedCheckpoint as error:
+            raise UserError(f"{error} Name another with --checkpoint, or train on, which puts it aside.") from error
     return Predictor(config, step, best, model, parallel.replicate(variables))

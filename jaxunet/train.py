@@ -49,7 +49,12 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     distributed.check_shared(workdir)
     distributed.check_same("The settings", config_lib.to_json(config))
     with only_here(workdir) if distributed.is_first() else contextlib.nullcontext():
-        return _train(config, workdir)
+        try:
+            return _train(config, workdir)
+        finally:
+            for folder in (workdir / "checkpoints", workdir):  # of a run that could not start
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
@@ -245,6 +250,8 @@ def _build_advance(
 
 def _next_multiple(step: int, period: float) -> int:
     """The smallest whole number above `step` at which a multiple of `period` (steps, maybe fractional) is passed."""
+    if period <= 1:
+        return step + 1
     k = math.floor(step / period)
     while math.ceil(k * period) <= step:
         k += 1

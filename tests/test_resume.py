@@ -93,7 +93,9 @@ def test_kill_and_resume_ends_where_the_uninterrupted_run_does(finished, finishe
     assert_same_end(finished, workdir)
 
 
-@pytest.mark.parametrize("what", ["bit flipped", "array file cut", "metadata cut", "score cut", "array file gone"])
+@pytest.mark.parametrize(
+    "what", ["bit flipped", "array file cut", "metadata cut", "score cut", "array file gone", "progress cut"]
+)
 def test_damaged_checkpoint_is_said_and_the_one_before_is_used(what, finished, finished_config, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -110,6 +112,7 @@ def test_damaged_checkpoint_is_said_and_the_one_before_is_used(what, finished, f
             "array file": arrays,
             "metadata": folder / "state" / "_METADATA",
             "score": folder / "metrics/metrics",
+            "progress": folder / "progress/metadata",
         }
         damaged = damaged[what.removesuffix(" cut")]
         damaged.write_bytes(damaged.read_bytes()[:-5])

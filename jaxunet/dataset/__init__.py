@@ -6,10 +6,12 @@ Both datasets have the features `image` uint8 [256, 256, 1], `lung_mask` and `in
 
 import contextlib
 import io
+import itertools
 import json
 import pathlib
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -26,6 +28,7 @@ __all__ = [
     "dropped_from_train",
     "near_in_train",
     "open_builder",
+    "reading",
     "verify_source",
 ]
 
@@ -50,7 +53,8 @@ def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
     from jaxunet import distributed  # late: it imports JAX
 
     with distributed.first_then_others():
-        builder = _make_builder(dataset, builder_config)
+        with reading(data_root(dataset) / dataset.name):
+            builder = _make_builder(dataset, builder_config)
         data_dir = pathlib.Path(builder.data_dir)
         if data_dir.is_dir():
             _check_same_archive(builder, dataset)
@@ -62,6 +66,19 @@ def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
                 raise
             return _make_builder(dataset, builder_config)  # another process was faster
     return builder
+
+
+@contextlib.contextmanager
+def reading(folder: pathlib.Path | str) -> Iterator[None]:
+    """Whatever goes wrong while the prepared dataset in `folder` is read becomes a UserError."""
+    try:
+        yield
+    except (UserError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # of many kinds: what damaged files make TFDS, array_record and Pillow stumble over
+        raise UserError(
+            f"The prepared dataset in {folder} is damaged ({error}): delete that folder, and prepare it again."
+        ) from error
 
 
 def _make_builder(dataset: ConfigDict, builder_config: str) -> Any:
@@ -128,32 +145,38 @@ def verify_source(dataset: ConfigDict, out: pathlib.Path | None) -> int:
 
 def dropped_from_train(builder: Any) -> frozenset[str]:
     """Ids of training images identical to a validation or test image, as verification found them at the build."""
-    return frozenset(_report(builder).get("dropped_from_train", []))
+    return frozenset(_report(builder)["dropped_from_train"])
 
 
 def near_in_train(builder: Any) -> frozenset[str]:
     """Ids of training images nearly identical to a validation or test image, likewise."""
-    return frozenset(i for pair in _report(builder).get("near", []) for i in pair if i.startswith("Train/"))
-
-
-def _report(builder: Any) -> dict[str, Any]:
-    """What verification wrote beside the prepared dataset; empty for synthetic ones."""
-    path = pathlib.Path(builder.data_dir) / "verify.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return frozenset(i for pair in _report(builder)["near"] for i in pair if i.startswith("Train/"))
 
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
     """A dataset built from another archive than the one named now must not be used in its place."""
-    path = pathlib.Path(builder.data_dir) / "verify.json"
     source = pathlib.Path(dataset.source).expanduser()
-    if not dataset.source or not source.exists() or not path.is_file():
+    if dataset.name != "covid_qu_ex" or not dataset.source or not source.exists():
         return
-    built_from = json.loads(path.read_text())
+    built_from = _report(builder)
     if Archive(source).fingerprint != built_from["fingerprint"]:
         raise UserError(
             f"{builder.data_dir} was built from another archive ({built_from['source']}) than {source}: "
             f"set config.dataset.data_dir to another folder, or delete that one to build it anew."
         )
+
+
+def _report(builder: Any) -> dict[str, Any]:
+    """What verification found at the build; of a synthetic dataset, nothing."""
+    if builder.name == "synthetic_cxr":
+        return {"dropped_from_train": [], "near": []}
+    with reading(builder.data_dir):
+        report = json.loads((pathlib.Path(builder.data_dir) / "verify.json").read_text())
+        if not all(isinstance(report[key], str) for key in ("fingerprint", "source")):
+            raise TypeError("verify.json is not what was written")
+        if not all(isinstance(i, str) for i in [*report["dropped_from_train"], *itertools.chain(*report["near"])]):
+            raise TypeError("verify.json is not what was written")
+        return report
 
 
 def _remove_abandoned_builds(data_dir: pathlib.Path) -> None:

@@ -29,6 +29,8 @@ _ENTRY = re.compile(
     r"(?P<split>Train|Val|Test)/(?P<label>COVID-19|Non-COVID|Normal)/"
     r"(?P<kind>images|lung masks|infection masks)/(?P<name>[^/]+\.png)"
 )
+# Names reach tables, file names and web pages: nothing that means something there, and short enough for a file system.
+_SAFE_NAME = re.compile(r"[\w ()\[\].,+-]{5,100}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,13 @@ class Archive:
             self._zip, self._sizes = _open_zip(path)
         else:
             raise UserError(f"{path} does not exist: give the downloaded zip or its extracted folder as the source.")
+        for entry in self._sizes:
+            match = _ENTRY.fullmatch(entry)
+            if match and not _SAFE_NAME.fullmatch(match["name"]):
+                raise UserError(
+                    f"{path} holds a file called {match['name']!r}: names may have up to 100 letters, digits, spaces "
+                    f"and ()[].,+-_ in them; rename it."
+                )
 
     def read(self, entry: str) -> bytes:
         """The bytes of one file, as listed by `records`."""
@@ -62,13 +71,13 @@ class Archive:
         try:
             if self._zip is None:
                 return (self.path / entry).read_bytes()
-            return self._zip.read(entry)
-        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+            info = self._zip.getinfo(entry)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a limit
+                raise NotImplementedError("it is packed with another method than Deflate")
+            with self._zip.open(info) as file:
+                return file.read(info.file_size)  # plain read() would inflate all of it, whatever size it claims
+        except Exception as error:  # of many kinds: what a damaged file makes zipfile and zlib stumble over
             raise UserError(f"{entry} in {self.path} cannot be read ({error}): download the archive again.") from error
-        except Exception as error:
-            if type(error).__module__ != "zlib":
-                raise
-            raise UserError(f"{entry} in {self.path} is damaged ({error}): download the archive again.") from error
 
     def records(self, part: str) -> list[Record]:
         """X-rays of "infection" or "lung", sorted by id; a file that is missing is None in its record.
@@ -116,15 +125,22 @@ class Archive:
 def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except Exception as error:  # of many kinds, as above
         raise UserError(f"{path} is not a complete zip file ({error}): download it again.") from error
+    sizes: dict[str, int] = {}
     for info in archive.infolist():
         parts = info.filename.split("/")
         if ".." in parts or info.filename.startswith("/") or "\\" in info.filename or ":" in parts[0]:
             raise UserError(
                 f"{path} holds an entry that leaves its folder ({info.filename!r}): do not trust this file."
             )
-    return archive, {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
+        if info.filename in sizes:
+            raise UserError(f"{path} holds {info.filename!r} twice: download it again.")
+        if not info.is_dir():
+            sizes[info.filename] = info.file_size
+    return archive, sizes
 
 
 def _list_folder(path: pathlib.Path) -> dict[str, int]:
@@ -136,7 +152,8 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
                 raise UserError(f"{full} is a link that leaves {path}: copy the file there instead.")
         for name in names:
             full = os.path.join(folder, name)
-            sizes[os.path.relpath(full, root).replace(os.sep, "/")] = os.path.getsize(full)
+            if os.path.isfile(full):  # a pipe would be waited for
+                sizes[os.path.relpath(full, root).replace(os.sep, "/")] = os.path.getsize(full)
     return sizes
 
 

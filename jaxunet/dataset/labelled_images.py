@@ -5,12 +5,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from jaxunet.dataset import reading
 from jaxunet.errors import UserError
 
 SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}  # names looked for, first found
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # whatever the name: others may be given to programs of their own
 
 
 class LabelledImages:
@@ -60,15 +62,19 @@ class LabelledImages:
     def _open_prepared(self, folder: pathlib.Path, split: str) -> None:
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder_from_directory(folder)
+        with reading(folder):
+            builder = tfds.builder_from_directory(folder)
         for name in ("image", "label"):
             if name not in builder.info.features:
                 raise UserError(f"{folder} has no feature {name!r}: labelled images have image and label.")
         found = _first_of(split, set(builder.info.splits), folder)
-        data = builder.as_data_source(found, decoders={"image": tfds.decode.SkipDecoding()})
-        self.classes = list(builder.info.features["label"].names)
-        self.ids = [f"{found}/{i}" for i in range(len(data))]
-        self.labels = np.array([int(example["label"]) for example in data], np.int32)
+        with reading(folder):
+            data = builder.as_data_source(found, decoders={"image": tfds.decode.SkipDecoding()})
+            self.classes = list(builder.info.features["label"].names)
+            self.ids = [f"{found}/{i}" for i in range(len(data))]
+            self.labels = np.array([int(example["label"]) for example in data], np.int32)
+            if not np.isin(self.labels, np.arange(len(self.classes))).all():
+                raise ValueError(f"there are labels above {len(self.classes) - 1}")
         self._read = lambda i: io.BytesIO(data[i]["image"])
 
     def __len__(self) -> int:
@@ -77,9 +83,9 @@ class LabelledImages:
     def __getitem__(self, i: int) -> dict[str, Any]:
         """`image` uint8 [H, W], gray; `label` int32 []."""
         try:
-            with Image.open(self._read(i)) as image:
+            with Image.open(self._read(i), formats=_FORMATS) as image:
                 square = _centre_square(image.convert("L"), self.image_shape[0])
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
             raise UserError(f"{self.ids[i]} cannot be read as an image ({error}): repair or remove it.") from error
         return {"image": np.asarray(square), "label": self.labels[i]}
 

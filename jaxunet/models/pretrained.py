@@ -7,9 +7,11 @@ backwards to import, so the two cannot disagree. Files are read as safetensors, 
 
 import pathlib
 import re
+import zipfile
 from typing import Any
 
 import flax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxunet.errors import UserError, WeightsUnavailable
@@ -75,7 +77,7 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
       encoder_only: fill the encoder and leave the rest as it is. An RGB stem then fits a network for one channel.
 
     Raises:
-      UserError: for a leaf without tensor, a tensor without leaf, or a shape that differs.
+      UserError: for a leaf without tensor, a tensor without leaf, a shape that differs, or numbers that no network has.
     """
     left = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     if encoder_only:
@@ -90,16 +92,30 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
             if name not in left:
                 raise UserError(f"{source} has no tensor {name!r} for {'/'.join(path)}: it is of another network.")
             new = _from_torch_layout(path, left.pop(name))
-            if path[-2:] == ("conv1", "kernel") and encoder_only and (new.shape[2], old.shape[2]) == (3, 1):
+            rgb = (*old.shape[:2], 3, *old.shape[3:])
+            if path[-2:] == ("conv1", "kernel") and encoder_only and old.shape[2] == 1 and new.shape == rgb:
                 pass  # RGB for gray: `fold_rgb_stem` sums it
             elif new.shape != old.shape:
                 raise UserError(f"{source}: {name!r} gives {'/'.join(path)} the shape {new.shape}, not {old.shape}.")
-            leaves[path] = new.astype(np.float32)
+            leaves[path] = _usable(new, path, f"{source}: {name!r}")
         result[collection] = flax.traverse_util.unflatten_dict(leaves)
     if left:
         names = ", ".join(sorted(left)[:3])
         raise UserError(f"{source} has {len(left)} tensors that the network has no place for ({names}).")
     return result
+
+
+def _usable(value: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """float32; UserError for what would make every prediction NaN."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise UserError(f"{name} holds {value.dtype}, not floating-point numbers.")
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise UserError(f"{name} holds numbers that are not finite: the file is damaged, or its training had failed.")
+    if path[-1] == "var" and (value < 0).any():
+        raise UserError(f"{name} holds variances below 0: the file is damaged.")
+    return value
 
 
 def fold_rgb_stem(variables: Any, *, mean: float, std: float) -> Any:
@@ -132,44 +148,57 @@ def read_tensors(path: pathlib.Path) -> Tensors:
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for wrapper in ("model", "state_dict", "model_state_dict"):
-        if isinstance(tensors.get(wrapper), dict):
-            tensors = tensors[wrapper]
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    for name, value in tensors.items():
-        if not hasattr(value, "shape"):
-            raise UserError(f"{path} holds {name!r}, which is no tensor: this is no state dict of a network.")
-    return {name: np.asarray(value) for name, value in tensors.items()}
+    result = {name.removeprefix("module."): value for name, value in tensors.items()}
+    if len(result) != len(tensors):
+        raise UserError(f"{path} holds the same tensor with and without the prefix 'module.'.")
+    return result
 
 
 def _read_safetensors(path: pathlib.Path) -> Tensors:
     try:
-        import safetensors
         import safetensors.numpy
     except ImportError as error:
         raise WeightsUnavailable(f"Reading {path} needs safetensors: pip install 'jaxunet[weights]'.") from error
     try:
         return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # SafetensorError, and what NumPy says to types and shapes that it does not have
         raise UserError(f"{path} is not a complete safetensors file ({error}).") from error
 
 
-def _read_torch(path: pathlib.Path) -> dict[str, Any]:
+def _read_torch(path: pathlib.Path) -> Tensors:
     try:
         import torch
     except ImportError as error:
         raise WeightsUnavailable(f"Reading {path} needs PyTorch: pip install 'jaxunet[torch]'.") from error
     try:
+        _check_torch_zip(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes the unpickler raise
         reason = str(error).split("\n", 1)[0][:200]
         raise UserError(f"{path} cannot be loaded as tensors alone ({reason}).") from error
+    for wrapper in ("model", "state_dict", "model_state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a state dict of a network.")
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise UserError(f"{path} holds {name!r}, which is no tensor: this is no state dict of a network.")
+    # A tensor can be a view, of any shape, of a single number.
+    if sum(value.numel() * value.element_size() for value in loaded.values()) > 2 * path.stat().st_size:
+        raise UserError(f"{path} claims tensors larger than the file: this is no state dict of a network.")
+    try:
+        return {name: value.detach().float().numpy() for name, value in loaded.items()}
+    except Exception as error:  # sparse, quantized or without data
+        raise UserError(f"{path} holds tensors that are no plain arrays ({error}).") from error
 
-    def to_numpy(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): to_numpy(v) for k, v in value.items()}
-        return value.detach().float().numpy() if isinstance(value, torch.Tensor) else value
 
-    return to_numpy(loaded)
+def _check_torch_zip(path: pathlib.Path) -> None:
+    """PyTorch stores its files as they are; ones that are packed or overlap would grow beyond all memory."""
+    if not zipfile.is_zipfile(path):  # its format before 2020
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("it expands to more than its own size")
