@@ -4,6 +4,7 @@ Of a patient's header nothing is kept but what a segmentation must say to be fou
 study, series, image and frame of reference, and the geometry of the pixels.
 """
 
+import importlib.metadata
 import io
 import pathlib
 from typing import Any
@@ -22,7 +23,17 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 # All that is taken from the source; highdicom copies nothing that is not there.
 _LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
-_EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber")
+_EMPTY = (
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+)
 
 
 def read(data: bytes) -> Xray:
@@ -68,7 +79,7 @@ def _read(pydicom: Any, data: bytes) -> Xray:
         spacing_from=spacing_from,
         mirrored=str((header.get("PatientOrientation") or [""])[0]).upper().startswith("R"),
         notes=tuple(notes),
-        header=_without_patient(pydicom, header),
+        header=None if frames > 1 else _without_patient(pydicom, header),
     )
 
 
@@ -145,7 +156,7 @@ def _without_patient(pydicom: Any, header: Any) -> Any:
 
 
 def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndarray], spacing: Any) -> None:
-    """Writes a DICOM Segmentation with one segment per target beside the masks.
+    """Writes a DICOM Segmentation with one segment per target.
 
     Args:
       path: of the file.
@@ -154,19 +165,32 @@ def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndar
       spacing: `Xray.spacing_mm`.
 
     Raises:
-      UserError: if the header lacks what the standard demands.
+      UserError: if the header lacks what the standard demands, or highdicom is not installed.
     """
+    try:
+        segmentation = _segmentation(header, masks, spacing)
+    except Exception as error:  # highdicom raises whatever it meets in an odd header
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"no DICOM segmentation could be made ({reason})") from error
+    with atomic_file(path) as file:
+        segmentation.save_as(file)
+
+
+def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> Any:
     import highdicom
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
-    missing = [name for name in (*_LINKS[:4], "Rows", "Columns") if name not in header]
-    if missing:
-        raise UserError(f"no DICOM segmentation was written: the source has no {missing[0]}.")
     meanings = {
-        "infection": (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Pneumonia),
+        "infection": (
+            codes.SCT.MorphologicallyAbnormalStructure,
+            highdicom.sr.CodedConcept("233604007", "SCT", "Pneumonia"),
+        ),
         "lung": (codes.SCT.AnatomicalStructure, codes.SCT.Lung),
     }
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=package, version=_version(), family=codes.DCM.ArtificialIntelligence
+    )
     segments = [
         highdicom.seg.SegmentDescription(
             segment_number=number,
@@ -174,16 +198,14 @@ def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndar
             segmented_property_category=meanings[target][0],
             segmented_property_type=meanings[target][1],
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-                name=package, version="1", family=codes.DCM.ArtificialIntelligence
-            ),
+            algorithm_identification=algorithm,
         )
         for number, target in enumerate(masks, 1)
     ]
     measures = None
-    if spacing is not None and "PixelSpacing" not in header:
-        measures = highdicom.PixelMeasuresSequence(pixel_spacing=list(spacing), slice_thickness=None)
-    segmentation = highdicom.seg.Segmentation(
+    if spacing is not None:  # a projection has no thickness, but readers (highdicom among them) insist on one
+        measures = highdicom.PixelMeasuresSequence(pixel_spacing=list(spacing), slice_thickness=1.0)
+    return highdicom.seg.Segmentation(
         source_images=[header],
         pixel_array=np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
@@ -194,10 +216,15 @@ def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndar
         instance_number=1,
         manufacturer=package,
         manufacturer_model_name=package,
-        software_versions="0.1.0",
+        software_versions=_version(),
         device_serial_number="0",
         pixel_measures=measures,
         omit_empty_frames=False,
     )
-    with atomic_file(path) as file:
-        segmentation.save_as(file)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from its folder
+        return "unknown"

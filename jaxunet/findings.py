@@ -11,11 +11,19 @@ from scipy import ndimage
 # Doubts: bounds that real X-rays hardly ever cross; docs/predict.md has how often they do.
 SMALLEST_SIDE = 128  # pixels
 LARGEST_ASPECT = 2.0
-LOWEST_CONTRAST = 60  # gray levels between the 1 and 99 percentiles
-DARKEST, BRIGHTEST = 35, 215  # mean gray level
+LOWEST_CONTRAST = 80  # gray levels between the 1 and 99 percentiles
+DARKEST, BRIGHTEST = 50, 205  # mean gray level
 LEAST_LUNG = 0.05  # of the image
-CUT_LUNG = 0.35  # of one edge of the image
+CUT_LUNG = 0.15  # of one edge of the image
+INVERTED_BY = 5  # gray levels
+_STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))  # of the width: a lung, the spine, the other lung
 _LUNG_SHARE = 0.1  # of all lung pixels: the least that counts as one of two lungs
+
+MEASURES = (
+    *("infected_pixels", "infected_cm2", "infected_share_percent", "lung_pixels", "lung_cm2", "severity_percent"),
+    *("severity_right_percent", "severity_left_percent", "sides", "regions"),
+    *("largest_region_pixels", "largest_region_cm2"),
+)
 
 
 def measure(
@@ -61,13 +69,6 @@ def measure(
     return result
 
 
-MEASURES = (
-    *("infected_pixels", "infected_cm2", "infected_share_percent", "lung_pixels", "lung_cm2", "severity_percent"),
-    *("severity_right_percent", "severity_left_percent", "sides", "regions"),
-    *("largest_region_pixels", "largest_region_cm2"),
-)
-
-
 def _percent(infection: np.ndarray, lung: np.ndarray) -> float | None:
     area = int(lung.sum())
     return 100 * int((infection & lung).sum()) / area if area else None
@@ -96,17 +97,15 @@ def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
     sizes = np.bincount(labels.ravel(), minlength=n + 1)
     sizes[0] = 0
     first, second = (np.argsort(-sizes, kind="stable")[:2]) if n > 1 else (0, 0)
-    border, by = width / 2, "midline"
     if sizes[second] >= _LUNG_SHARE * sizes.sum() > 0:
         ones, twos = labels == first, labels == second
         centres = [np.flatnonzero(m.any(axis=0))[[0, -1]].mean() + 0.5 for m in (ones, twos)]
         if abs(centres[0] - centres[1]) > width / 8:
-            halves = np.where(np.arange(width) + 0.5 < np.mean(centres), True, False)
             left_one = centres[0] < centres[1]
-            sides = np.broadcast_to(halves, lung.shape).copy()
+            sides = np.broadcast_to(np.arange(width) + 0.5 < np.mean(centres), lung.shape).copy()
             sides[ones], sides[twos] = left_one, not left_one  # whole lungs, also where one reaches over
             return sides, "components"
-    return np.broadcast_to(np.arange(width) + 0.5 < border, lung.shape), by
+    return np.broadcast_to(np.arange(width) + 0.5 < width / 2, lung.shape), "midline"
 
 
 def detected(infected_share_percent: float | None, threshold_share: float) -> bool | None:
@@ -156,10 +155,6 @@ def looks_inverted(image: np.ndarray) -> bool:
     part = [image[rows, int(a * width) : max(int(b * width), int(a * width) + 1)] for a, b in _STRIPS]
     left, middle, right = (float(p.mean()) if p.size else 0.0 for p in part)
     return middle + INVERTED_BY < min(left, right)
-
-
-_STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))
-INVERTED_BY = 10  # gray levels
 
 
 def _thinned(image: np.ndarray) -> np.ndarray:

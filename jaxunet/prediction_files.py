@@ -70,7 +70,7 @@ def _write_segmentation(path: pathlib.Path, image: Xray, masks: dict[str, np.nda
     try:
         dicom.write_segmentation(path, image.header, masks, image.spacing_mm)
     except UserError as error:
-        return [str(error).rstrip(".")]
+        return [str(error)]
     return []
 
 
