@@ -108,9 +108,18 @@ def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
     return np.broadcast_to(np.arange(width) + 0.5 < width / 2, lung.shape), "midline"
 
 
-def detected(infected_share_percent: float | None, threshold_share: float) -> bool | None:
-    """Whether the infected share of the image exceeds `threshold_share`, in [0, 1); None where there is none."""
-    return None if infected_share_percent is None else infected_share_percent / 100 > threshold_share
+def detected(measures: dict[str, Any], *, share_of: str, threshold_share: float) -> bool | None:
+    """Whether the infected share exceeds a threshold; None where infection is not predicted.
+
+    Args:
+      measures: of `measure`.
+      share_of: "lung" (an image without any has the share 0) or "image".
+      threshold_share: in [0, 1).
+    """
+    if measures["infected_pixels"] is None:
+        return None
+    share = measures["severity_percent" if share_of == "lung" else "infected_share_percent"] or 0.0
+    return share > 100 * threshold_share
 
 
 def doubts(image: np.ndarray, lung: np.ndarray | None) -> list[str]:

@@ -64,11 +64,12 @@ def predict(
     config.eval.batch_size = _batch_size(config.eval.batch_size, mine)
     predictor = load(config, workdir, checkpoint=checkpoint)
     settings = _settings(predictor, workdir, source, probabilities=probabilities)
-    share_needed = f"{settings['detection_threshold_share']:.4%}"
     print(
         f"{' and '.join(predictor.targets)} from step {predictor.step} of {workdir}, {predictor.image_size} pixels per "
-        f"side, threshold {predictor.threshold}; COVID-19 if more than {share_needed} of the image is infected"
+        f"side, threshold {predictor.threshold}"
     )
+    rule = settings["detection"]
+    print(f"COVID-19 if more than {rule['threshold_share']:.4%} of the {rule['share_of']} is infected")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
@@ -122,21 +123,25 @@ def _settings(predictor: Predictor, workdir: pathlib.Path, source: str, *, proba
         "targets": list(predictor.targets),
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
-        "detection_threshold_share": detection_threshold(predictor, workdir),
+        "detection": detection_rule(predictor, workdir),
         "probabilities": probabilities,
     }
 
 
-def detection_threshold(predictor: Predictor, workdir: pathlib.Path) -> float:
-    """The infected share of an image above which it counts as COVID-19: what `--mode=evaluate` fixed on the validation
-    images for this checkpoint and threshold, else 0."""
-    path = workdir / "eval" / "val" / "metrics.json"
+def detection_rule(predictor: Predictor, workdir: pathlib.Path) -> dict[str, Any]:
+    """When an image counts as COVID-19: `{"share_of": "lung" or "image", "threshold_share": in [0, 1)}`.
+
+    It is what `--mode=evaluate --split=val` chose for this checkpoint and threshold, else any infected pixel.
+    """
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return 0.0
-    same = (found.get("checkpoint_step"), found.get("threshold")) == (predictor.step, predictor.threshold)
-    return float(found.get("detection", {}).get("threshold_share", 0.0)) if same else 0.0
+        found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
+        if (found["checkpoint_step"], found["threshold"]) == (predictor.step, predictor.threshold):
+            block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
+            share_of = "lung" if block["score"].endswith("lung") else "image"
+            return {"share_of": share_of, "threshold_share": float(block["threshold_share"])}
+    except (OSError, KeyError, ValueError):
+        pass
+    return {"share_of": "image", "threshold_share": 0.0}
 
 
 def _count(files: Iterable[XrayFile], bar: tqdm) -> None:

@@ -32,7 +32,7 @@ def write(
       file_name: of the X-ray, `XrayFile.name`.
       image: the X-ray.
       logits: float32 [H, W, C], at its size.
-      settings: `targets`, `threshold`, `probabilities`, `detection_threshold_share`.
+      settings: `targets`, `threshold`, `probabilities`, `detection`.
     """
     name = output_name(file_name)
     masks = {t: metrics.positive(logits[..., i], settings["threshold"]) for i, t in enumerate(settings["targets"])}
@@ -56,9 +56,7 @@ def write(
         **{key: round(value, 4) if isinstance(value, float) else value for key, value in measures.items()},
         "pixel_height_mm": pixel_height,
         "pixel_width_mm": pixel_width,
-        "covid19_detected": findings.detected(
-            measures["infected_share_percent"], settings["detection_threshold_share"]
-        ),
+        "covid19_detected": findings.detected(measures, **settings["detection"]),
         "warnings": notes,
     }
 

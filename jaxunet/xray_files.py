@@ -152,14 +152,19 @@ def _of_path(path: pathlib.Path, name: str) -> XrayFile:
 def output_name(name: str) -> str:
     """A relative path to name outputs after: never leaves its folder, and no two names give the same.
 
-    ".png" is dropped, other suffixes stay ("a.png" -> "a", "a.jpg" -> "a.jpg"). What is not a letter, digit, space or
-    one of `_.()+,=@-` is written as % and its number, as in web addresses; very long names end in a hash.
+    ".png" is dropped, other suffixes stay ("a.png" -> "a", "a.jpg" -> "a.jpg"); a name without any gets a %. What is
+    not a letter, digit, space or one of `_.()+,=@-` is written as % and its number, as in web addresses; very long
+    names end in a hash.
     """
     *folders, last = name.split("/")
     stem = last.removesuffix(".png")
-    if last.endswith(".png") and stem and not stem.lower().endswith(SUFFIXES):
-        last = stem
-    return "/".join(_plain(part) for part in (*folders, last))
+    if not last.lower().endswith(SUFFIXES):
+        end = "%"
+    elif last != stem and stem and not stem.lower().endswith(SUFFIXES):
+        last, end = stem, ""
+    else:
+        end = ""
+    return "/".join(_plain(part) for part in (*folders, last)) + end
 
 
 def _plain(part: str) -> str:
