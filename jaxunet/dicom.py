@@ -147,7 +147,7 @@ def _without_patient(pydicom: Any, header: Any) -> Any:
     kept.file_meta = pydicom.dataset.FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     for name in (*_LINKS, *_GEOMETRY):
-        if header.get(name) is not None:
+        if header.get(name):
             setattr(kept, name, header.get(name))
     for name in _EMPTY:
         setattr(kept, name, "")

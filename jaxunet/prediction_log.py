@@ -41,13 +41,19 @@ class PredictionLog:
         output.mkdir(parents=True, exist_ok=True)
         self._file = (output / f"{name}.jsonl").open("a+b")
         try:
+            self._lock()
+            self._read_back()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._file.close()
-            raise UserError(f"Another process is predicting into {output}: choose another --output.") from error
+            raise UserError(f"Another process is predicting into {self._output}: choose another --output.") from error
         except OSError:  # a file system without locks
             pass
-        self._read_back()
 
     def _read_back(self) -> None:
         self._file.seek(0)
