@@ -7,6 +7,7 @@ study, series, image and frame of reference, and the geometry of the pixels.
 import importlib.metadata
 import io
 import pathlib
+import struct
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,12 @@ def _read(pydicom: Any, data: bytes) -> Xray:
         raise UserError("it is a DICOM file without an image.")
     frames = int(header.get("NumberOfFrames") or 1)
     check_size(int(header.Rows) * frames, int(header.Columns))
+    if header.file_meta.TransferSyntaxUID.is_encapsulated:
+        claimed = size_in_stream(pydicom.encaps.get_frame(header.PixelData, 0, number_of_frames=frames))
+        if claimed not in (None, (header.Rows, header.Columns)):
+            raise UserError(
+                f"its compressed image claims {claimed} pixels, but its header {header.Rows, header.Columns}."
+            )
 
     notes = [f"first of {frames} frames"] if frames > 1 else []
     if header.get("Modality", "") not in _RADIOGRAPHY:
@@ -81,6 +88,23 @@ def _read(pydicom: Any, data: bytes) -> Xray:
         notes=tuple(notes),
         header=None if frames > 1 else _without_patient(pydicom, header),
     )
+
+
+def size_in_stream(data: bytes) -> tuple[int, int] | None:
+    """(height, width) that a JPEG, JPEG-LS or JPEG 2000 stream claims, which decoders go by; None of other streams."""
+    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: start of codestream, then SIZ (ISO 15444-1 A.5.1)
+    if start >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+        return bottom - top, right - left
+    at = 2
+    while data[:2] == b"\xff\xd8" and at + 9 <= len(
+        data
+    ):  # JPEG: segments up to the start of frame (ISO 10918-1 B.1.1)
+        marker, length = struct.unpack_from(">HH", data, at)
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC) or marker == 0xFFF7:
+            return struct.unpack_from(">HH", data, at + 5)
+        at += 2 + length
+    return None
 
 
 def _gray(pydicom: Any, header: Any, frames: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxunet import letterbox, xray
+from jaxunet.dicom import size_in_stream
 from jaxunet.errors import UserError
 from jaxunet.xray_files import XrayFiles, output_name
 
@@ -341,3 +342,32 @@ def test_dicom_that_cannot_be_used():
         with pytest.raises(UserError, match=words) as caught:
             xray.read(data)
         assert "\n" not in str(caught.value)
+
+
+def compressed(values: np.ndarray, syntax: str, **attributes: object) -> bytes:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'jaxunet[dicom]'")
+    header = pydicom.dcmread(io.BytesIO(dicom(values, WindowCenter=1512, WindowWidth=1025)))
+    header.compress(syntax)
+    for name, value in attributes.items():
+        setattr(header, name, value)
+    data = io.BytesIO()
+    header.save_as(data)
+    return data.getvalue()
+
+
+def test_dicom_compressed():
+    plain = xray.read(dicom(DARK_TO_BRIGHT, WindowCenter=1512, WindowWidth=1025)).pixels
+    np.testing.assert_array_equal(xray.read(compressed(DARK_TO_BRIGHT, "1.2.840.10008.1.2.5")).pixels, plain)  # RLE
+    pytest.importorskip("jpeg_ls", reason="pyjpegls is not installed: pip install 'jaxunet[dicom]'")
+    jpeg_ls = "1.2.840.10008.1.2.4.80"
+    np.testing.assert_array_equal(xray.read(compressed(DARK_TO_BRIGHT, jpeg_ls)).pixels, plain)
+    with pytest.raises(UserError, match="compressed image claims"):
+        xray.read(compressed(DARK_TO_BRIGHT, jpeg_ls, Rows=8))
+
+
+def test_sizes_claimed_in_compressed_streams():
+    """What decoders allocate memory for."""
+    assert size_in_stream(encoded(RAMP, "jpeg")) == (64, 256)
+    assert size_in_stream(encoded(RAMP, "jpeg2000", no_jp2=True)) == (64, 256)
+    assert size_in_stream(encoded(RAMP, "jpeg2000")) == (64, 256)
+    assert size_in_stream(b"\xff\xd8\xff") is None
