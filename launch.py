@@ -1,4 +1,4 @@
-"""Train, evaluate, compare, verify, import: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
+"""Train, evaluate, predict, compare: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
 
 import os
 import pathlib
@@ -10,6 +10,7 @@ from ml_collections import config_flags
 MODES = {
     "train": "train, or go on with the run in --workdir",
     "evaluate": "score a checkpoint of --workdir on --split",
+    "predict": "masks and a table of the X-rays at --input, by a checkpoint of --workdir, into --output",
     "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
     "preflight": "compile the config for --topology, without having it: memory, traffic, times, collectives",
     "verify": "check every file of the dataset at config.dataset.source",
@@ -26,7 +27,12 @@ def define_flags() -> None:
     flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v}" for k, v in MODES.items()) + ".")
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate, compare: images to score.")
     flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
-    flags.DEFINE_string("checkpoint", "latest", "evaluate, compare: latest, best (by validation Dice), or a step.")
+    flags.DEFINE_string(
+        "checkpoint", "latest", "evaluate, predict, compare: latest, best (by validation Dice), or a step."
+    )
+    flags.DEFINE_string("input", None, "predict: a file, a folder, a zip, or a pattern in quotes (docs/predict.md).")
+    flags.DEFINE_string("output", None, "predict: folder for masks, overlays and tables.")
+    flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as 8-bit pictures.")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
     flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
     flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0 (docs/multihost.md).")
@@ -64,6 +70,7 @@ def main(argv: list[str]) -> int:
         checkpoint=flags.FLAGS.checkpoint,
         source=flags.FLAGS.source,
         runs=flags.FLAGS.runs,
+        predicted=(flags.FLAGS.input, flags.FLAGS.output, flags.FLAGS.probabilities),
         topology=flags.FLAGS.topology,
         batch_per_chip=flags.FLAGS.batch_per_chip,
         processes=(flags.FLAGS.coordinator_address, flags.FLAGS.num_processes, flags.FLAGS.process_id),

@@ -20,6 +20,8 @@ checkpoint.py       saving and restoring
 metric_writer.py    what a run leaves to read
 predictor.py        a checkpoint as a function: images -> logits
 evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py)
+predict.py          any X-rays -> masks and tables: xray_files.py lists them, xray.py (dicom.py) reads one, letterbox.py
+                    fits it to the network, findings.py measures masks, prediction_files.py and prediction_log.py write
 compare.py          several systems side by side, with paired intervals
 preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)
 config.py           checks of the config before anything is built

@@ -6,20 +6,28 @@ import os
 import pathlib
 import secrets
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from jaxunet.errors import UserError
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes `path`, making its folder if need be: the old content or the new, nothing between.
+    """Writes `path`, making its folder if need be: the old content or the new, nothing between."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
-    The file may be read and written by whom the user's umask lets, like any other.
+
+@contextlib.contextmanager
+def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file to write to, which gets the name `path` when all went well, and vanishes if not.
+
+    It may be read and written by whom the user's umask lets, like any other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    unfinished = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
     try:
         with open(unfinished, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -26,15 +26,17 @@ def run(
     runs: list[str],
     topology: list[str],
     batch_per_chip: int,
+    predicted: tuple[str | None, str | None, bool] = (None, None, False),
     processes: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> int:
-    """Runs `mode` and returns the exit status, 0 or 1.
+    """Runs `mode` and returns the exit status: 0, 1, or of `predict` 2 if some files failed.
 
     Args:
-      mode: "train", "evaluate", "compare", "preflight", "verify" or "import_torch".
+      mode: "train", "evaluate", "predict", "compare", "preflight", "verify" or "import_torch".
       config: the resolved config of the command line.
-      overrides: the keys given as `--config.key=value`; `evaluate` applies them to the config of the run.
+      overrides: the keys given as `--config.key=value`; `evaluate` and `predict` apply them to the config of the run.
       workdir, split, checkpoint, source, runs, topology, batch_per_chip: as the flags of `launch.py`.
+      predicted: its flags `input`, `output` and `probabilities`.
       processes: its flags `coordinator_address`, `num_processes` and `process_id`.
     """
 
@@ -68,23 +70,49 @@ def run(
                 raise UserError("--source is missing: name the .pth or .safetensors file to import.")
             import_torch(pathlib.Path(source).expanduser(), config, folder)
         else:
-            from jaxunet.evaluate import evaluate
-
             run_config = config_lib.load(folder)
             run_config.update_from_flattened_dict(overrides)
+            if mode == "predict":
+                return _predict(run_config, folder, *predicted, checkpoint=checkpoint, processes=processes)
+            from jaxunet.evaluate import evaluate
+
             evaluate(run_config, folder, split=split, checkpoint=checkpoint)
         return 0
 
     def join() -> None:
         if mode in _TOGETHER:
             distributed.join(*processes, preemption=mode == "train" or (mode == "compare" and "systems" in config))
-        elif processes[1] not in (None, 1):
+        elif mode != "predict" and processes[1] not in (None, 1):
             raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and what goes with it.")
 
     if status := exit_status(join):
         return status
     with distributed.only_first_prints():
         return exit_status(action, process=distributed.name())
+
+
+def _predict(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    source: str | None,
+    output: str | None,
+    probabilities: bool,
+    *,
+    checkpoint: str,
+    processes: tuple[str | None, int | None, int | None],
+) -> int:
+    """Of several processes, each predicts its share of the files; they need not know of each other."""
+    coordinator, number, process = processes
+    if not source or not output:
+        missing = "--output is missing: name a folder for masks and tables." if source else "--input is missing: name"
+        raise UserError(missing if source else f"{missing} a file, a folder, a zip, or a pattern in quotes.")
+    if coordinator or (number is None) != (process is None) or not 0 <= (process or 0) < (number or 1):
+        raise UserError("--mode=predict takes --num_processes=N and --process_id=I, from 0 to N - 1, and nothing else.")
+    from jaxunet.predict import predict
+
+    share = (process or 0, number or 1)
+    folder = pathlib.Path(output).expanduser()
+    return predict(config, workdir, source, folder, checkpoint=checkpoint, probabilities=probabilities, share=share)
 
 
 def _cache_programs() -> None:

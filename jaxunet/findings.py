@@ -1,0 +1,171 @@
+"""What masks say about an X-ray: areas, shares, sides, COVID-19 or not, and what makes the answer doubtful.
+
+Pure functions of numpy arrays. Not for clinical use.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+# Doubts: bounds that real X-rays hardly ever cross; docs/predict.md has how often they do.
+SMALLEST_SIDE = 128  # pixels
+LARGEST_ASPECT = 2.0
+LOWEST_CONTRAST = 80  # gray levels between the 1 and 99 percentiles
+DARKEST, BRIGHTEST = 50, 205  # mean gray level
+LEAST_LUNG = 0.05  # of the image
+CUT_LUNG = 0.15  # of one edge of the image
+INVERTED_BY = 5  # gray levels
+_STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))  # of the width: a lung, the spine, the other lung
+_LUNG_SHARE = 0.1  # of all lung pixels: the least that counts as one of two lungs
+
+MEASURES = (
+    *("infected_pixels", "infected_cm2", "infected_share_percent", "lung_pixels", "lung_cm2", "severity_percent"),
+    *("severity_right_percent", "severity_left_percent", "sides", "regions"),
+    *("largest_region_pixels", "largest_region_cm2"),
+)
+
+
+def measure(
+    infection: np.ndarray | None,
+    lung: np.ndarray | None,
+    *,
+    spacing_mm: tuple[float, float] | None = None,
+    mirrored: bool = False,
+) -> dict[str, Any]:
+    """Areas and shares; None where a mask or the size of a pixel is not known, or the lung is empty.
+
+    Args:
+      infection, lung: bool [H, W], or None where the network does not predict it.
+      spacing_mm: height and width of a pixel.
+      mirrored: whether the patient's left is at the left of the image.
+
+    Returns:
+      `lung_pixels`, `lung_cm2`, `infected_pixels`, `infected_cm2`, `infected_share_percent` (of the image),
+      `severity_percent` (of the lung, counting infection within it), `severity_right_percent`, `severity_left_percent`
+      (of the patient's lungs), `sides` ("components" or "midline", see `split_sides`), `largest_region_pixels`,
+      `largest_region_cm2`, `regions`.
+    """
+    result = dict.fromkeys(MEASURES)
+    if lung is not None:
+        result["lung_pixels"] = int(lung.sum())
+    if infection is not None:
+        sizes = _sizes(infection)
+        result["infected_pixels"] = int(infection.sum())
+        result["infected_share_percent"] = 100 * result["infected_pixels"] / infection.size
+        result["regions"] = len(sizes)
+        result["largest_region_pixels"] = int(max(sizes, default=0))
+    if spacing_mm is not None:
+        cm2 = spacing_mm[0] * spacing_mm[1] / 100
+        for name in ("lung", "infected", "largest_region"):
+            if result[f"{name}_pixels"] is not None:
+                result[f"{name}_cm2"] = result[f"{name}_pixels"] * cm2
+    if infection is not None and lung is not None and lung.any():
+        at_image_left, result["sides"] = split_sides(lung)
+        result["severity_percent"] = _percent(infection, lung)
+        left, right = ("severity_left_percent", "severity_right_percent")
+        result[left if mirrored else right] = _percent(infection, lung & at_image_left)
+        result[right if mirrored else left] = _percent(infection, lung & ~at_image_left)
+    return result
+
+
+def _percent(infection: np.ndarray, lung: np.ndarray) -> float | None:
+    area = int(lung.sum())
+    return 100 * int((infection & lung).sum()) / area if area else None
+
+
+def _sizes(mask: np.ndarray) -> np.ndarray:
+    """int [regions]: pixels of each region, neighbours sharing an edge or a corner."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    return np.bincount(labels.ravel())[1:]
+
+
+def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which pixels lie on the image's left side, where the patient's right lung is.
+
+    If the mask has two regions of at least a tenth of it, side by side, the border is half way between their centres
+    ("components"); else, as where lungs run together or one is not seen, it is the middle of the image ("midline").
+
+    Args:
+      lung: bool [H, W], not empty.
+
+    Returns:
+      bool [H, W], and by what it was split.
+    """
+    height, width = lung.shape
+    labels, n = ndimage.label(lung, np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=n + 1)
+    sizes[0] = 0
+    first, second = (np.argsort(-sizes, kind="stable")[:2]) if n > 1 else (0, 0)
+    if sizes[second] >= _LUNG_SHARE * sizes.sum() > 0:
+        ones, twos = labels == first, labels == second
+        centres = [np.flatnonzero(m.any(axis=0))[[0, -1]].mean() + 0.5 for m in (ones, twos)]
+        if abs(centres[0] - centres[1]) > width / 8:
+            left_one = centres[0] < centres[1]
+            sides = np.broadcast_to(np.arange(width) + 0.5 < np.mean(centres), lung.shape).copy()
+            sides[ones], sides[twos] = left_one, not left_one  # whole lungs, also where one reaches over
+            return sides, "components"
+    return np.broadcast_to(np.arange(width) + 0.5 < width / 2, lung.shape), "midline"
+
+
+def detected(measures: dict[str, Any], *, share_of: str, threshold_share: float) -> bool | None:
+    """Whether the infected share exceeds a threshold; None where infection is not predicted.
+
+    Args:
+      measures: of `measure`.
+      share_of: "lung" (an image without any has the share 0) or "image".
+      threshold_share: in [0, 1).
+    """
+    if measures["infected_pixels"] is None:
+        return None
+    share = measures["severity_percent" if share_of == "lung" else "infected_share_percent"] or 0.0
+    return share > 100 * threshold_share
+
+
+def doubts(image: np.ndarray, lung: np.ndarray | None) -> list[str]:
+    """Why the prediction may be wrong: short sentences, none for an ordinary frontal chest X-ray.
+
+    Args:
+      image: uint8 [H, W].
+      lung: bool [H, W], predicted, if the network does.
+    """
+    height, width = image.shape
+    found = []
+    if min(height, width) < SMALLEST_SIDE:
+        found.append(f"small: {height} x {width} pixels")
+    if max(height, width) > LARGEST_ASPECT * min(height, width):
+        found.append("shape unlike a chest X-ray")
+    low, high = np.percentile(_thinned(image), (1, 99))
+    mean = float(_thinned(image).mean())
+    if high - low < LOWEST_CONTRAST:
+        found.append("low contrast")
+    if mean < DARKEST:
+        found.append("very dark")
+    if mean > BRIGHTEST:
+        found.append("very bright")
+    if looks_inverted(image):
+        found.append("looks inverted")
+    if lung is not None:
+        if lung.mean() < LEAST_LUNG:
+            found.append("hardly any lung found")
+        elif max(edge.mean() for edge in (lung[0], lung[-1], lung[:, 0], lung[:, -1])) > CUT_LUNG:
+            found.append("lung cut off by the edge of the image")
+    return found
+
+
+def looks_inverted(image: np.ndarray) -> bool:
+    """Whether the middle of the chest is darker than both sides of it, as where air is white and bone black.
+
+    Args:
+      image: uint8 [H, W].
+    """
+    height, width = image.shape
+    rows = slice(int(0.4 * height), int(0.75 * height))
+    part = [image[rows, int(a * width) : max(int(b * width), int(a * width) + 1)] for a, b in _STRIPS]
+    left, middle, right = (float(p.mean()) if p.size else 0.0 for p in part)
+    return middle + INVERTED_BY < min(left, right)
+
+
+def _thinned(image: np.ndarray) -> np.ndarray:
+    """About 256 x 256 of the pixels: enough for statistics."""
+    return image[:: 1 + image.shape[0] // 512, :: 1 + image.shape[1] // 512]

@@ -1,0 +1,67 @@
+"""An image of any size in the square that a network takes, and what the network says back at the image's own size."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where an image of height x width pixels lies in the square: rows `top` to `top + rows`, and so for columns."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def fit(image: np.ndarray, size: int) -> tuple[np.ndarray, Placement]:
+    """Scales an image, its aspect kept, to a square with black margins.
+
+    Where the scale is 1/k, every k x k pixels become their mean, as in training (`config.dataset.image_size`); else
+    Pillow's bilinear filter is used, which reads as wide as it shrinks, so that nothing aliases.
+
+    Args:
+      image: uint8 [H, W].
+      size: S, pixels per side of the square.
+
+    Returns:
+      uint8 [S, S], the very same pixels where H = W = S; and where the image lies in it.
+    """
+    height, width = image.shape
+    scale = size / max(height, width)
+    rows, columns = (min(size, max(1, round(n * scale))) for n in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    if (rows, columns) != (height, width):
+        whole = height % rows == 0 and width % columns == 0
+        method = Image.Resampling.BOX if whole else Image.Resampling.BILINEAR
+        scaled = _resize(image.astype(np.float32), rows, columns, method)
+        image = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    square = np.zeros((size, size), np.uint8)
+    square[top : top + rows, left : left + columns] = image
+    return square, Placement(height, width, top, left, rows, columns)
+
+
+def restore(logits: np.ndarray, at: Placement) -> np.ndarray:
+    """The margins cut off, the rest bilinearly back at the image's own size.
+
+    Args:
+      logits: float32 [S, S, C].
+      at: where the image lies.
+
+    Returns:
+      float32 [H, W, C].
+    """
+    inside = logits[at.top : at.top + at.rows, at.left : at.left + at.columns]
+    if (at.rows, at.columns) == (at.height, at.width):
+        return inside
+    channels = np.moveaxis(inside, -1, 0)
+    return np.stack([_resize(c, at.height, at.width, Image.Resampling.BILINEAR) for c in channels], axis=-1)
+
+
+def _resize(x: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
+    """float32 [H, W] -> float32 [height, width]."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(x)).resize((width, height), method))

@@ -1,0 +1,99 @@
+"""What is written of one X-ray: masks, probabilities, an overlay, a DICOM segmentation; and the row that it returns."""
+
+import io
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxunet import findings, metrics
+from jaxunet.atomic import write_atomically
+from jaxunet.errors import UserError
+from jaxunet.xray import Xray
+from jaxunet.xray_files import output_name
+
+_OVERLAY_SIDE = 1024  # pixels; overlays are to be looked at
+_COLOURS = {"lung": (70, 160, 240), "infection": (240, 70, 60)}
+
+
+def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
+    """Where the mask of the file `name` is written."""
+    return output / "masks" / f"{output_name(name)}_{target}.png"
+
+
+def write(
+    output: pathlib.Path, file_name: str, image: Xray, logits: np.ndarray, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the pictures of one X-ray and returns its row.
+
+    Args:
+      output: folder of the predictions.
+      file_name: of the X-ray, `XrayFile.name`.
+      image: the X-ray.
+      logits: float32 [H, W, C], at its size.
+      settings: `targets`, `threshold`, `probabilities`, `detection`.
+    """
+    name = output_name(file_name)
+    masks = {t: metrics.positive(logits[..., i], settings["threshold"]) for i, t in enumerate(settings["targets"])}
+    notes = [*image.notes, *findings.doubts(image.pixels, masks.get("lung"))]
+    if image.header is not None:
+        notes += _write_segmentation(output / "segmentations" / f"{name}.seg.dcm", image, masks)
+    for i, (target, mask) in enumerate(masks.items()):
+        if settings["probabilities"]:
+            probability = 255 / (1 + np.exp(-np.clip(logits[..., i], -80, 80)))
+            _save(output / "probabilities" / f"{name}_{target}.png", np.rint(probability).astype(np.uint8))
+        _save(mask_path(output, file_name, target), mask.astype(np.uint8) * 255)
+    _save(output / "overlays" / f"{name}.png", overlay(image.pixels, masks))
+    measures = findings.measure(
+        masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored
+    )
+    height, width = image.pixels.shape
+    pixel_height, pixel_width = image.spacing_mm or (None, None)
+    return {
+        "height": height,
+        "width": width,
+        **{key: round(value, 4) if isinstance(value, float) else value for key, value in measures.items()},
+        "pixel_height_mm": pixel_height,
+        "pixel_width_mm": pixel_width,
+        "covid19_detected": findings.detected(measures, **settings["detection"]),
+        "warnings": notes,
+    }
+
+
+def _write_segmentation(path: pathlib.Path, image: Xray, masks: dict[str, np.ndarray]) -> list[str]:
+    """Returns why it was not written, if so."""
+    from jaxunet import dicom  # late: pydicom is optional
+
+    try:
+        dicom.write_segmentation(path, image.header, masks, image.spacing_mm)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def overlay(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
+    """uint8 [h, w, 3]: the X-ray uint8 [H, W], at most 1024 pixels per side, with the outlines of the masks."""
+    step = -(-max(image.shape) // _OVERLAY_SIDE)
+    picture = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
+    painted = np.repeat(picture[..., None], 3, axis=-1)
+    thick = max(1, max(painted.shape) // 400)
+    for target, mask in sorted(masks.items(), reverse=True):  # infection on top
+        painted[_outline(mask[::step, ::step], thick)] = _COLOURS[target]
+    return painted
+
+
+def _outline(mask: np.ndarray, thick: int) -> np.ndarray:
+    """bool [H, W]: the pixels of the mask at most so far from one outside it."""
+    padded = np.pad(mask, thick)
+    inside = mask.copy()
+    for axis in (0, 1):
+        for shift in (-thick, thick):
+            inside &= np.roll(padded, shift, axis)[thick:-thick, thick:-thick]
+    return mask & ~inside
+
+
+def _save(path: pathlib.Path, pixels: np.ndarray) -> None:
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "png", compress_level=1)
+    write_atomically(path, data.getvalue())
