@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxunet import bootstrap, distributed, evaluate, input_pipeline, metrics, plots
 from jaxunet import config as config_lib
-from jaxunet import distributed, evaluate, input_pipeline, metrics, plots
 from jaxunet.atomic import write_atomically
 from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.evaluate import Scored
@@ -183,7 +183,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     return System(
         name=name,
         training=length + (f" from {start}" if start else ""),
-        summary=metrics.summarize(scored.counts[:, 0], scored.data.labels, resamples=evaluate.BOOTSTRAP_RESAMPLES),
+        summary=metrics.summarize(scored.counts[:, 0], scored.data.labels, resamples=bootstrap.RESAMPLES),
         counts=scored.counts[:, 0],
         predicted=scored.predict_masks(shown),
         parameters=sum(x.size for x in jax.tree.leaves(scored.predictor.variables["params"])),
@@ -230,7 +230,7 @@ def _cell(numbers: dict[str, Any]) -> str:
 
 def _difference(a: np.ndarray, b: np.ndarray, metric: str) -> str:
     """Mean difference over the same images with its interval; bold if that does not hold zero."""
-    n = evaluate.BOOTSTRAP_RESAMPLES
+    n = bootstrap.RESAMPLES
     low, high = metrics.interval(metrics.resampled("P1", a, n)[metric] - metrics.resampled("P1", b, n)[metric])
     mean = np.mean(metrics.ratios(a)[metric] - metrics.ratios(b)[metric])
     text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"

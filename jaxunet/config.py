@@ -63,8 +63,10 @@ _BELOW_ONE = {
 # Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
 _FREE = (
     *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
-    *("eval.batch_size", "eval.overlays", "checkpoint.", "profile"),
+    *("eval.batch_size", "eval.overlays", "eval.surface_tolerances", "eval.flips", "checkpoint.", "profile"),
 )
+# Keys that older runs do not have in their config.json, with what those did.
+_ADDED = {"eval.surface_tolerances": (2.0, 5.0), "eval.flips": False}
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -95,7 +97,7 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
         for section, names in keys.items()
         for name in names
     ]
-    for key in (*_CHOICES, *(key for key, _, _ in bounds)):
+    for key in (*_CHOICES, *_ADDED, *(key for key, _, _ in bounds)):
         if key not in values:
             raise UserError(f"config.{key} is missing: make the config from configs/default.py, which has every key.")
     for key, choices in _CHOICES.items():
@@ -104,6 +106,10 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
     for key, holds, words in bounds:
         if not holds(values[key]):
             raise UserError(f"config.{key}={values[key]!r} must be {words}.")
+    if not all(isinstance(t, int | float) and t >= 0 for t in config.eval.surface_tolerances):
+        raise UserError(
+            f"config.eval.surface_tolerances={config.eval.surface_tolerances!r} must be numbers of at least 0."
+        )
     _check_dataset(config)
     _check_divisible("eval", config.eval.batch_size)
     if training:
@@ -206,9 +212,15 @@ def load(workdir: pathlib.Path) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} holds no run (there is no config.json in it): give --workdir of a training run.")
     try:
-        return from_json(path.read_text())
+        config = from_json(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): use another --workdir.") from error
+    missing = {key: value for key, value in _ADDED.items() if key not in flatten(config)}
+    with config.unlocked():
+        for key, value in missing.items():
+            section, name = key.split(".")
+            config[section][name] = value
+    return config
 
 
 def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:

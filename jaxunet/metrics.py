@@ -59,8 +59,8 @@ def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
 def histogram(logits: Array, mask: Array) -> Array:
     """What thresholds and calibration need to know of each image and class: pixels by probability and truth.
 
-    The probability of a pixel of bin b exceeds b / 20 and not (b + 1) / 20, by the comparison that `pixel_counts` makes,
-    so counts at the thresholds `THRESHOLDS` follow exactly. Arguments as of `pixel_counts`.
+    The probability of a pixel of bin b exceeds b / 20 and not (b + 1) / 20, by the comparison of `pixel_counts`, so
+    counts at the thresholds `THRESHOLDS` follow exactly. Arguments as of `pixel_counts`.
 
     Returns:
       int32 [B, C, 3, 20]: of each bin, pixels outside the true mask, pixels inside, and the sum of all their

@@ -70,9 +70,15 @@ def run(
         else:
             from jaxunet.evaluate import evaluate
 
-            run_config = config_lib.load(folder)
-            run_config.update_from_flattened_dict(overrides)
-            evaluate(run_config, folder, split=split, checkpoint=checkpoint)
+            if runs and (folder / "config.json").exists():
+                raise UserError(
+                    f"{folder} holds a run of its own: name another --workdir for what --runs give together."
+                )
+            members = [(config_lib.load(f), f) for f in (pathlib.Path(run).expanduser() for run in runs)]
+            configs = [c for c, _ in members] or [config_lib.load(folder)]
+            for run_config in configs:
+                run_config.update_from_flattened_dict(overrides)
+            evaluate(configs[0], folder, split=split, checkpoint=checkpoint, members=members)
         return 0
 
     def join() -> None:

@@ -116,9 +116,7 @@ def eval_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, t
     return pixel_counts(predict_step(variables, batch["image"], model=model), batch["target"], threshold)
 
 
-def measure_step(
-    variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float
-) -> dict[str, Array]:
+def measure_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
     """Raw batch -> all that evaluation wants to know of each image: `counts` int32 [B, C, 4], as `eval_step`;
     `histogram` int32 [B, C, 3, 20], see `metrics.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed."""
     batch = input_pipeline.decode(raw)
