@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxunet import bootstrap, distributed, evaluate, input_pipeline, metrics, plots
+from jaxunet import bootstrap, distributed, evaluate, input_pipeline, metrics, per_image, plots
 from jaxunet import config as config_lib
 from jaxunet.atomic import write_atomically
 from jaxunet.errors import UserError, WeightsUnavailable
@@ -62,7 +62,8 @@ def compare(
       config: has `systems`, as `configs/compare.py`; one without them compares `runs` alone.
       runs: workdirs of finished runs.
       overrides: the keys given on the command line; those that a run has are applied to it.
-      workdir: gets `comparison.md`, `.csv` and `.png`, `side_by_side.png`, and a folder for each system trained here.
+      workdir: gets `comparison.md`, `.csv` and `.png`, `per_image.csv`, `side_by_side.png`, and a folder for each
+        system trained here.
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
 
@@ -109,6 +110,8 @@ def compare(
     report = _markdown(systems, skipped, data, split)
     write_atomically(workdir / "comparison.md", report)
     write_atomically(workdir / "comparison.csv", _csv(systems))
+    counts = {s.name: s.counts for s in systems}
+    write_atomically(workdir / "per_image.csv", per_image.differences_csv(counts, data))
     plots.comparison_bars({s.name: s.summary["P1"] for s in systems}, COLUMNS, workdir / "comparison.png")
     captions = [f"{pathlib.PurePosixPath(data.ids[i]).stem}" for i in shown]
     predicted = {s.name: (s.predicted, metrics.ratios(s.counts[shown])["dice"]) for s in systems}

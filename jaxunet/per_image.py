@@ -96,3 +96,25 @@ def to_csv(table: dict[str, Columns], data: Split) -> str:
             cells = [columns[name][i].item() if name in columns else "" for name in names]
             writer.writerow([data.ids[i], dataset.CLASSES[data.labels[i]], target, *cells])
     return text.getvalue()
+
+
+def differences_csv(counts: dict[str, np.ndarray], data: Split) -> str:
+    """Several systems on the same images, one row per image, those first on which their Dice differs most.
+
+    Columns: id, class, `true_pixels` of the mask, `dice <system>` of each, `difference`: the second minus the first if
+    there are two, else the largest minus the smallest.
+
+    Args:
+      counts: system -> int [N, 4], in the order of `data`; two systems at least.
+      data: the images.
+    """
+    dice = np.stack([metrics.ratios(c)["dice"] for c in counts.values()], axis=1)
+    difference = dice[:, 1] - dice[:, 0] if len(counts) == 2 else np.ptp(dice, axis=1)
+    first = next(iter(counts.values())).astype(np.int64)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "class", "true_pixels", *(f"dice {name}" for name in counts), "difference"])
+    for i in sorted(range(len(data.ids)), key=lambda i: (-abs(difference[i]), data.ids[i])):
+        row = [data.ids[i], dataset.CLASSES[data.labels[i]], int(first[i, 0] + first[i, 2])]
+        writer.writerow([*row, *map(float, dice[i]), float(difference[i])])
+    return text.getvalue()

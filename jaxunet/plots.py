@@ -146,7 +146,9 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     for name, label in (("covid", "COVID-19 images"), ("all", "all images")):
         if name in result["calibration"]:
             block = result["calibration"][name]
-            points = [(p, o) for p, o in zip(block["mean_probability"], block["observed_share"], strict=True) if p]
+            points = [
+                (p, o) for p, o in zip(block["mean_probability"], block["observed_share"], strict=True) if p is not None
+            ]
             label = f"{label}, ECE {block['ece']['value']:.4f}"
             curve.plot(*zip(*points, strict=True), marker="o", ms=4, label=label)
     curve.set(xlabel="predicted probability", ylabel="share of pixels that are positive", title="Reliability")
@@ -164,7 +166,14 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     groups = [g for g in result.get("by_lesion_size", {}).get("groups", []) if g["n"]]
     if groups:
         edges = [g["from_pixels"] for g in groups] + [groups[-1]["to_pixels"]]
-        size.stairs([g["dice"]["mean"] for g in groups], edges, color="tab:red", lw=2, label="mean of each quarter")
+        size.stairs(
+            [g["dice"]["mean"] for g in groups],
+            edges,
+            color="tab:red",
+            lw=2,
+            baseline=None,
+            label="mean of each quarter",
+        )
     size.set(xlabel="true area, pixels", ylabel="Dice", title="Dice by size", xscale="log", ylim=(-0.02, 1.02))
     if "severity" in result:
         for chosen, label in ((covid, "COVID-19"), (~covid, "controls")):
