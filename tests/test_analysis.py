@@ -1,7 +1,9 @@
 """Analysis against sums, sorts and pairs written out; averages over flips and runs; what evaluation writes."""
 
 import csv
+import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxunet import analysis, averaging, bootstrap, evaluate, metrics, per_image, plots, run, train
+from jaxunet import analysis, averaging, bootstrap, evaluate, metrics, per_image, plots, predictor, run
 from jaxunet import config as config_lib
 from jaxunet.errors import UserError
 from jaxunet.input_pipeline import Split
@@ -230,60 +232,60 @@ def test_flips_and_ensembles_average_probabilities():
     np.testing.assert_allclose(extreme, [-300 - np.log(2), 300], rtol=1e-5)
 
 
-def test_threshold_of_val_is_used_on_test(finished, capsys):
+@pytest.fixture(scope="module")
+def val(finished) -> dict:
+    """What the finished run's evaluation on Val says."""
+    return evaluate.evaluate(config_lib.load(finished), finished, split="val", checkpoint="latest")
+
+
+def test_threshold_of_val_is_used_on_test(finished, val, capsys):
     config = config_lib.load(finished)
-    without = evaluate.evaluate(config, finished, split="test", checkpoint="3")
-    assert without["detection"]["threshold_share"] == 0
-    assert "run --split=val first" in without["detection"]["threshold_from"]
-    val = evaluate.evaluate(config, finished, split="val", checkpoint="latest")
-    other = evaluate.evaluate(config, finished, split="test", checkpoint="3")
-    assert other["detection"] == without["detection"]  # that of another checkpoint is not used
     test = evaluate.evaluate(config, finished, split="test", checkpoint="latest")
     assert test["detection"]["threshold_share"] == val["detection"]["threshold_share"]
     assert test["detection"]["threshold_from"] == f"chosen in {finished / 'eval/val/metrics.json'}"
     assert "outlines (P1): HD95" in capsys.readouterr().out
+    path = finished / "eval" / "val" / "metrics.json"
+    assert evaluate._decision_of_val(path, val)[0] == val["detection"]["threshold_share"]
+    for other in (val | {"checkpoint_step": 3}, val | {"flips": True}):
+        assert evaluate._decision_of_val(path, other)[0] == 0
+    share, words = evaluate._decision_of_val(path.parent / "nothing.json", val)
+    assert share == 0
+    assert "run --split=val first" in words
 
 
-def evaluate_runs(runs, workdir, **overrides) -> int:
-    names = ("source", "topology", "batch_per_chip")
-    return run.run(
-        "evaluate",
-        config=config_lib.load(runs[0]),
-        overrides=overrides,
-        workdir=str(workdir),
-        split="val",
-        checkpoint="latest",
-        runs=[str(r) for r in runs],
-        **dict(zip(names, (None, [], 0), strict=True)),
-    )
+def evaluate_runs(runs, workdir) -> int:
+    flags = {"split": "val", "checkpoint": "latest", "source": None, "topology": [], "batch_per_chip": 0}
+    config, names = config_lib.load(runs[0]), [str(r) for r in runs]
+    return run.run("evaluate", config=config, overrides={}, workdir=str(workdir), runs=names, **flags)
 
 
-def test_runs_are_averaged(finished, make_config, tmp_path, capsys):
-    """The mean of a run and itself is the run; one of other images is refused."""
-    config = config_lib.load(finished)
-    alone = evaluate.evaluate(config, finished, split="val", checkpoint="latest")
+def test_runs_are_averaged(finished, val, tmp_path, capsys):
+    """The mean of a run and itself is the run."""
     assert evaluate_runs([finished, finished], tmp_path / "mean") == 0
     mean = json.loads((tmp_path / "mean/eval/val/metrics.json").read_text())
     assert mean["members"] == [{"workdir": str(finished), "checkpoint_step": 6}] * 2
-    assert mean["P1"]["accuracy"]["mean"] == pytest.approx(alone["P1"]["accuracy"]["mean"], abs=1e-3)
+    assert mean["P1"]["accuracy"]["mean"] == pytest.approx(val["P1"]["accuracy"]["mean"], abs=1e-3)
     assert "mean of 2 runs at steps 6, 6" in capsys.readouterr().out
     assert evaluate_runs([finished, finished], finished) == 1
     assert "holds a run of its own" in capsys.readouterr().err
-    small = make_config()
-    small.dataset.image_size, small.train.total_steps = 32, 1
-    train.train(small, tmp_path / "small")
-    assert evaluate_runs([finished, tmp_path / "small"], tmp_path / "both") == 1
-    assert "cannot be averaged: config.dataset.image_size is 256 and 32" in capsys.readouterr().err
-    assert not (tmp_path / "both").exists()
 
 
-def test_flips_are_evaluated(finished):
+def test_runs_of_other_images_are_not_averaged(finished):
+    one = predictor.load(config_lib.load(finished), finished, checkpoint="latest")
     config = config_lib.load(finished)
-    with config.unlocked():
-        config.eval.flips = True
+    config.dataset.image_size = 32
+    other = dataclasses.replace(one, config=config)
+    with pytest.raises(UserError, match=r"and b cannot be averaged: config.dataset.image_size is 256 and 32"):
+        predictor.ensemble([one, other], [finished, pathlib.Path("b")])
+
+
+def test_flips_are_evaluated(finished, val):
+    config = config_lib.load(finished)
+    config.eval.flips = True
     result = evaluate.evaluate(config, finished, split="val", checkpoint="latest")
     assert result["flips"]
-    assert result != evaluate.evaluate(config_lib.load(finished), finished, split="val", checkpoint="latest")
+    assert result["calibration"] != val["calibration"]
+    assert result["P1"]["accuracy"]["mean"] == pytest.approx(val["P1"]["accuracy"]["mean"], abs=0.1)
 
 
 def test_runs_of_older_versions_are_evaluated(finished, tmp_path):
