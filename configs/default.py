@@ -102,6 +102,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.batch_size = 32  # images per call over all devices
     config.eval.threshold = 0.5  # a pixel is positive where its probability exceeds this
     config.eval.overlays = 8  # pictures of the best and of the worst so many images
+    config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
+    config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxunet import bootstrap, distributed, evaluate, input_pipeline, metrics, per_image, plots
 from jaxunet import config as config_lib
-from jaxunet import distributed, evaluate, input_pipeline, metrics, plots
 from jaxunet.atomic import write_atomically
 from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.evaluate import Scored
@@ -62,7 +62,8 @@ def compare(
       config: has `systems`, as `configs/compare.py`; one without them compares `runs` alone.
       runs: workdirs of finished runs.
       overrides: the keys given on the command line; those that a run has are applied to it.
-      workdir: gets `comparison.md`, `.csv` and `.png`, `side_by_side.png`, and a folder for each system trained here.
+      workdir: gets `comparison.md`, `.csv` and `.png`, `per_image.csv`, `side_by_side.png`, and a folder for each
+        system trained here.
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
 
@@ -111,6 +112,8 @@ def compare(
     report = _markdown(systems, skipped, data, split)
     write_atomically(workdir / "comparison.md", report)
     write_atomically(workdir / "comparison.csv", _csv(systems))
+    counts = {s.name: s.counts for s in systems}
+    write_atomically(workdir / "per_image.csv", per_image.differences_csv(counts, data))
     plots.comparison_bars({s.name: s.summary["P1"] for s in systems}, COLUMNS, workdir / "comparison.png")
     captions = [f"{pathlib.PurePosixPath(data.ids[i]).stem}" for i in shown]
     predicted = {s.name: (s.predicted, metrics.ratios(s.counts[shown])["dice"]) for s in systems}
@@ -194,7 +197,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     return System(
         name=name,
         training=length + (f" from {start}" if start else ""),
-        summary=metrics.summarize(scored.counts[:, 0], scored.data.labels, resamples=evaluate.BOOTSTRAP_RESAMPLES),
+        summary=metrics.summarize(scored.counts[:, 0], scored.data.labels, resamples=bootstrap.RESAMPLES),
         counts=scored.counts[:, 0],
         predicted=scored.predict_masks(shown),
         parameters=sum(x.size for x in jax.tree.leaves(scored.predictor.variables["params"])),
@@ -241,7 +244,7 @@ def _cell(numbers: dict[str, Any]) -> str:
 
 def _difference(a: np.ndarray, b: np.ndarray, metric: str) -> str:
     """Mean difference over the same images with its interval; bold if that does not hold zero."""
-    n = evaluate.BOOTSTRAP_RESAMPLES
+    n = bootstrap.RESAMPLES
     low, high = metrics.interval(metrics.resampled("P1", a, n)[metric] - metrics.resampled("P1", b, n)[metric])
     mean = np.mean(metrics.ratios(a)[metric] - metrics.ratios(b)[metric])
     text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"

@@ -94,13 +94,15 @@ _KINDS = {
         )
         + ("model.bn_sync", "optimizer.nesterov", "profile"),
     ),
-    "a tuple": (tuple, ("dataset.targets", "model.channels")),
+    "a tuple": (tuple, ("dataset.targets", "model.channels", "eval.surface_tolerances")),
 }
 # Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
 _FREE = (
     *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
-    *("eval.batch_size", "eval.overlays", "checkpoint.", "profile"),
+    *("eval.batch_size", "eval.overlays", "eval.surface_tolerances", "eval.flips", "checkpoint.", "profile"),
 )
+# Keys that older runs do not have in their config.json, with what those did.
+_ADDED = {"dataset.drop_near_duplicates": False, "eval.surface_tolerances": (2.0, 5.0), "eval.flips": False}
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -169,6 +171,9 @@ def _check_kinds(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={value!r} must be a {'whole ' if whole else ''}number.")
         if not abs(value) <= most:  # nor NaN
             raise UserError(f"config.{key}={value!r} must be a finite number, at most {most:,}.")
+    tolerances = values["eval.surface_tolerances"]
+    if not all(isinstance(t, int | float) and 0 <= t <= _LARGEST for t in tolerances):
+        raise UserError(f"config.eval.surface_tolerances={tolerances!r} must be numbers of at least 0.")
 
 
 def _check_dataset(config: ConfigDict) -> None:
@@ -270,6 +275,9 @@ def load(workdir: pathlib.Path) -> ConfigDict:
         config = from_json(path.read_text())
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): use another --workdir.") from error
+    known = flatten(config)
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value for key, value in _ADDED.items() if key not in known})
     try:
         _check_kinds(config)
     except UserError as error:

@@ -1,30 +1,28 @@
 """Exact evaluation: every image of a split once, counts from the device, protocols P1-P3, tables and pictures."""
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet import dataset, distributed, input_pipeline, metrics, parallel, plots
+from jaxunet import analysis, bootstrap, dataset, distributed, input_pipeline, metrics, parallel, per_image, plots
 from jaxunet.atomic import write_atomically
 from jaxunet.input_pipeline import ExampleSource, Split
 from jaxunet.models import Network
-from jaxunet.predictor import Predictor
+from jaxunet.per_image import Columns, Measured
+from jaxunet.predictor import Predictor, ensemble
 from jaxunet.predictor import load as load_predictor
-from jaxunet.train_step import eval_step
+from jaxunet.train_step import eval_step, measure_step
 
 EvalFn = Callable[[Any, Any], Array]
-
-BOOTSTRAP_RESAMPLES = 10_000
 
 
 def load_eval_split(config: ConfigDict, split: str) -> Split:
@@ -39,21 +37,32 @@ def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
     return parallel.map_eval_step(functools.partial(eval_step, model=model, threshold=config.eval.threshold))
 
 
-def count_split(
-    eval_fn: EvalFn, variables: Any, split: Split, batch_size: int, should_stop: Callable[[], bool] = lambda: False
-) -> np.ndarray | None:
-    """What `eval_fn` counts of every image of `split`, int64 [N, C, 4] (or [N]), in its order; None if it was stopped.
-
-    Padding is computed and thrown away.
-    """
-    results: list[tuple[Array, np.ndarray]] = []
+def map_split(
+    fn: Callable[[Any, Any], Any],
+    variables: Any,
+    split: Split,
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Any:
+    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `split`, in its order, as
+    host arrays [N, ...]; None if it was stopped. Padding is computed and thrown away."""
+    results: list[tuple[Any, np.ndarray]] = []
     for raw, valid in input_pipeline.eval_batches(split, batch_size):
         if should_stop():
             return None
         if len(results) > 1:  # not further ahead of the device, so that a stop does not have to wait for it
-            results[-2][0].block_until_ready()
-        results.append((eval_fn(variables, raw), valid))
-    return np.concatenate([np.asarray(counts, np.int64)[valid] for counts, valid in results])
+            jax.block_until_ready(results[-2][0])
+        results.append((fn(variables, raw), valid))
+    parts = [jax.tree.map(lambda x, valid=valid: np.asarray(x)[valid], out) for out, valid in results]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def count_split(
+    eval_fn: EvalFn, variables: Any, split: Split, batch_size: int, should_stop: Callable[[], bool] = lambda: False
+) -> np.ndarray | None:
+    """What `eval_fn` counts of every image of `split`, in its order, int64 [N, C, 4] or [N]; None if it was stopped."""
+    counts = map_split(eval_fn, variables, split, batch_size, should_stop)
+    return None if counts is None else counts.astype(np.int64)
 
 
 def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
@@ -94,7 +103,14 @@ def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: 
     return Scored(predictor, eval_fn, split, data, counts)
 
 
-def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> dict[str, Any]:
+def evaluate(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    split: str,
+    checkpoint: str,
+    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
+) -> dict[str, Any]:
     """Evaluates a checkpoint of `workdir` on `split` and writes `eval/<split>/`; returns what `metrics.json` holds.
 
     Args:
@@ -102,65 +118,96 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
       workdir: of the run.
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
+      members: config and workdir of several runs, to evaluate their mean probability on the data of `config`; `workdir`
+        is then only written to.
     """
-    scored = score(config, workdir, split=split, checkpoint=checkpoint)
-    data, counts, targets, step = scored.data, scored.counts, scored.predictor.targets, scored.predictor.step
+    runs = list(members) or [(config, workdir)]
+    predictors = [load_predictor(c, w, checkpoint=checkpoint) for c, w in runs]
+    predictor = ensemble(predictors, [w for _, w in runs]) if members else predictors[0]
+    data, targets = load_eval_split(config, split), predictor.targets
+    measured = measure(predictor, data)
+    table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
+
+    out = workdir / "eval" / split
     result = {
         "split": split,
         "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
         "image_size": list(data.image.shape[1:]),
         "target": targets[0],
         "threshold": config.eval.threshold,
-        "checkpoint_step": step,
+        "flips": config.eval.flips,
+        "checkpoint_step": predictor.step,
+        "members": [{"workdir": str(w), "checkpoint_step": p.step} for p, (_, w) in zip(predictors, runs, strict=True)]
+        if members
+        else [],
         "empty_mask_rule": metrics.EMPTY_MASK_RULE,
-        **summarize(counts, data, targets, resamples=BOOTSTRAP_RESAMPLES),
+        **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
-    out = workdir / "eval" / split
+    decision = None if split == "val" else _decision_of_val(out.parent / "val" / "metrics.json", result)
+    share_of = "lung" if "lung" in targets else "image"
+    for i, target in enumerate(targets):
+        block = result if i == 0 else result["targets"][target]
+        block |= analysis.analyse(
+            table[target], measured.histogram[:, i], data.labels, share_of=share_of, decision=decision
+        )
+
+    _print(result, targets, len(data.ids))
+    if predictor.best_step not in (None, predictor.step):
+        print(f"Step {predictor.best_step} scored best in validation: --checkpoint=best evaluates it.")
     if distributed.is_first():
         write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
-        write_atomically(out / "per_image.csv", per_image_csv(counts, data, targets))
-    if config.eval.overlays:
-        _write_overlays(out / "overlays", scored)
-    height, width = data.image.shape[1:]
-    print(
-        f"{targets[0]} on {split} ({len(data.ids)} images of {height}x{width}), checkpoint {step}, "
-        f"threshold {config.eval.threshold}"
-    )
-    print(metrics.table(result))
-    for name, summary in result.get("targets", {}).items():
-        print(f"\n{name}\n{metrics.table(summary)}")
-    print(f"Empty masks: {metrics.EMPTY_MASK_RULE}. Intervals: bootstrap over images.")
-    best = scored.predictor.best_step
-    if best not in (None, step):
-        print(f"Step {best} scored best in validation: --checkpoint=best evaluates it.")
+        write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
+        plots.analysis(result, table[targets[0]], data.labels == metrics.COVID, out / "analysis.png")
+        _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[targets[0]])
     print(f"Written to {out}")
     return result
 
 
-def per_image_csv(counts: np.ndarray, split: Split, targets: tuple[str, ...]) -> str:
-    """One row per image and target, sorted by id: counts and metrics, exact to the last digit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "class", "target", "tp", "fp", "fn", "tn", *metrics.METRICS])
-    values = [metrics.ratios(counts[:, t]) for t in range(len(targets))]
-    for i in sorted(range(len(split.ids)), key=split.ids.__getitem__):
-        for t, target in enumerate(targets):
-            row = [split.ids[i], dataset.CLASSES[split.labels[i]], target, *map(int, counts[i, t])]
-            writer.writerow(row + [repr(float(values[t][m][i])) for m in metrics.METRICS])
-    return text.getvalue()
+def measure(predictor: Predictor, data: Split) -> Measured:
+    """Everything that evaluation wants to know of every image, in one pass over the device."""
+    config = predictor.config
+    step = functools.partial(measure_step, model=predictor.model, threshold=config.eval.threshold)
+    return Measured(**map_split(parallel.map_eval_step(step), predictor.variables, data, config.eval.batch_size))
 
 
-def _write_overlays(out: pathlib.Path, scored: Scored) -> None:
+def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> tuple[float, str]:
+    """The infected share that the same checkpoint's evaluation on Val chose to tell COVID-19 by, and where it is from;
+    0 without one."""
+    keys = ("dataset", "image_size", "target", "threshold", "flips", "checkpoint_step", "members")
+    try:
+        val = json.loads(path.read_text())
+        if all(val[key] == result[key] for key in keys):
+            block = val if "detection" in val else val["targets"]["infection"]
+            return block["detection"]["threshold_share"], f"chosen in {path}"
+    except (OSError, KeyError, ValueError):
+        pass
+    return 0.0, "no evaluation of this checkpoint on val to take it from: run --split=val first"
+
+
+def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
+    height, width = result["image_size"]
+    steps = ", ".join(str(m["checkpoint_step"]) for m in result["members"])
+    which = f"mean of {len(result['members'])} runs at steps {steps}" if steps else result["checkpoint_step"]
+    print(
+        f"{targets[0]} on {result['split']} ({images} images of {height}x{width}), checkpoint {which}, "
+        f"threshold {result['threshold']}{', with flips' if result['flips'] else ''}"
+    )
+    for target in targets:
+        block = result if target == targets[0] else result["targets"][target]
+        if block is not result:
+            print(f"\n{target}")
+        print(metrics.table(block))
+        print("\n".join(analysis.lines(block)))
+    print(f"Empty masks: {metrics.EMPTY_MASK_RULE}. Intervals: 95 %, bootstrap over images.")
+
+
+def _write_overlays(out: pathlib.Path, overlays: int, data: Split, measured: Measured, columns: Columns) -> None:
     """Best and worst images by Dice among those with infection: one PNG each, and all on one sheet."""
-    counts, data = scored.counts[:, 0], scored.data
-    dice = metrics.ratios(counts)["dice"]
-    ranked = [int(i) for i in np.argsort(-dice, kind="stable") if counts[i, 0] + counts[i, 2] > 0]
-    n = min(scored.predictor.config.eval.overlays, len(ranked) // 2)
+    dice, area = columns["dice"], columns["tp"] + columns["fn"]
+    ranked = [int(i) for i in np.argsort(-dice, kind="stable") if area[i] > 0]
+    n = min(overlays, len(ranked) // 2)
     chosen = [("best", i) for i in ranked[:n]] + [("worst", i) for i in ranked[::-1][:n]]
     if not chosen:
-        return
-    predicted = scored.predict_masks(np.array([i for _, i in chosen]))
-    if not distributed.is_first():
         return
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -169,6 +216,6 @@ def _write_overlays(out: pathlib.Path, scored: Scored) -> None:
         rank = row % n + 1
         stem = pathlib.PurePosixPath(data.ids[i]).stem
         caption = f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}"
-        pictures.append(plots.overlay(data.image[i], data.truth(i), predicted[row], caption))
+        pictures.append(plots.overlay(data.image[i], data.truth(i), measured.predicted(i), caption))
         pictures[-1].save(out / f"{kind}_{rank:02d}_{stem}.png")
     plots.contact_sheet(pictures, columns=min(n, 4)).save(out / "sheet.png")

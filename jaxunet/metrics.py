@@ -12,6 +12,7 @@ truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
 import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -29,6 +30,8 @@ EMPTY_MASK_RULE = (
     "(empty prediction on empty truth: Dice 1; any predicted pixel on empty truth: Dice 0)"
 )
 COVID = 0  # index of COVID-19 in dataset.CLASSES
+THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # edges of the bins of `histogram`
+PROBABILITY_UNIT = 2**-14  # in which `histogram` adds up probabilities
 
 
 def positive(logits: Array, threshold: float) -> Array:
@@ -51,6 +54,28 @@ def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
     predicted, truth = positive(logits, threshold), mask > 0
     counts = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
     return jnp.stack([c.sum(axis=(1, 2), dtype=jnp.int32) for c in counts], axis=-1)
+
+
+def histogram(logits: Array, mask: Array) -> Array:
+    """What thresholds and calibration need to know of each image and class: pixels by probability and truth.
+
+    The probability of a pixel of bin b exceeds b / 20 and not (b + 1) / 20, by the comparison of `pixel_counts`, so
+    counts at the thresholds `THRESHOLDS` follow exactly. Arguments as of `pixel_counts`.
+
+    Returns:
+      int32 [B, C, 3, 20]: of each bin, pixels outside the true mask, pixels inside, and the sum of all their
+      probabilities, each rounded to 2^-14, as a multiple of that. Sums fit for images of up to 2^17 pixels.
+    """
+    logits, truth = (jnp.moveaxis(x, -1, 1).reshape(x.shape[0], x.shape[3], -1) for x in (logits, mask > 0))
+    scaled = jnp.rint(jax.nn.sigmoid(logits) / PROBABILITY_UNIT).astype(jnp.int32)
+    bins = sum(positive(logits, threshold).astype(jnp.int32) for threshold in THRESHOLDS)
+
+    def count(bins: Array, truth: Array, scaled: Array) -> Array:
+        n = len(THRESHOLDS) + 1
+        pixels = jnp.zeros(2 * n, jnp.int32).at[bins + n * truth.astype(jnp.int32)].add(1)
+        return jnp.stack([pixels[:n], pixels[n:], jnp.zeros(n, jnp.int32).at[bins].add(scaled)])
+
+    return jax.vmap(jax.vmap(count))(bins, truth, scaled)
 
 
 def batch_dice(logits: Array, mask: Array) -> Array:
@@ -135,14 +160,14 @@ def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np
       resamples: how many.
     """
     n = len(counts)
-    times = _times_drawn(n, resamples)
+    times = times_drawn(n, resamples)
     if protocol in POOLED:
         return ratios(np.rint(times @ counts.astype(np.float64)).astype(np.int64))
     return {name: times @ values / n for name, values in ratios(counts).items()}
 
 
-@functools.lru_cache(maxsize=2)
-def _times_drawn(n: int, resamples: int) -> np.ndarray:
+@functools.lru_cache(maxsize=4)
+def times_drawn(n: int, resamples: int) -> np.ndarray:
     """float64 [resamples, n]: how often each of `n` images is in each sample; the same for the same arguments."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 

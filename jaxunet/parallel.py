@@ -169,8 +169,8 @@ def streamed_program(step_fn: Step, make_batch: MakeBatch, *, batch_size: int, d
     return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None, donate_argnums=(0,), devices=devices)
 
 
-def map_eval_step(eval_fn: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
-    """Compiles `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] out.
+def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Compiles `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] out, or pytrees of it.
 
     Of several processes, each gives the whole batch, works off its share, and gets the whole result.
     """
@@ -182,16 +182,16 @@ def map_eval_step(eval_fn: Callable[[Any, Any], Array]) -> Callable[[Any, Any], 
         share = len(x) // processes
         return x[process * share : (process + 1) * share]
 
-    def run(variables: Any, batch: Any) -> Array:
+    def run(variables: Any, batch: Any) -> Any:
         out = mapped(variables, shard(jax.tree.map(mine, batch)))
         if processes > 1:
             out = gather(out)
-        return out.reshape(-1, *out.shape[2:])
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
     return run
 
 
-def eval_program(eval_fn: Callable[[Any, Any], Array], *, devices: Sequence[jax.Device]) -> Any:
+def eval_program(eval_fn: Callable[[Any, Any], Any], *, devices: Sequence[jax.Device]) -> Any:
     """What `map_eval_step` runs, for any devices: `(variables, batch [local devices, B, ...])`, not yet compiled."""
     return jax.pmap(eval_fn, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 

@@ -131,6 +131,67 @@ def side_by_side(
     plt.close(figure)
 
 
+def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray, path: pathlib.Path) -> None:
+    """Reliability curve, Dice over the threshold, Dice over the lesion's size, infected shares, true and predicted.
+
+    Args:
+      result: what `metrics.json` holds of one target.
+      columns: of its images, as `per_image.tabulate` gives them.
+      covid: bool [N], which of them are COVID-19.
+      path: of the PNG.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 8.5), layout="constrained")
+    curve, sweep, size, severity = axes.flat
+    curve.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
+    for name, label in (("covid", "COVID-19 images"), ("all", "all images")):
+        if name in result["calibration"]:
+            block = result["calibration"][name]
+            points = [
+                (p, o) for p, o in zip(block["mean_probability"], block["observed_share"], strict=True) if p is not None
+            ]
+            label = f"{label}, ECE {block['ece']['value']:.4f}"
+            curve.plot(*zip(*points, strict=True), marker="o", ms=4, label=label)
+    curve.set(xlabel="predicted probability", ylabel="share of pixels that are positive", title="Reliability")
+    thresholds = result["threshold_sweep"]["thresholds"]
+    for protocol in ("P1", "P2", "P3"):
+        if protocol in result["threshold_sweep"]:
+            block = result["threshold_sweep"][protocol]
+            sweep.plot(thresholds, block["dice"], label=protocol)
+            sweep.fill_between(thresholds, *zip(*block["ci95"], strict=True), alpha=0.2)
+    sweep.axvline(result["threshold"], color="tab:gray", lw=1, ls=":")
+    sweep.set(xlabel="threshold", ylabel="Dice", title="Dice by threshold, 95 % intervals", ylim=(0, 1))
+    area = columns["tp"] + columns["fn"]
+    drawn = area > 0
+    size.scatter(area[drawn], columns["dice"][drawn], s=8, alpha=0.5, label="one image")
+    groups = [g for g in result.get("by_lesion_size", {}).get("groups", []) if g["n"]]
+    if groups:
+        edges = [g["from_pixels"] for g in groups] + [groups[-1]["to_pixels"]]
+        size.stairs(
+            [g["dice"]["mean"] for g in groups],
+            edges,
+            color="tab:red",
+            lw=2,
+            baseline=None,
+            label="mean of each quarter",
+        )
+    size.set(xlabel="true area, pixels", ylabel="Dice", title="Dice by size", xscale="log", ylim=(-0.02, 1.02))
+    if "severity" in result:
+        for chosen, label in ((covid, "COVID-19"), (~covid, "controls")):
+            severity.scatter(
+                columns["true_share"][chosen], columns["predicted_share"][chosen], s=8, alpha=0.5, label=label
+            )
+        severity.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
+        severity.set(xlabel="true", ylabel="predicted", title=f"Infected share of the {result['severity']['share_of']}")
+    else:
+        severity.axis("off")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def contact_sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
     """Equal pictures in rows of `columns`."""
     w, h = pictures[0].size

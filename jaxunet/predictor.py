@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxunet import config as config_lib
 from jaxunet import dataset, input_pipeline, parallel
+from jaxunet.averaging import Ensemble, Flipped
 from jaxunet.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxunet.errors import UserError
 from jaxunet.models import Network, build_model
@@ -29,7 +30,8 @@ class Predictor:
       config: of the run.
       step: of the checkpoint.
       best_step: of the one that was best in validation, if any was validated.
-      model, variables: the network, and its weights and running statistics (the averages where they were kept).
+      model, variables: the network, and its weights and running statistics (the averages where they were kept). With
+        `config.eval.flips`, or of an ensemble, the network is one of averaging.py.
     """
 
     config: ConfigDict
@@ -108,4 +110,28 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
             variables = checkpoints.restore(step, like).eval_variables()
         except DamagedCheckpoint as error:
             raise UserError(f"{error} Name another with --checkpoint, or train on, which puts it aside.") from error
+    if config.eval.flips:
+        model = Flipped(model)
     return Predictor(config, step, best, model, parallel.replicate(variables))
+
+
+def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
+    """The mean probability of several runs, as one predictor with the config and step of the first.
+
+    Args:
+      predictors: at least one; of different networks if need be.
+      workdirs: theirs, for what is said if they do not fit together.
+
+    Raises:
+      UserError: if they were not trained for the same masks and image size.
+    """
+    first = predictors[0]
+    for other, workdir in zip(predictors[1:], workdirs[1:], strict=True):
+        for key in ("targets", "image_size"):
+            if getattr(first, key) != getattr(other, key):
+                raise UserError(
+                    f"{workdirs[0]} and {workdir} cannot be averaged: config.dataset.{key} is "
+                    f"{getattr(first, key)!r} and {getattr(other, key)!r}."
+                )
+    variables = {name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")}
+    return Predictor(first.config, first.step, None, Ensemble(tuple(p.model for p in predictors)), variables)

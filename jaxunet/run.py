@@ -70,13 +70,21 @@ def run(
                 raise UserError("--source is missing: name the .pth or .safetensors file to import.")
             import_torch(pathlib.Path(source).expanduser(), config, folder)
         else:
-            run_config = config_lib.load(folder)
-            run_config.update_from_flattened_dict(overrides)
             if mode == "predict":
+                run_config = config_lib.load(folder)
+                run_config.update_from_flattened_dict(overrides)
                 return _predict(run_config, folder, *predicted, checkpoint=checkpoint, processes=processes)
             from jaxunet.evaluate import evaluate
 
-            evaluate(run_config, folder, split=split, checkpoint=checkpoint)
+            if runs and (folder / "config.json").exists():
+                raise UserError(
+                    f"{folder} holds a run of its own: name another --workdir for what --runs give together."
+                )
+            members = [(config_lib.load(f), f) for f in (pathlib.Path(run).expanduser() for run in runs)]
+            configs = [c for c, _ in members] or [config_lib.load(folder)]
+            for run_config in configs:
+                run_config.update_from_flattened_dict(overrides)
+            evaluate(configs[0], folder, split=split, checkpoint=checkpoint, members=members)
         return 0
 
     def join() -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxunet import input_pipeline
 from jaxunet.augment import augment_batch
 from jaxunet.losses import LossFn
-from jaxunet.metrics import pixel_counts
+from jaxunet.metrics import histogram, pixel_counts, positive
 from jaxunet.models import Network, without_patches
 from jaxunet.train_state import TrainState
 
@@ -114,6 +114,18 @@ def eval_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, t
     """Raw batch -> confusion counts int32 [B, C, 4] per image and class."""
     batch = input_pipeline.decode(raw)
     return pixel_counts(predict_step(variables, batch["image"], model=model), batch["target"], threshold)
+
+
+def measure_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
+    """Raw batch -> all that evaluation wants to know of each image: `counts` int32 [B, C, 4], as `eval_step`;
+    `histogram` int32 [B, C, 3, 20], see `metrics.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed."""
+    batch = input_pipeline.decode(raw)
+    logits = predict_step(variables, batch["image"], model=model)
+    return {
+        "counts": pixel_counts(logits, batch["target"], threshold),
+        "histogram": histogram(logits, batch["target"]),
+        "mask": jnp.packbits(positive(logits, threshold), axis=2),
+    }
 
 
 def eval_classifier_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network) -> Array:

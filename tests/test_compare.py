@@ -69,6 +69,19 @@ def test_systems_are_trained_scored_and_pictured(compared, capsys):
                 assert [float(row["low95"]), float(row["high95"])] == numbers["ci95"]
 
 
+def test_images_are_ranked_by_how_much_their_dice_differs(compared):
+    table = list(csv.DictReader((compared / "per_image.csv").read_text().splitlines()))
+    assert len(table) == 6
+    for name in ("narrow", "wide"):
+        path = compared / name / "eval/val/per_image.csv"
+        dice = {r["id"]: r["dice"] for r in csv.DictReader(path.read_text().splitlines()) if r["target"] == "infection"}
+        assert {r["id"]: r[f"dice {name}"] for r in table} == dice
+    differences = [float(r["difference"]) for r in table]
+    assert differences == [float(r["dice wide"]) - float(r["dice narrow"]) for r in table]
+    assert [abs(d) for d in differences] == sorted((abs(d) for d in differences), reverse=True)
+    assert any(differences)
+
+
 def test_finished_systems_are_reused(study, compared, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_build_advance", lambda *_: (pytest.fail, 1))  # any step would fail
     compare(study, [], {}, compared, split="val", checkpoint="latest")
