@@ -22,6 +22,7 @@ _CHOICES = {
     "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky", "cross_entropy"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "step", "cosine"),
+    "eval.report": (False, True),
 }
 _POSITIVE = {
     "dataset.synthetic": ("train", "val", "test"),
@@ -63,8 +64,9 @@ _BELOW_ONE = {
 # Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
 _FREE = (
     *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
-    *("eval.batch_size", "eval.overlays", "checkpoint.", "profile"),
+    *("eval.batch_size", "eval.overlays", "eval.report", "checkpoint.", "profile"),
 )
+_ADDED = {"eval": {"report": True}}  # free keys that configs of runs made before they existed lack
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -190,14 +192,18 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Inverse of `to_json`; JSON has no tuples, and no setting is a list."""
+    """Inverse of `to_json`; JSON has no tuples, and no setting is a list. Free keys added since get their default."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: tuples(v) for k, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text))).lock()
+    values = tuples(json.loads(text))
+    for section, added in _ADDED.items():
+        if section in values:
+            values[section] = added | values[section]
+    return ConfigDict(values).lock()
 
 
 def load(workdir: pathlib.Path) -> ConfigDict:

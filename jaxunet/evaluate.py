@@ -14,9 +14,10 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet import dataset, distributed, input_pipeline, metrics, parallel, plots
+from jaxunet import dataset, distributed, input_pipeline, metrics, parallel, plots, report
 from jaxunet.atomic import write_atomically
 from jaxunet.input_pipeline import ExampleSource, Split
+from jaxunet.metric_writer import read_metrics
 from jaxunet.models import Network
 from jaxunet.predictor import Predictor
 from jaxunet.predictor import load as load_predictor
@@ -121,6 +122,14 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
         write_atomically(out / "per_image.csv", per_image_csv(counts, data, targets))
     if config.eval.overlays:
         _write_overlays(out / "overlays", scored)
+    page = out / "report.html"
+    if config.eval.report:
+        name = workdir.absolute().name
+        text = report.render(scored.predictor, data, counts, result, read_metrics(workdir), name=name)
+        if distributed.is_first():
+            write_atomically(page, text)
+    elif distributed.is_first():
+        page.unlink(missing_ok=True)  # of an earlier evaluation
     height, width = data.image.shape[1:]
     print(
         f"{targets[0]} on {split} ({len(data.ids)} images of {height}x{width}), checkpoint {step}, "
