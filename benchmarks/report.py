@@ -44,7 +44,12 @@ def measure(page: pathlib.Path) -> dict[str, float]:
             time.sleep(0.01)
         drawn = time.perf_counter() - start
         sort, open_ = browser.execute_script(SORT), browser.execute_async_script(OPEN)
-        return {"seconds to load": shown, "until galleries are drawn": drawn, "to sort": sort, "to open an image": open_}
+        return {
+            "seconds to load": shown,
+            "until galleries are drawn": drawn,
+            "to sort": sort,
+            "to open an image": open_,
+        }
     finally:
         browser.quit()
 

@@ -322,7 +322,10 @@ def test_sorting_and_filtering(browser, scored):
     chosen = np.flatnonzero((groups == 1) & (scored.data.labels == metrics.COVID))
     assert len(chosen)
     assert sorted(browser.execute_script("return state.order")) == chosen.tolist()
-    assert f"{len(chosen)} of {len(dice)} images, mean Dice {dice[chosen].mean():.4f}" == find(browser, "#count").text
+    assert (
+        f"{len(chosen)} of {len(dice)} images, mean Dice {dice[chosen].mean():.4f}; areas in pixels"
+        == find(browser, "#count").text
+    )
     browser.execute_script("for (const id of ['class', 'group']) document.getElementById(id).value = ''; arrange()")
     assert len(column(browser, 0)) == len(dice)
 
@@ -334,7 +337,7 @@ def test_threshold_slider_recomputes_the_mask(browser, scored, page):
     i = int(np.argmax(scored.counts[:, 0, 0]))
     open_image(browser, i)
     evaluated = metrics.ratios(scored.counts[i])
-    assert numbers(browser)["Dice"] == numbers(browser)["evaluated Dice"] == f"{evaluated['dice'][0]:.4f}"
+    assert numbers(browser)["Dice"] == numbers(browser)[f"Dice at {THRESHOLD}"] == f"{evaluated['dice'][0]:.4f}"
     slider = find(browser, "#threshold")
     start = json.loads(blocks["data"])["threshold_code"]
     assert int(slider.get_attribute("value")) == start
@@ -350,7 +353,7 @@ def test_threshold_slider_recomputes_the_mask(browser, scored, page):
         "IoU": f"{iou:.4f}",
         "truth": f"{truth.sum():,} px",
         "predicted": f"{mask.sum():,} px",
-        "evaluated Dice": f"{evaluated['dice'][0]:.4f}",
+        f"Dice at {THRESHOLD}": f"{evaluated['dice'][0]:.4f}",
     }
     assert find(browser, "#threshold-value").text == f"{(start + 7.5) / report.TOP:.3f}"
     find(browser, "#reset").click()
