@@ -19,7 +19,7 @@ progress.py         what the loop says: means, speed, whether it waits for input
 checkpoint.py       saving and restoring
 metric_writer.py    what a run leaves to read
 predictor.py        a checkpoint as a function: images -> logits
-evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py)
+evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py) and a page (report.py)
 compare.py          several systems side by side, with paired intervals
 preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)
 config.py           checks of the config before anything is built
