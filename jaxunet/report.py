@@ -24,7 +24,8 @@ TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 TOP = 63  # the code of probability 1: at steps of 1.6 % pictures take half of what 8 bits would
 MAX_PICTURES = 2000  # of so many images the page holds the pictures, at most; of 256 x 256 they take 20 to 40 KB each
 _PLACE = "<!-- data -->"
-_JPEG_QUALITY = 85
+_JPEG = {"format": "JPEG", "quality": 85, "optimize": True}
+_PNG = {"format": "PNG", "compress_level": 9}
 _SHOWN = 8  # images in a gallery
 _CURVES = ("train/loss", "train/dice", "val/P1/dice", "val/P2/dice", "val/P3/dice")
 _MAX_POINTS = 300  # of a curve of training
@@ -128,8 +129,8 @@ def _predict(
                     ratios = metrics.ratios(per_code)
                     sums[c] += ratios["dice"], ratios["iou"]
             if i in stored:
-                masks = [encoded for c in targets for encoded in (_png(truth[..., c]), _png(codes[..., c]))]
-                pictures[i] = [_jpeg(data.image[i]), *masks]
+                masks = [mask[..., c] for c in targets for mask in (truth, codes)]
+                pictures[i] = [_encode(data.image[i], **_JPEG), *(_encode(mask, **_PNG) for mask in masks)]
     means = (sums / max(covid.sum(), 1)).round(5).tolist()
     sweeps = [
         {"sweep": dict(zip(("dice", "iou"), mean, strict=True)) if covid.any() else None, "recount_differs": int(n)}
@@ -239,16 +240,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _png(x: np.ndarray) -> str:
+def _encode(x: np.ndarray, **options: Any) -> str:
     """[H, W], bool as one bit, uint8 as eight."""
-    return _encode(Image.fromarray(x), format="PNG", compress_level=9)
-
-
-def _jpeg(x: np.ndarray) -> str:
-    return _encode(Image.fromarray(x), format="JPEG", quality=_JPEG_QUALITY, optimize=True)
-
-
-def _encode(picture: Image.Image, **options: Any) -> str:
     file = io.BytesIO()
-    picture.save(file, **options)
+    Image.fromarray(x).save(file, **options)
     return base64.b64encode(file.getvalue()).decode()
