@@ -19,7 +19,7 @@ progress.py         what the loop says: means, speed, whether it waits for input
 checkpoint.py       saving and restoring
 metric_writer.py    what a run leaves to read
 predictor.py        a checkpoint as a function: images -> logits; means of flips and of several runs (averaging.py)
-evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py):
+evaluate.py         exact scores of a checkpoint, with tables, pictures (plots.py), and a page (report.py):
 per_image.py        every number of every image (surface.py: distances between outlines)
 analysis.py         lesion size, severity, detection, calibration, thresholds; intervals (bootstrap.py)
 predict.py          any X-rays -> masks and tables: xray_files.py lists them, xray.py (dicom.py) reads one, letterbox.py

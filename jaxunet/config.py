@@ -23,6 +23,7 @@ _CHOICES = {
     "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky", "cross_entropy"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "step", "cosine"),
+    "eval.report": (False, True),
 }
 _POSITIVE = {
     "dataset.synthetic": ("train", "val", "test"),
@@ -99,10 +100,23 @@ _KINDS = {
 # Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
 _FREE = (
     *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
-    *("eval.batch_size", "eval.overlays", "eval.surface_tolerances", "eval.flips", "checkpoint.", "profile"),
+    *(
+        "eval.batch_size",
+        "eval.overlays",
+        "eval.report",
+        "eval.surface_tolerances",
+        "eval.flips",
+        "checkpoint.",
+        "profile",
+    ),
 )
 # Keys that older runs do not have in their config.json, with what those did.
-_ADDED = {"dataset.drop_near_duplicates": False, "eval.surface_tolerances": (2.0, 5.0), "eval.flips": False}
+_ADDED = {
+    "dataset.drop_near_duplicates": False,
+    "eval.surface_tolerances": (2.0, 5.0),
+    "eval.flips": False,
+    "eval.report": True,
+}
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -253,7 +267,7 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Inverse of `to_json`; JSON has no tuples, and no setting is a list."""
+    """Inverse of `to_json`; JSON has no tuples, and no setting is a list. Free keys added since get their default."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):

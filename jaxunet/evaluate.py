@@ -13,9 +13,21 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet import analysis, bootstrap, dataset, distributed, input_pipeline, metrics, parallel, per_image, plots
+from jaxunet import (
+    analysis,
+    bootstrap,
+    dataset,
+    distributed,
+    input_pipeline,
+    metrics,
+    parallel,
+    per_image,
+    plots,
+    report,
+)
 from jaxunet.atomic import write_atomically
 from jaxunet.input_pipeline import ExampleSource, Split
+from jaxunet.metric_writer import read_metrics
 from jaxunet.models import Network
 from jaxunet.per_image import Columns, Measured
 from jaxunet.predictor import Predictor, ensemble
@@ -159,6 +171,14 @@ def evaluate(
         write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
         plots.analysis(result, table[targets[0]], data.labels == metrics.COVID, out / "analysis.png")
         _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[targets[0]])
+    page = out / "report.html"
+    if config.eval.report:
+        name = workdir.absolute().name
+        text = report.render(predictor, data, measured.counts, result, read_metrics(workdir), name=name)
+        if distributed.is_first():
+            write_atomically(page, text)
+    elif distributed.is_first():
+        page.unlink(missing_ok=True)  # of an earlier evaluation
     print(f"Written to {out}")
     return result
 
