@@ -1,4 +1,4 @@
-"""Train, evaluate, compare, verify, import: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
+"""Train, evaluate, compare, export, verify, import: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
 
 import os
 import pathlib
@@ -11,10 +11,12 @@ MODES = {
     "train": "train, or go on with the run in --workdir",
     "evaluate": "score a checkpoint of --workdir on --split",
     "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
+    "export": "write a checkpoint of --workdir as --format to --output, with a model card beside it",
     "preflight": "compile the config for --topology, without having it: memory, traffic, times, collectives",
     "verify": "check every file of the dataset at config.dataset.source",
     "import_torch": "make a --workdir of the PyTorch weights in --source",
 }
+FORMATS = ["stablehlo", "onnx", "safetensors", "safetensors_float16", "torch"]
 
 
 def define_flags() -> None:
@@ -26,7 +28,11 @@ def define_flags() -> None:
     flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v}" for k, v in MODES.items()) + ".")
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate, compare: images to score.")
     flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
-    flags.DEFINE_string("checkpoint", "latest", "evaluate, compare: latest, best (by validation Dice), or a step.")
+    flags.DEFINE_string(
+        "checkpoint", "latest", "evaluate, compare, export: latest, best (by validation Dice), or a step."
+    )
+    flags.DEFINE_enum("format", "stablehlo", FORMATS, "export: what to write (docs/export.md).")
+    flags.DEFINE_string("output", None, "export: the file to write.")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
     flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
     flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0 (docs/multihost.md).")
@@ -63,6 +69,8 @@ def main(argv: list[str]) -> int:
         split=flags.FLAGS.split,
         checkpoint=flags.FLAGS.checkpoint,
         source=flags.FLAGS.source,
+        format=flags.FLAGS.format,
+        output=flags.FLAGS.output,
         runs=flags.FLAGS.runs,
         topology=flags.FLAGS.topology,
         batch_per_chip=flags.FLAGS.batch_per_chip,

@@ -20,6 +20,7 @@ checkpoint.py       saving and restoring
 metric_writer.py    what a run leaves to read
 predictor.py        a checkpoint as a function: images -> logits
 evaluate.py         exact scores of a checkpoint, with tables and pictures (plots.py)
+export.py           a checkpoint as one file for elsewhere (onnx_graph.py), with its model_card.py
 compare.py          several systems side by side, with paired intervals
 preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)
 config.py           checks of the config before anything is built

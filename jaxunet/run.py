@@ -23,6 +23,8 @@ def run(
     split: str,
     checkpoint: str,
     source: str | None,
+    format: str,
+    output: str | None,
     runs: list[str],
     topology: list[str],
     batch_per_chip: int,
@@ -31,10 +33,10 @@ def run(
     """Runs `mode` and returns the exit status, 0 or 1.
 
     Args:
-      mode: "train", "evaluate", "compare", "preflight", "verify" or "import_torch".
+      mode: "train", "evaluate", "compare", "export", "preflight", "verify" or "import_torch".
       config: the resolved config of the command line.
-      overrides: the keys given as `--config.key=value`; `evaluate` applies them to the config of the run.
-      workdir, split, checkpoint, source, runs, topology, batch_per_chip: as the flags of `launch.py`.
+      overrides: the keys given as `--config.key=value`; `evaluate` and `export` apply them to the config of the run.
+      workdir, split, checkpoint, source, format, output, runs, topology, batch_per_chip: as the flags of `launch.py`.
       processes: its flags `coordinator_address`, `num_processes` and `process_id`.
     """
 
@@ -67,6 +69,14 @@ def run(
             if not source:
                 raise UserError("--source is missing: name the .pth or .safetensors file to import.")
             import_torch(pathlib.Path(source).expanduser(), config, folder)
+        elif mode == "export":
+            from jaxunet.export import export
+
+            if not output:
+                raise UserError("--output is missing: name the file to write, such as --output=unet.onnx.")
+            run_config = config_lib.load(folder)
+            run_config.update_from_flattened_dict(overrides)
+            export(run_config, folder, checkpoint=checkpoint, format=format, output=pathlib.Path(output).expanduser())
         else:
             from jaxunet.evaluate import evaluate
 

@@ -19,7 +19,16 @@ from jaxunet.dataset import verify
 from jaxunet.dataset.archive import CLASSES, IMAGE_SIZE, PARTS, Archive, find_archive
 from jaxunet.errors import UserError
 
-__all__ = ["CLASSES", "IMAGE_SIZE", "data_root", "dropped_from_train", "open_builder", "verify_source"]
+__all__ = [
+    "CLASSES",
+    "IMAGE_SIZE",
+    "data_root",
+    "dropped_from_train",
+    "open_builder",
+    "prepared",
+    "verification",
+    "verify_source",
+]
 
 _ABANDONED_SECONDS = 3600.0
 
@@ -54,6 +63,18 @@ def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
                 raise
             return _make_builder(dataset, builder_config)  # another process was faster
     return builder
+
+
+def prepared(dataset: ConfigDict, builder_config: str) -> Any | None:
+    """The TFDS builder if its dataset is on this machine already; builds nothing."""
+    builder = _make_builder(dataset, builder_config)
+    return builder if pathlib.Path(builder.data_dir).is_dir() else None
+
+
+def verification(builder: Any) -> dict[str, Any]:
+    """What verification found when the dataset was built; empty where there is no archive to verify."""
+    path = pathlib.Path(builder.data_dir) / "verify.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _make_builder(dataset: ConfigDict, builder_config: str) -> Any:
@@ -113,8 +134,7 @@ def verify_source(dataset: ConfigDict, out: pathlib.Path | None) -> int:
 
 def dropped_from_train(builder: Any) -> frozenset[str]:
     """Ids of training images identical to a validation or test image, as verification found them at the build."""
-    path = pathlib.Path(builder.data_dir) / "verify.json"
-    return frozenset(json.loads(path.read_text())["dropped_from_train"]) if path.is_file() else frozenset()
+    return frozenset(verification(builder).get("dropped_from_train", ()))
 
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:

@@ -154,6 +154,14 @@ def _read_safetensors(path: pathlib.Path) -> Tensors:
         raise UserError(f"{path} is not a complete safetensors file ({error}).") from error
 
 
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """The strings that a safetensors file carries beside its tensors; to be called after `read_tensors`."""
+    import safetensors
+
+    with safetensors.safe_open(path, "numpy") as file:
+        return file.metadata() or {}
+
+
 def _read_torch(path: pathlib.Path) -> dict[str, Any]:
     try:
         import torch
