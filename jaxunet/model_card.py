@@ -21,13 +21,13 @@ NAME = "MODEL_CARD.md"
 _DATA = {
     "covid_qu_ex": (
         "COVID-QU-Ex, Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
-        "The terms are those that https://www.kaggle.com/datasets/anasmohammedtahir/covidqu states, and those of the "
+        "those that https://www.kaggle.com/datasets/anasmohammedtahir/covidqu states, and those of the "
         "public collections that the dataset was compiled from. jaxunet cannot tell whether they allow to pass on "
         "weights learnt from it: check them first.",
     ),
     "synthetic_cxr": (
         "synthetic chest X-rays, drawn by jaxunet",
-        "Drawn by a program: no patient is shown, and nothing about real X-rays can be concluded.",
+        "drawn by a program; no patient is shown, and nothing about real X-rays can be concluded.",
     ),
 }
 
@@ -133,7 +133,7 @@ def model_card(
 def text(words: Any) -> str:
     """`words` such that Markdown and HTML show them as they are, on one line."""
     one_line = " ".join(str(words).split())
-    return re.sub(r"([\\`*_{}\[\]<>()#!|&~])", r"\\\1", one_line)
+    return re.sub(r"([\\`*_\[\]<>!|&~])", r"\\\1", one_line)
 
 
 def code(name: str) -> str:
@@ -163,7 +163,10 @@ def _network(config: ConfigDict) -> str:
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     config, (name, terms) = source.config.dataset, training_data(source.config)
-    lines = [f"- Dataset: {name}; part `{config.train_config}`, scored on `{config.eval_config}`.", f"- Terms: {terms}"]
+    lines = [
+        f"- Dataset: {name}; part `{config.train_config}`, scored on `{config.eval_config}`.",
+        f"- Terms of use: {terms}",
+    ]
     if not (workdir / "metrics.jsonl").is_file():
         return (
             "The run holds no training log: these weights were imported or never trained, and the card cannot tell on "
@@ -188,12 +191,11 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     found = dataset.verification(builder)
     if found:
         near = [p for p in found["near"] if any(i.startswith("Train/") and _used(i, config.train_config) for i in p)]
-        identical = len(found["dropped_from_train"])
-        fate = "left out" if config.drop_leaked else "**not left out**"
+        identical, fate = len(found["dropped_from_train"]), "left out" if config.drop_leaked else "**kept**"
         lines.append(
-            f"- Split hygiene: {identical} images of Train are byte for byte one of Val or Test, and were {fate}; "
-            f"{len(near)} pairs of a training image and one of Val or Test are nearly identical, and were kept. File "
-            f"names carry no patient: the same patient may be in two splits."
+            f"- Split hygiene: images of Train that are byte for byte one of Val or Test: {identical}, {fate}. Pairs "
+            f"of a training image and one of Val or Test that are nearly identical: {len(near)}, kept. File names "
+            f"carry no patient, so the same patient may be in two splits."
         )
     return "\n".join(lines)
 
