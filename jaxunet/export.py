@@ -208,7 +208,7 @@ def _write_torch(source: Predictor, metadata: dict[str, Any], path: pathlib.Path
 
 
 def _read_torch(source: Predictor, path: pathlib.Path) -> Run:
-    name, tensors = source.config.model.name, pretrained.read_tensors(path)
+    name, (tensors, _) = source.config.model.name, pretrained.read_safetensors(path)
     variables = pretrained.from_torch(tensors, jax.device_get(source.variables), name, source=str(path))
     return _run_of(dataclasses.replace(source, variables=parallel.replicate(variables)))
 

@@ -38,10 +38,13 @@ image = np.asarray(image)[None]  # uint8 [batch, size, size], any number of X-ra
 # How to run each format; FILE stands for the artefact. docs/export.md shows the same lines, and a test runs them.
 EXAMPLES = {
     "stablehlo": f"""\
-import json, zipfile
+import json
+import zipfile
+
 import jax.export
 import numpy as np
 from PIL import Image
+
 with zipfile.ZipFile("FILE") as file:
     about = json.loads(file.read("metadata.json"))
     model = jax.export.deserialize(bytearray(file.read("model.stablehlo")))
@@ -51,9 +54,11 @@ print(about["targets"], np.mean(result["mask"], axis=(0, 1, 2)))  # share of the
 """,
     "onnx": f"""\
 import json
+
 import numpy as np
 import onnxruntime
 from PIL import Image
+
 model = onnxruntime.InferenceSession("FILE", providers=["CPUExecutionProvider"])
 about = {{k: json.loads(v) for k, v in model.get_modelmeta().custom_metadata_map.items()}}
 size = about["image_size"]
@@ -63,7 +68,9 @@ print(about["targets"], np.mean(mask, axis=(0, 1, 2)))  # share of the pixels
     "safetensors": f"""\
 import numpy as np
 from PIL import Image
+
 from jaxunet import predictor
+
 model = predictor.load_safetensors("FILE")
 size = model.image_size
 {_OPEN_IMAGE}probability = 1 / (1 + np.exp(-model.logits(image)))  # float32 [batch, size, size, targets]
@@ -71,9 +78,14 @@ print(model.targets, np.mean(probability > model.threshold, axis=(0, 1, 2)))  # 
 """,
     "torch": """\
 import json
-import safetensors, safetensors.torch, segmentation_models_pytorch, torch
+
+import safetensors.torch
+import segmentation_models_pytorch
+import torch
+
 with safetensors.safe_open("FILE", "pt") as file:
     about = {key: json.loads(value) for key, value in file.metadata().items()}
+
 config, size = about["config"]["model"], about["image_size"]
 model = segmentation_models_pytorch.Unet(
     f"resnet{config['depth']}", encoder_weights=None, in_channels=1, classes=len(about["targets"])

@@ -114,7 +114,7 @@ def load_safetensors(path: pathlib.Path | str) -> Predictor:
       UserError: if it is absent, damaged, of another kind, or its tensors are not those of the network it describes.
     """
     path = pathlib.Path(path)
-    tensors, metadata = pretrained.read_tensors(path), pretrained.read_metadata(path)
+    tensors, metadata = pretrained.read_safetensors(path)
     try:
         config, step = config_lib.from_json(metadata["config"]), int(metadata["checkpoint_step"])
         devices = jax.device_count()

@@ -74,7 +74,9 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
     computes = exported(source, format, tmp_path / "file")
     logits = source.logits(images(5))
     assert logits.std() > 0.1  # so that sameness says something
-    for batch in (slice(0, 2), slice(2, 5)):
+    # Of StableHLO, every batch size is compiled anew; one network shows that it may vary.
+    batches = [slice(0, 2), slice(2, 5)] if name == "unet" or format == "onnx" else [slice(0, 5)]
+    for batch in batches:
         result = {key: np.asarray(value) for key, value in computes(images(5)[batch]).items()}
         assert (result["mask"].dtype, result["probability"].dtype) == (np.uint8, np.float32)
         np.testing.assert_allclose(result["probability"], 1 / (1 + np.exp(-logits[batch])), atol=2e-5)

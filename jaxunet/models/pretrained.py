@@ -131,7 +131,7 @@ def read_tensors(path: pathlib.Path) -> Tensors:
     """
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
     for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(tensors.get(wrapper), dict):
             tensors = tensors[wrapper]
@@ -142,24 +142,19 @@ def read_tensors(path: pathlib.Path) -> Tensors:
     return {name: np.asarray(value) for name, value in tensors.items()}
 
 
-def _read_safetensors(path: pathlib.Path) -> Tensors:
+def read_safetensors(path: pathlib.Path) -> tuple[Tensors, dict[str, str]]:
+    """(name -> array, metadata) of a safetensors file of any name; raises as `read_tensors` does."""
+    if not path.is_file():
+        raise WeightsUnavailable(f"{path} does not exist: give a .safetensors file of weights.")
     try:
         import safetensors
-        import safetensors.numpy
     except ImportError as error:
         raise WeightsUnavailable(f"Reading {path} needs safetensors: pip install 'jaxunet[weights]'.") from error
     try:
-        return safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}).") from error
-
-
-def read_metadata(path: pathlib.Path) -> dict[str, str]:
-    """The strings that a safetensors file carries beside its tensors; to be called after `read_tensors`."""
-    import safetensors
-
-    with safetensors.safe_open(path, "numpy") as file:
-        return file.metadata() or {}
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, Any]:
