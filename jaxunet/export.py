@@ -37,7 +37,8 @@ Run = Callable[[Images], dict[str, np.ndarray]]  # uint8 [B, S, S] -> "probabili
 
 # Largest difference of a probability that passes. Accelerators multiply float32 less exactly.
 _TOLERANCE = 1e-4
-_TOLERANCE_ACCELERATOR = _TOLERANCE_FLOAT16 = 2e-2
+_TOLERANCE_ACCELERATOR = 2e-2
+_TOLERANCE_FLOAT16 = 5e-2  # kernels with 11 bits
 
 
 def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format: str, output: pathlib.Path) -> None:
@@ -54,8 +55,9 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
       UserError: if there is no such checkpoint, a library is missing, the network has no such form, or the file
         computes something else than the checkpoint. `output` is left as it was.
     """
-    if output.is_dir():
-        raise UserError(f"--output={output} is a folder: name the file to write, such as {output / 'unet.onnx'}.")
+    if output.is_dir() or output.name == model_card.NAME:
+        what = "a folder" if output.is_dir() else "the model card"
+        raise UserError(f"--output={output} is {what}: name the file to write, such as {output.parent / 'unet.onnx'}.")
     portable = config_lib.from_json(config_lib.to_json(config))
     portable.model.dtype, portable.model.layout = "float32", "plain"  # what every device and runtime can compute
     source = predictor.load(portable, workdir, checkpoint=checkpoint)

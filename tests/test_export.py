@@ -277,6 +277,7 @@ def test_what_cannot_be_written_is_one_sentence(evaluated, tmp_path, monkeypatch
     assert "'unet' has no counterpart in PyTorch" in refused(format="torch")
     assert "--output is missing" in refused(output=None)
     assert "is a folder" in refused(output=tmp_path)
+    assert "is the model card" in refused(output=tmp_path / "MODEL_CARD.md")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "pip install 'jaxunet[onnx]'" in refused(format="onnx")
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
