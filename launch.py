@@ -1,4 +1,4 @@
-"""Train, evaluate, predict, compare: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
+"""Train, evaluate, predict, compare, export: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
 
 import os
 import pathlib
@@ -12,10 +12,12 @@ MODES = {
     "evaluate": "score a checkpoint of --workdir on --split",
     "predict": "masks and a table of the X-rays at --input, by a checkpoint of --workdir, into --output",
     "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
+    "export": "write a checkpoint of --workdir as --format to --output, with a model card beside it",
     "preflight": "compile the config for --topology, without having it: memory, traffic, times, collectives",
     "verify": "check every file of the dataset at config.dataset.source",
     "import_torch": "make a --workdir of the PyTorch weights in --source",
 }
+FORMATS = ["stablehlo", "onnx", "safetensors", "safetensors_float16", "torch"]
 
 
 def define_flags() -> None:
@@ -28,11 +30,12 @@ def define_flags() -> None:
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate, compare: images to score.")
     flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
     flags.DEFINE_string(
-        "checkpoint", "latest", "evaluate, predict, compare: latest, best (by validation Dice), or a step."
+        "checkpoint", "latest", "evaluate, predict, compare, export: latest, best (by validation Dice), or a step."
     )
     flags.DEFINE_string("input", None, "predict: a file, a folder, a zip, or a pattern in quotes (docs/predict.md).")
-    flags.DEFINE_string("output", None, "predict: folder for masks, overlays and tables.")
+    flags.DEFINE_string("output", None, "predict: folder for masks, overlays and tables; export: the file to write.")
     flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as 8-bit pictures.")
+    flags.DEFINE_enum("format", "stablehlo", FORMATS, "export: what to write (docs/export.md).")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
     flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
     flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0 (docs/multihost.md).")
@@ -69,8 +72,11 @@ def main(argv: list[str]) -> int:
         split=flags.FLAGS.split,
         checkpoint=flags.FLAGS.checkpoint,
         source=flags.FLAGS.source,
+        input=flags.FLAGS.input,
+        output=flags.FLAGS.output,
+        probabilities=flags.FLAGS.probabilities,
+        format=flags.FLAGS.format,
         runs=flags.FLAGS.runs,
-        predicted=(flags.FLAGS.input, flags.FLAGS.output, flags.FLAGS.probabilities),
         topology=flags.FLAGS.topology,
         batch_per_chip=flags.FLAGS.batch_per_chip,
         processes=(flags.FLAGS.coordinator_address, flags.FLAGS.num_processes, flags.FLAGS.process_id),

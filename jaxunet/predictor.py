@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 from jax import Array
@@ -16,7 +17,7 @@ from jaxunet import dataset, input_pipeline, parallel
 from jaxunet.averaging import Ensemble, Flipped
 from jaxunet.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxunet.errors import UserError
-from jaxunet.models import Network, build_model
+from jaxunet.models import Network, build_model, pretrained
 from jaxunet.optimizer import build_optimizer
 from jaxunet.train_state import create_train_state
 from jaxunet.train_step import predict_step
@@ -135,3 +136,44 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
                 )
     variables = {name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")}
     return Predictor(first.config, first.step, None, Ensemble(tuple(p.model for p in predictors)), variables)
+
+
+def load_safetensors(path: pathlib.Path | str) -> Predictor:
+    """The network of a file that `--mode=export --format=safetensors` wrote; the file alone is enough.
+
+    Raises:
+      UserError: if it is absent, damaged, of another kind, or its tensors are not those of the network it describes.
+    """
+    path = pathlib.Path(path)
+    tensors, metadata = pretrained.read_safetensors(path)
+    try:
+        config, step = config_lib.from_json(metadata["config"]), int(metadata["checkpoint_step"])
+        devices = jax.device_count()
+        config.eval.batch_size = -(-config.eval.batch_size // devices) * devices
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} was not written by --mode=export --format=safetensors ({error!r} in it).") from error
+    config_lib.check(config, training=False)
+    size = config.dataset.image_size or dataset.IMAGE_SIZE
+    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    image = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
+    like = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+    variables = unflatten(tensors, like, source=str(path))
+    return Predictor(config, step, None, model, parallel.replicate(variables))
+
+
+def flatten(variables: Any) -> dict[str, np.ndarray]:
+    """`{"params": {"encoder": {"conv1": {"kernel": x}}}}` -> `{"params/encoder/conv1/kernel": x}`, on the host."""
+    return flax.traverse_util.flatten_dict(jax.device_get(variables), sep="/")
+
+
+def unflatten(tensors: dict[str, np.ndarray], like: Any, *, source: str) -> Any:
+    """Inverse of `flatten`: variables in float32 with the structure and shapes of `like`, or a UserError."""
+    shapes = {name: x.shape for name, x in flax.traverse_util.flatten_dict(like, sep="/").items()}
+    if wrong := sorted(tensors.keys() ^ shapes.keys()):
+        kind = "has no" if wrong[0] in shapes else "has a superfluous"
+        raise UserError(f"{source} {kind} tensor {wrong[0]!r}: it is not of the network that its metadata describe.")
+    for name, x in tensors.items():
+        if x.shape != shapes[name]:
+            raise UserError(f"{source}: {name!r} has the shape {x.shape}, and the network needs {shapes[name]}.")
+    wide = {name: x.astype(np.float32) for name, x in tensors.items()}
+    return flax.traverse_util.unflatten_dict(wide, sep="/")

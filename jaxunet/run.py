@@ -26,17 +26,20 @@ def run(
     runs: list[str],
     topology: list[str],
     batch_per_chip: int,
-    predicted: tuple[str | None, str | None, bool] = (None, None, False),
+    input: str | None = None,
+    output: str | None = None,
+    probabilities: bool = False,
+    format: str = "stablehlo",
     processes: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> int:
     """Runs `mode` and returns the exit status: 0, 1, or of `predict` 2 if some files failed.
 
     Args:
-      mode: "train", "evaluate", "predict", "compare", "preflight", "verify" or "import_torch".
+      mode: "train", "evaluate", "predict", "compare", "export", "preflight", "verify" or "import_torch".
       config: the resolved config of the command line.
-      overrides: the keys given as `--config.key=value`; `evaluate` and `predict` apply them to the config of the run.
-      workdir, split, checkpoint, source, runs, topology, batch_per_chip: as the flags of `launch.py`.
-      predicted: its flags `input`, `output` and `probabilities`.
+      overrides: the keys given as `--config.key=value`, for modes that take the config of the run in `workdir`.
+      workdir, split, checkpoint, source, input, output, probabilities, format, runs, topology, batch_per_chip: as the
+        flags of `launch.py`.
       processes: its flags `coordinator_address`, `num_processes` and `process_id`.
     """
 
@@ -61,31 +64,43 @@ def run(
         elif mode == "compare":
             from jaxunet.compare import compare
 
-            folders = [pathlib.Path(run).expanduser() for run in runs]
-            compare(config, folders, overrides, folder, split=split, checkpoint=checkpoint)
+            compare(config, _folders(runs), overrides, folder, split=split, checkpoint=checkpoint)
         elif mode == "import_torch":
             from jaxunet.import_torch import import_torch
 
-            if not source:
-                raise UserError("--source is missing: name the .pth or .safetensors file to import.")
-            import_torch(pathlib.Path(source).expanduser(), config, folder)
+            path = _path(source, "--source is missing: name the .pth or .safetensors file to import.")
+            import_torch(path, config, folder)
+        elif mode == "predict":
+            from jaxunet.predict import predict
+
+            if not input:
+                raise UserError("--input is missing: name a file, a folder, a zip, or a pattern in quotes.")
+            out = _path(output, "--output is missing: name a folder for masks and tables.")
+            share = _share(processes)
+            return predict(
+                loaded(folder), folder, input, out, checkpoint=checkpoint, probabilities=probabilities, share=share
+            )
+        elif mode == "export":
+            from jaxunet.export import export
+
+            out = _path(output, "--output is missing: name the file to write, such as --output=unet.onnx.")
+            export(loaded(folder), folder, checkpoint=checkpoint, format=format, output=out)
         else:
-            if mode == "predict":
-                run_config = config_lib.load(folder)
-                run_config.update_from_flattened_dict(overrides)
-                return _predict(run_config, folder, *predicted, checkpoint=checkpoint, processes=processes)
             from jaxunet.evaluate import evaluate
 
             if runs and (folder / "config.json").exists():
                 raise UserError(
                     f"{folder} holds a run of its own: name another --workdir for what --runs give together."
                 )
-            members = [(config_lib.load(f), f) for f in (pathlib.Path(run).expanduser() for run in runs)]
-            configs = [c for c, _ in members] or [config_lib.load(folder)]
-            for run_config in configs:
-                run_config.update_from_flattened_dict(overrides)
-            evaluate(configs[0], folder, split=split, checkpoint=checkpoint, members=members)
+            members = [(loaded(run), run) for run in _folders(runs)]
+            first = members[0][0] if members else loaded(folder)
+            evaluate(first, folder, split=split, checkpoint=checkpoint, members=members)
         return 0
+
+    def loaded(folder: pathlib.Path) -> ConfigDict:
+        run_config = config_lib.load(folder)
+        run_config.update_from_flattened_dict(overrides)
+        return run_config
 
     def join() -> None:
         if mode in _TOGETHER:
@@ -99,28 +114,12 @@ def run(
         return exit_status(action, process=distributed.name())
 
 
-def _predict(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    source: str | None,
-    output: str | None,
-    probabilities: bool,
-    *,
-    checkpoint: str,
-    processes: tuple[str | None, int | None, int | None],
-) -> int:
-    """Of several processes, each predicts its share of the files; they need not know of each other."""
+def _share(processes: tuple[str | None, int | None, int | None]) -> tuple[int, int]:
+    """(number of this process, number of all) that share the files to predict; they need not know of each other."""
     coordinator, number, process = processes
-    if not source or not output:
-        missing = "--output is missing: name a folder for masks and tables." if source else "--input is missing: name"
-        raise UserError(missing if source else f"{missing} a file, a folder, a zip, or a pattern in quotes.")
     if coordinator or (number is None) != (process is None) or not 0 <= (process or 0) < (number or 1):
         raise UserError("--mode=predict takes --num_processes=N and --process_id=I, from 0 to N - 1, and nothing else.")
-    from jaxunet.predict import predict
-
-    share = (process or 0, number or 1)
-    folder = pathlib.Path(output).expanduser()
-    return predict(config, workdir, source, folder, checkpoint=checkpoint, probabilities=probabilities, share=share)
+    return process or 0, number or 1
 
 
 def _cache_programs() -> None:
@@ -131,7 +130,15 @@ def _cache_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def _path(name: str | None, missing: str) -> pathlib.Path:
+    if not name:
+        raise UserError(missing)
+    return pathlib.Path(name).expanduser()
+
+
 def _folder(workdir: str | None) -> pathlib.Path:
-    if not workdir:
-        raise UserError("--workdir is missing: name a folder for the run, such as --workdir=runs/unet.")
-    return pathlib.Path(workdir).expanduser()
+    return _path(workdir, "--workdir is missing: name a folder for the run, such as --workdir=runs/unet.")
+
+
+def _folders(runs: list[str]) -> list[pathlib.Path]:
+    return [pathlib.Path(run).expanduser() for run in runs]

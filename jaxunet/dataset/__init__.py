@@ -28,7 +28,9 @@ __all__ = [
     "dropped_from_train",
     "near_in_train",
     "open_builder",
+    "prepared",
     "reading",
+    "verification",
     "verify_source",
 ]
 
@@ -79,6 +81,12 @@ def reading(folder: pathlib.Path | str) -> Iterator[None]:
         raise UserError(
             f"The prepared dataset in {folder} is damaged ({error}): delete that folder, and prepare it again."
         ) from error
+
+
+def prepared(dataset: ConfigDict, builder_config: str) -> Any | None:
+    """The TFDS builder if its dataset is on this machine already; builds nothing."""
+    builder = _make_builder(dataset, builder_config)
+    return builder if pathlib.Path(builder.data_dir).is_dir() else None
 
 
 def _make_builder(dataset: ConfigDict, builder_config: str) -> Any:
@@ -145,12 +153,12 @@ def verify_source(dataset: ConfigDict, out: pathlib.Path | None) -> int:
 
 def dropped_from_train(builder: Any) -> frozenset[str]:
     """Ids of training images identical to a validation or test image, as verification found them at the build."""
-    return frozenset(_report(builder)["dropped_from_train"])
+    return frozenset(verification(builder)["dropped_from_train"])
 
 
 def near_in_train(builder: Any) -> frozenset[str]:
     """Ids of training images nearly identical to a validation or test image, likewise."""
-    return frozenset(i for pair in _report(builder)["near"] for i in pair if i.startswith("Train/"))
+    return frozenset(i for pair in verification(builder)["near"] for i in pair if i.startswith("Train/"))
 
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
@@ -158,7 +166,7 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
     source = pathlib.Path(dataset.source).expanduser()
     if dataset.name != "covid_qu_ex" or not dataset.source or not source.exists():
         return
-    built_from = _report(builder)
+    built_from = verification(builder)
     if Archive(source).fingerprint != built_from["fingerprint"]:
         raise UserError(
             f"{builder.data_dir} was built from another archive ({built_from['source']}) than {source}: "
@@ -166,8 +174,8 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
         )
 
 
-def _report(builder: Any) -> dict[str, Any]:
-    """What verification found at the build; of a synthetic dataset, nothing."""
+def verification(builder: Any) -> dict[str, Any]:
+    """What verification found when the dataset was built; of a synthetic one, nothing."""
     if builder.name == "synthetic_cxr":
         return {"dropped_from_train": [], "near": []}
     with reading(builder.data_dir):

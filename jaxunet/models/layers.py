@@ -65,7 +65,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", he_normal, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
         if k == 1 and self.groups == 1:
-            y = jnp.dot(x[:, ::s, ::s], kernel[0, 0])
+            y = jnp.dot(window(x, stride=s), kernel[0, 0])
         elif (k, s, self.groups) == (3, 1, 1):
             y = conv3x3(x, kernel)
         else:
@@ -97,7 +97,7 @@ class DepthwiseConv3x3(nn.Module):
         kernel = self.param("kernel", he_normal, (3, 3, 1, c), jnp.float32).astype(self.dtype)
         padded = jnp.pad(x.astype(self.dtype), [(0, 0), (1, 1), (1, 1), (0, 0)])
         shifted = [
-            padded[:, i : i + h, j : j + w] * kernel[i, j].reshape(1, 1, 1, c) for i in range(3) for j in range(3)
+            window(padded, (i, j), (h, w)) * kernel[i, j].reshape(1, 1, 1, c) for i in range(3) for j in range(3)
         ]
         return sum(shifted[1:], shifted[0])
 
@@ -126,7 +126,7 @@ class TransposedConv3x3(nn.Module):
             phases = []
             for column in taps:
                 terms = [
-                    jnp.dot(padded[:, dy : dy + h, dx : dx + w], kernel[ky, kx]) for ky, dy in row for kx, dx in column
+                    jnp.dot(window(padded, (dy, dx), (h, w)), kernel[ky, kx]) for ky, dy in row for kx, dx in column
                 ]
                 phases.append(sum(terms[1:], terms[0]))
             rows.append(jnp.stack(phases, axis=3))
@@ -176,13 +176,24 @@ def batch_norm(policy: Policy, *, train: bool, name: str, patch: int = 1) -> Bat
     return BatchNorm(policy, train, patch, name=name)
 
 
+def window(x: Array, start: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None, *, stride: int = 1) -> Array:
+    """The pixels of `x` [B, H, W, C] from `start` on: the next `size`, or every `stride`-th to the end.
+
+    NumPy's indexing of an array whose batch size is symbolic, as in an export, becomes a gather, which is slow.
+    """
+    b, h, w, c = x.shape
+    i, j = start
+    end = (i + size[0], j + size[1]) if size else (h, w)
+    return jax.lax.slice(x, (0, i, j, 0), (b, *end, c), (1, stride, stride, 1))
+
+
 def max_pool_2x(x: Array) -> Array:
     """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 2x2.
 
     Written as maxima of strided slices: the gradient of a window reduction scatters, and takes 20 times as long on CPU.
     """
-    top = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
-    return jnp.maximum(top, jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]))
+    a, b, c, d = (window(x, (i, j), stride=2) for i in (0, 1) for j in (0, 1))
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
 def max_pool_3x3_stride2(x: Array) -> Array:
@@ -259,7 +270,9 @@ upsample_by_sums.defvjp(_upsample_forward, _upsample_backward)
 
 
 def _repeat_edges(x: Array, axis: int) -> Array:
-    return jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)], mode="edge")
+    n = x.shape[axis]
+    first, last = (jax.lax.slice_in_dim(x, k, k + 1, axis=axis) for k in (0, n - 1))
+    return jnp.concatenate([first, x, last], axis)
 
 
 def check_divisible(image: Array, stride: int) -> None:

@@ -147,20 +147,24 @@ def read_tensors(path: pathlib.Path) -> Tensors:
     """
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
     result = {name.removeprefix("module."): value for name, value in tensors.items()}
     if len(result) != len(tensors):
         raise UserError(f"{path} holds the same tensor with and without the prefix 'module.'.")
     return result
 
 
-def _read_safetensors(path: pathlib.Path) -> Tensors:
+def read_safetensors(path: pathlib.Path) -> tuple[Tensors, dict[str, str]]:
+    """(name -> array, metadata) of a safetensors file of any name; raises as `read_tensors` does."""
+    if not path.is_file():
+        raise WeightsUnavailable(f"{path} does not exist: give a .safetensors file of weights.")
     try:
-        import safetensors.numpy
+        import safetensors
     except ImportError as error:
         raise WeightsUnavailable(f"Reading {path} needs safetensors: pip install 'jaxunet[weights]'.") from error
     try:
-        return safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # SafetensorError, and what NumPy says to types and shapes that it does not have
         raise UserError(f"{path} is not a complete safetensors file ({error}).") from error
 

@@ -1,0 +1,73 @@
+"""Exported files on the validation images of a run: how far they are from its checkpoint, how large, and how fast.
+
+pip install -c constraints.txt '.[onnx,weights]'
+python benchmarks/exported.py --workdir=runs/unet --images=932 --formats=stablehlo,onnx,safetensors,safetensors_float16
+
+Speed is the median of `--repeats` passes over all images in batches of `--batch`, formats taking turns; the first row
+is the checkpoint itself, by `Predictor.logits`.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from jaxunet import config as config_lib
+from jaxunet import metrics, predictor
+from jaxunet.evaluate import load_eval_split
+from jaxunet.export import FORMATS, export
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--formats", default="stablehlo,onnx,safetensors,safetensors_float16")
+    parser.add_argument("--images", type=int, default=932)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    flags = parser.parse_args()
+
+    config = config_lib.load(flags.workdir)
+    config.eval.batch_size = flags.batch
+    source = predictor.load(config, flags.workdir, checkpoint="latest")
+    images = load_eval_split(config, "val").image[: flags.images]
+    runs = {"checkpoint": lambda x: {"logits": source.logits(x)}}
+    sizes = {"checkpoint": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in flags.formats.split(","):
+            path = pathlib.Path(folder) / name
+            export(config, flags.workdir, checkpoint="latest", format=name, output=path)
+            runs[name], sizes[name] = FORMATS[name][1](source, path), path.stat().st_size
+
+    seconds = {name: [] for name in runs}
+    results = {}
+    for _ in range(1 + flags.repeats):  # the first pass compiles
+        for name, run in runs.items():
+            start = time.perf_counter()
+            parts = [run(images[i : i + flags.batch]) for i in range(0, len(images), flags.batch)]
+            results[name] = {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
+            seconds[name].append(time.perf_counter() - start)
+    logits = results["checkpoint"]["logits"]
+    probability, mask = np.asarray(jax.nn.sigmoid(logits)), np.asarray(metrics.positive(logits, source.threshold))
+    print(
+        f"\n{len(images)} images of {images.shape[1]}x{images.shape[2]}, batch {flags.batch}, {mask.size:,} mask pixels"
+    )
+    print(
+        "| | bytes | largest difference of a probability | mask pixels that differ | images/s |\n|---|---|---|---|---|"
+    )
+    for name in runs:
+        rate = len(images) / statistics.median(seconds[name][1:])
+        if name == "checkpoint":
+            print(f"| {name} | | | | {rate:.0f} |")
+            continue
+        difference = np.abs(results[name]["probability"] - probability).max()
+        differing = int((results[name]["mask"] != mask).sum())
+        print(f"| {name} | {sizes[name]:,} | {difference:.1e} | {differing} | {rate:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
