@@ -7,23 +7,26 @@ CRC-32 is kept, because a bit that flips on disk in the middle of one is noticed
 
 import json
 import pathlib
-import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from jaxunet import distributed, parallel
 from jaxunet.errors import UserError
+from jaxunet.locations import in_bucket
 from jaxunet.train_state import TrainState
 
 _BEST = "val_score"
 _DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
+_COMPLETE = "commit_success.txt"  # Orbax writes it last; a local folder also gets its name only then
 
 
 class DamagedCheckpoint(UserError):
@@ -39,7 +42,8 @@ class Checkpoints:
         checkpoint: that section of the config.
         clean: remove what interrupted saves left; for the one process that trains here.
         """
-        self._directory = (workdir / "checkpoints").absolute()
+        directory = epath.Path(workdir / "checkpoints")
+        self._directory = directory if in_bucket(directory) else directory.absolute()
         keep = policy.AnyPreservationPolicy(
             [
                 policy.LatestN(checkpoint.keep_latest),
@@ -59,7 +63,11 @@ class Checkpoints:
             with distributed.first_then_others():
                 for old in self._directory.glob(f"*{_REPLACED}"):  # a crash came between
                     new = old.with_suffix("")
-                    shutil.rmtree(old) if new.exists() else old.rename(new)
+                    if (new / _COMPLETE).exists():
+                        old.rmtree()
+                    else:
+                        new.rmtree(missing_ok=True)
+                        _move(old, new)
         for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
             step = path.parents[1].name
             if step.isdecimal() and not _is_json(path):
@@ -98,7 +106,7 @@ class Checkpoints:
         if again:
             self.wait()
             if distributed.is_first():
-                shutil.rmtree(self._folder(step, _REPLACED))
+                self._folder(step, _REPLACED).rmtree()
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
@@ -174,7 +182,7 @@ class Checkpoints:
         weights = self._checked(step, parallel.to_local(restored), checksums)
         return {name.removeprefix("ema_"): tree for name, tree in weights.items()}
 
-    def _folder(self, step: int, suffix: str = "") -> pathlib.Path:
+    def _folder(self, step: int, suffix: str = "") -> epath.Path:
         return self._directory / f"{step}{suffix}"
 
     def _put_aside(self, step: int, error: DamagedCheckpoint, how: str) -> None:
@@ -182,11 +190,11 @@ class Checkpoints:
         print(f"{error} Going on {how}; the damaged one was renamed {aside.name}.")
         self._rename(step, aside)
 
-    def _rename(self, step: int, new: pathlib.Path) -> None:
+    def _rename(self, step: int, new: epath.Path) -> None:
         with distributed.first_then_others():
             if distributed.is_first():
-                shutil.rmtree(new, ignore_errors=True)
-                self._folder(step).rename(new)
+                new.rmtree(missing_ok=True)
+                _move(self._folder(step), new)
 
     def _checked(self, step: int, tree: Any, checksums: dict[str, int]) -> Any:
         wrong = [name for name, value in _checksums(tree).items() if checksums.get(name) != value]
@@ -211,6 +219,18 @@ class Checkpoints:
         """Waits for what is being saved; after an error not for other processes, which may be gone."""
         if not (error and distributed.several()):
             self._manager.close()
+
+
+def _move(old: epath.Path, new: epath.Path) -> None:
+    """Renames the folder of a checkpoint; in a bucket by copying, so that one of the two is complete at any time."""
+    if not in_bucket(old):
+        old.rename(new)
+        return
+    files, root = fsspec.url_to_fs(str(old))
+    for path in sorted(files.find(root), key=f"{root}/{_COMPLETE}".__eq__):  # that one last
+        files.cp_file(path, path.replace(root, files._strip_protocol(str(new)), 1))
+    (old / _COMPLETE).unlink(missing_ok=True)
+    old.rmtree(missing_ok=True)
 
 
 def _is_json(path: pathlib.Path) -> bool:

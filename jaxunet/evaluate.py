@@ -6,11 +6,11 @@ import functools
 import io
 import json
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -162,13 +162,12 @@ def _write_overlays(out: pathlib.Path, scored: Scored) -> None:
     predicted = scored.predict_masks(np.array([i for _, i in chosen]))
     if not distributed.is_first():
         return
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    epath.Path(out).rmtree(missing_ok=True)
     pictures = []
     for row, (kind, i) in enumerate(chosen):
         rank = row % n + 1
         stem = pathlib.PurePosixPath(data.ids[i]).stem
         caption = f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}"
         pictures.append(plots.overlay(data.image[i], data.truth(i), predicted[row], caption))
-        pictures[-1].save(out / f"{kind}_{rank:02d}_{stem}.png")
-    plots.contact_sheet(pictures, columns=min(n, 4)).save(out / "sheet.png")
+        plots.save(pictures[-1], out / f"{kind}_{rank:02d}_{stem}.png")
+    plots.save(plots.contact_sheet(pictures, columns=min(n, 4)), out / "sheet.png")

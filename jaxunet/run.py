@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxunet import config as config_lib
 from jaxunet import distributed
 from jaxunet.errors import UserError, exit_status
+from jaxunet.locations import locate
 
 _TOGETHER = ("train", "evaluate", "compare")  # the modes in which several processes share the work
 
@@ -59,7 +60,7 @@ def run(
         elif mode == "compare":
             from jaxunet.compare import compare
 
-            folders = [pathlib.Path(run).expanduser() for run in runs]
+            folders = [locate(run) for run in runs]
             compare(config, folders, overrides, folder, split=split, checkpoint=checkpoint)
         elif mode == "import_torch":
             from jaxunet.import_torch import import_torch
@@ -98,4 +99,4 @@ def _cache_programs() -> None:
 def _folder(workdir: str | None) -> pathlib.Path:
     if not workdir:
         raise UserError("--workdir is missing: name a folder for the run, such as --workdir=runs/unet.")
-    return pathlib.Path(workdir).expanduser()
+    return locate(workdir)
