@@ -43,6 +43,8 @@ def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
             sentence = (
                 f"{reason}. What was finished before is kept: free space, or choose another --workdir or data_dir."
             )
+        elif reason := _bucket_trouble(error):
+            sentence = f"A bucket cannot be used any more ({reason}). What was finished before is kept: start again."
         elif not process:
             raise
         elif any(word in str(error) for word in _LOST_WORDS):
@@ -56,6 +58,18 @@ def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
             sentence = f"{type(error).__name__}; the other processes will end, too."
     print(f"error{process}: {sentence}", file=sys.stderr)
     return 1
+
+
+def _bucket_trouble(error: BaseException | None) -> str | None:
+    """What the libraries that talk to gs:// said, if `error` or one behind it is theirs."""
+    while error is not None:
+        ours = isinstance(error, OSError | ValueError) and any(
+            words in str(error) for words in ("gs://", "/storage/v1/")
+        )
+        if ours or type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp"):
+            return " ".join(str(error).split())[:200]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _quiet_about_the_disk(args: threading.ExceptHookArgs) -> None:

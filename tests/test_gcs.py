@@ -162,6 +162,32 @@ def test_what_cannot_be_used_is_said(storage, config, monkeypatch):
         locate("gs://runs/unet")
 
 
+def test_bucket_lost_while_training(storage, config, monkeypatch, capsys):
+    """After step 4, of which checkpoint 3 is kept."""
+    build = train._build_advance
+
+    def losing(*args):
+        advance, max_steps = build(*args)
+
+        def wrapped(state, n, progress):
+            storage.read_only = int(state.step) == 3
+            return advance(state, n, progress)
+
+        return wrapped, max_steps
+
+    flags = {"config": config, "overrides": {}, "split": "val", "checkpoint": "latest", "source": None, "runs": []}
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_build_advance", losing)
+        patch.setattr(storage, "read_only", False)
+        assert run.run("train", workdir="gs://runs/lost", topology=[], batch_per_chip=0, **flags) == 1
+    said = capsys.readouterr().err
+    assert "error: A bucket cannot be used any more (" in said
+    assert "storage.objects.create" in said
+    assert "Traceback" not in said
+    with Checkpoints(locate("gs://runs/lost"), config.checkpoint) as checkpoints:
+        assert checkpoints.resolve("latest") == 3
+
+
 def test_missing_extra_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"gs://runs/unet needs gcsfs: install jaxunet with the extra gcs"):
