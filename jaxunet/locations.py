@@ -47,6 +47,6 @@ def locate(place: str) -> pathlib.Path:
     return epath.Path(place)
 
 
-def in_bucket(path: pathlib.Path) -> bool:
+def in_bucket(path: str | pathlib.Path) -> bool:
     """Whether `path` is one of those that begin with gs://."""
     return str(path).startswith("gs://")

@@ -118,7 +118,14 @@ def test_crash_while_a_checkpoint_is_replaced(trained, storage):
     assert latest(names, names) == 6
     assert latest([name for name in names if name != mark], names) == 6
     assert latest(names[3:4], names) == 6
+    storage.requests.clear()
     assert latest([], names) == 6
+    moved = [r for r in storage.requests if "checkpoints%2F6" in r and not r.startswith("GET")]
+    copied = [r for r in moved if "/rewriteTo/" in r]
+    assert copied == moved[: len(names)]
+    assert "commit_success.txt" in copied[-1]
+    assert moved[len(names)].startswith("DELETE")
+    assert moved[len(names)].endswith("6.replaced%2Fcommit_success.txt")
 
 
 def test_dataset_from_an_archive_in_a_bucket(storage, tmp_path, capsys):
