@@ -1,5 +1,6 @@
 """Where runs and data lie: in local folders, or in a bucket of Google Cloud Storage (`gs://bucket/folder`)."""
 
+import contextlib
 import os
 import pathlib
 
@@ -31,7 +32,8 @@ def locate(place: str) -> pathlib.Path:
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     bucket = place.removeprefix("gs://").partition("/")[0]
     try:
-        storage.Client().get_bucket(bucket)  # Orbax asks the same
+        with contextlib.closing(storage.Client()) as client:
+            client.get_bucket(bucket)  # Orbax asks the same
     except DefaultCredentialsError as error:
         raise UserError(
             f"There are no credentials for {place}: run `gcloud auth application-default login`, or let "
