@@ -106,7 +106,9 @@ class MetricWriter:
         self._bar.close()
         if self._active:
             self._file.close()
-            self.flush()
-            self._events.close()
-            if self._temporary:
-                self._temporary.cleanup()
+            try:
+                self.flush()
+            finally:
+                self._events.close()
+                if self._temporary:
+                    self._temporary.cleanup()
