@@ -28,5 +28,6 @@ export.py           a checkpoint as one file for elsewhere (onnx_graph.py), with
 compare.py          several systems side by side, with paired intervals
 preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)
 config.py           checks of the config before anything is built
+locations.py        local folders and buckets
 run.py              one call per `launch.py --mode`
 """

@@ -7,24 +7,27 @@ CRC-32 is kept, because a bit that flips on disk in the middle of one is noticed
 
 import json
 import pathlib
-import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from jaxunet import distributed, parallel
 from jaxunet.errors import UserError
+from jaxunet.locations import in_bucket
 from jaxunet.train_state import TrainState
 
 _BEST = "val_score"
 _ASIDE = "Go on with the training, which puts it aside."
 _DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
+_COMPLETE = "commit_success.txt"  # Orbax writes it last; a local folder also gets its name only then
 
 
 class DamagedCheckpoint(UserError):
@@ -40,7 +43,8 @@ class Checkpoints:
         checkpoint: that section of the config.
         clean: remove what interrupted saves left; for the one process that trains here.
         """
-        self._directory = (workdir / "checkpoints").absolute()
+        directory = epath.Path(workdir / "checkpoints")
+        self._directory = directory if in_bucket(directory) else directory.absolute()
         keep = policy.AnyPreservationPolicy(
             [
                 policy.LatestN(checkpoint.keep_latest),
@@ -78,7 +82,7 @@ class Checkpoints:
         if again:
             with distributed.first_then_others():
                 if distributed.is_first():
-                    self._folder(step).rename(self._folder(step, _REPLACED))
+                    self._move_over(step, self._folder(step, _REPLACED))
             self._manager.reload()
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(parallel.to_global(state)),  # several processes write it together
@@ -91,7 +95,7 @@ class Checkpoints:
         if again:
             self.wait()
             if distributed.is_first():
-                shutil.rmtree(self._folder(step, _REPLACED))
+                self._folder(step, _REPLACED).rmtree()
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
@@ -178,14 +182,18 @@ class Checkpoints:
         weights = self._checked(step, parallel.to_local(restored), checksums)
         return {name.removeprefix("ema_"): tree for name, tree in weights.items()}
 
-    def _folder(self, step: int, suffix: str = "") -> pathlib.Path:
+    def _folder(self, step: int, suffix: str = "") -> epath.Path:
         return self._directory / f"{step}{suffix}"
 
     def _tidy(self, clean: bool) -> None:
         """Deals with what crashes left behind, where Orbax would stumble over it."""
         for old in self._directory.glob(f"*{_REPLACED}") if clean else ():
             new = old.with_suffix("")
-            shutil.rmtree(old) if new.exists() else old.rename(new)
+            if (new / _COMPLETE).exists():
+                old.rmtree()
+            else:
+                new.rmtree(missing_ok=True)
+                _move(old, new)
         for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
             step = path.parents[1].name
             if step.isdecimal() and not _is_score(path):
@@ -197,8 +205,11 @@ class Checkpoints:
     def _put_aside(self, step: int, error: DamagedCheckpoint, how: str) -> None:
         aside = self._folder(step, _DAMAGED)
         print(f"{error} Going on {how}; the damaged one was renamed {aside.name}.")
-        shutil.rmtree(aside, ignore_errors=True)
-        self._folder(step).rename(aside)
+        self._move_over(step, aside)
+
+    def _move_over(self, step: int, new: epath.Path) -> None:
+        new.rmtree(missing_ok=True)
+        _move(self._folder(step), new)
 
     def _checked(self, step: int, tree: Any, checksums: dict[str, int]) -> Any:
         if not isinstance(checksums, dict):
@@ -224,6 +235,18 @@ class Checkpoints:
         """Waits for what is being saved; after an error not for other processes, which may be gone."""
         if not (error and distributed.several()):
             self._manager.close()
+
+
+def _move(old: epath.Path, new: epath.Path) -> None:
+    """Renames the folder of a checkpoint; in a bucket by copying, so that one of the two is complete at any time."""
+    if not in_bucket(old):
+        old.rename(new)
+        return
+    files, root = fsspec.url_to_fs(str(old))
+    for path in sorted(files.find(root), key=f"{root}/{_COMPLETE}".__eq__):  # that one last
+        files.cp_file(path, path.replace(root, files._strip_protocol(str(new)), 1))
+    (old / _COMPLETE).unlink(missing_ok=True)
+    old.rmtree(missing_ok=True)
 
 
 def _is_score(path: pathlib.Path) -> bool:

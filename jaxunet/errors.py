@@ -44,6 +44,9 @@ def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
             what_to_do = "What was finished before is kept: free space, or choose another --workdir or data_dir."
             if os.strerror(errno.EACCES) in reason or os.strerror(errno.EPERM) in reason:
                 what_to_do = "See who may read and write there, or choose another folder."
+        elif reason := _bucket_trouble(error):
+            reason = f"A bucket cannot be used any more ({reason})"
+            what_to_do = "What was finished before is kept: start again."
         elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             reason = "The memory is not enough"
             what_to_do = "Make config.train.batch_size, config.eval.batch_size or the network smaller."
@@ -65,6 +68,18 @@ def one_line(text: str) -> str:
     """`text` fit to be printed: cut where it is long; "?" for what, in names from outside, cannot be printed."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def _bucket_trouble(error: BaseException | None) -> str | None:
+    """What the libraries that talk to gs:// said, if `error` or one behind it is theirs."""
+    while error is not None:
+        ours = isinstance(error, OSError | ValueError) and any(
+            words in str(error) for words in ("gs://", "/storage/v1/")
+        )
+        if ours or type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp"):
+            return " ".join(str(error).split())[:200]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _quiet_about_the_disk(args: threading.ExceptHookArgs) -> None:

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import json
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -229,13 +229,12 @@ def _write_overlays(out: pathlib.Path, overlays: int, data: Split, measured: Mea
     chosen = [("best", i) for i in ranked[:n]] + [("worst", i) for i in ranked[::-1][:n]]
     if not chosen:
         return
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    epath.Path(out).rmtree(missing_ok=True)
     pictures = []
     for row, (kind, i) in enumerate(chosen):
         rank = row % n + 1
         stem = pathlib.PurePosixPath(data.ids[i]).stem
         caption = f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}"
         pictures.append(plots.overlay(data.image[i], data.truth(i), measured.predicted(i), caption))
-        pictures[-1].save(out / f"{kind}_{rank:02d}_{stem}.png")
-    plots.contact_sheet(pictures, columns=min(n, 4)).save(out / "sheet.png")
+        plots.save(pictures[-1], out / f"{kind}_{rank:02d}_{stem}.png")
+    plots.save(plots.contact_sheet(pictures, columns=min(n, 4)), out / "sheet.png")

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxunet import config as config_lib
 from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError, WeightsUnavailable
+from jaxunet.locations import locate
 from jaxunet.models import pretrained
 from jaxunet.train_state import TrainState
 
@@ -31,7 +32,7 @@ def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, st
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if config.init.checkpoint:
-        variables, words = _from_run(pathlib.Path(config.init.checkpoint).expanduser(), variables)
+        variables, words = _from_run(locate(config.init.checkpoint), variables)
     elif config.init.weights:
         variables, words = _from_weights(config, variables)
     else:

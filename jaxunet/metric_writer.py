@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import tempfile
+import time
 from typing import Self
 
 import tensorboardX
@@ -12,6 +14,9 @@ from jaxunet import config as config_lib
 from jaxunet import distributed
 from jaxunet.atomic import write_atomically
 from jaxunet.errors import UserError
+from jaxunet.locations import in_bucket
+
+_FLUSH_SECONDS = 60
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
@@ -45,7 +50,8 @@ class MetricWriter:
     """Writes one JSON line per call to `write`, the same numbers to TensorBoard, and moves the progress bar.
 
     A run that resumes at `start_step`, validated last at `validated_step`, first drops what was written after them, so
-    that the file ends up the same as an uninterrupted run's.
+    that the file ends up the same as an uninterrupted run's. Nothing can be appended to what lies in a bucket: rows and
+    events for one are collected in a temporary folder, and sent by `flush`, which is called each minute, too.
     """
 
     def __init__(
@@ -63,9 +69,12 @@ class MetricWriter:
             for row in read_metrics(workdir)
             if row["step"] <= (validated_step if any(key.startswith("val/") for key in row) else start_step)
         ]
-        write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = (workdir / "metrics.jsonl").open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._temporary = tempfile.TemporaryDirectory(prefix="jaxunet-") if in_bucket(workdir) else None
+        self._workdir, self._folder = workdir, pathlib.Path(self._temporary.name) if self._temporary else workdir
+        self._sent, self._flushed = {}, time.monotonic()
+        write_atomically(self._folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = (self._folder / "metrics.jsonl").open("a")
+        self._events = tensorboardX.SummaryWriter(str(self._folder / "tensorboard"), purge_step=start_step + 1)
 
     def advance(self, steps: int) -> None:
         self._bar.update(steps)
@@ -87,6 +96,24 @@ class MetricWriter:
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def rows(self) -> list[dict]:
+        """All rows so far; process 0 only."""
+        return read_metrics(self._folder)
+
+    def flush(self) -> None:
+        """Sends to a bucket what has grown since the last time."""
+        if not self._active or not self._temporary:
+            return
+        self._events.flush()
+        for path in sorted(p for p in self._folder.rglob("*") if p.is_file()):
+            content = path.read_bytes()
+            if len(content) != self._sent.get(path):
+                write_atomically(self._workdir / path.relative_to(self._folder), content)
+                self._sent[path] = len(content)
+        self._flushed = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -95,4 +122,9 @@ class MetricWriter:
         self._bar.close()
         if self._active:
             self._file.close()
-            self._events.close()
+            try:
+                self.flush()
+            finally:
+                self._events.close()
+                if self._temporary:
+                    self._temporary.cleanup()

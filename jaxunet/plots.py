@@ -1,5 +1,6 @@
 """Pictures of a run: learning curves, and predictions beside the truth."""
 
+import io
 import pathlib
 from collections.abc import Mapping
 
@@ -9,6 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageDraw
+
+from jaxunet.atomic import write_atomically
 
 _HIT, _FALSE, _MISSED = (70, 190, 90), (230, 70, 60), (60, 130, 240)
 
@@ -20,6 +23,17 @@ _CURVES = {
     "val/P2/dice": ("validation P2, pooled pixels", {"marker": "o", "ms": 4}),
     "val/accuracy": ("validation", {"marker": "o", "ms": 4}),
 }
+
+
+def save(picture: plt.Figure | Image.Image, path: pathlib.Path, **how: int) -> None:
+    """Writes a PNG; `how` goes to Matplotlib, which forgets the figure."""
+    data = io.BytesIO()
+    if isinstance(picture, plt.Figure):
+        picture.savefig(data, **how)
+        plt.close(picture)
+    else:
+        picture.save(data, "png")
+    write_atomically(path, data.getvalue())
 
 
 def learning_curve(rows: list[dict], score_name: str, path: pathlib.Path) -> None:
@@ -38,8 +52,7 @@ def learning_curve(rows: list[dict], score_name: str, path: pathlib.Path) -> Non
     right.set(xlabel="epoch", ylabel=score_name, title=score_name, ylim=(0, 1))
     right.grid(alpha=0.3)
     right.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path, dpi=110)
 
 
 def _outcomes(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,8 +106,7 @@ def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pa
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path, dpi=110)
 
 
 def side_by_side(
@@ -127,8 +139,7 @@ def side_by_side(
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     figure.suptitle("hits green, false alarms red, misses blue", fontsize=9)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    save(figure, path, dpi=100)
 
 
 def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray, path: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxunet import config as config_lib
 from jaxunet import distributed
 from jaxunet.errors import UserError, exit_status
+from jaxunet.locations import locate
 
 _TOGETHER = ("train", "evaluate", "compare")  # the modes in which several processes share the work
 
@@ -137,8 +138,10 @@ def _path(name: str | None, missing: str) -> pathlib.Path:
 
 
 def _folder(workdir: str | None) -> pathlib.Path:
-    return _path(workdir, "--workdir is missing: name a folder for the run, such as --workdir=runs/unet.")
+    if not workdir:
+        raise UserError("--workdir is missing: name a folder for the run, such as --workdir=runs/unet.")
+    return locate(workdir)
 
 
 def _folders(runs: list[str]) -> list[pathlib.Path]:
-    return [pathlib.Path(run).expanduser() for run in runs]
+    return [locate(run) for run in runs]

@@ -17,7 +17,8 @@ from jaxunet.checkpoint import Checkpoints
 from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.initialize import initial_state, weights_file
 from jaxunet.input_pipeline import Source
-from jaxunet.metric_writer import MetricWriter, read_metrics
+from jaxunet.locations import in_bucket
+from jaxunet.metric_writer import MetricWriter
 from jaxunet.models import compute_dtype
 from jaxunet.optimizer import Durations, build_optimizer, build_schedule, durations
 from jaxunet.progress import Profiler, Progress
@@ -42,10 +43,17 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     config_lib.check_same_run(config, workdir)
     if config.init.weights and not (workdir / "config.json").exists():  # continuing a run does not need them
         _check_weights(config)
+    if config.profile and in_bucket(workdir):
+        raise UserError("config.profile=True needs a local --workdir: JAX cannot write its trace into a bucket.")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        if in_bucket(workdir):
+            (workdir / ".probe").touch()  # a bucket has no folders; is it one that may be written?
+            (workdir / ".probe").unlink(missing_ok=True)
+        else:
+            workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another folder.") from error
+        reason = error.strerror or " ".join(str(error).split())[:200]
+        raise UserError(f"--workdir={workdir} cannot be made ({reason}): choose another folder.") from error
     distributed.check_shared(workdir)
     distributed.check_same("The settings", config_lib.to_json(config))
     with only_here(workdir) if distributed.is_first() else contextlib.nullcontext():
@@ -148,12 +156,13 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
                 writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
                 writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation {words}")
                 if distributed.is_first():
-                    plots.learning_curve(read_metrics(workdir), task.score_name, workdir / "learning_curve.png")
+                    plots.learning_curve(writer.rows(), task.score_name, workdir / "learning_curve.png")
             ends = stop() or step == length.total_steps or progress.stops_improving
             if due & {"eval", "checkpoint"} or (ends and step > 0):
                 if not replicas_checked:
                     parallel.assert_replicas_agree(state)
                     replicas_checked = True
+                writer.flush()
                 checkpoints.save(state, config, val_score=val_score, progress=progress.state())
                 progress.restart_clock()
             if ends:

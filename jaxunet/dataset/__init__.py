@@ -20,6 +20,7 @@ from jaxunet.atomic import write_atomically
 from jaxunet.dataset import duplicates, verify
 from jaxunet.dataset.archive import CLASSES, IMAGE_SIZE, PARTS, Archive, find_archive
 from jaxunet.errors import UserError
+from jaxunet.locations import in_bucket, locate
 
 __all__ = [
     "CLASSES",
@@ -38,7 +39,16 @@ _ABANDONED_SECONDS = 3600.0
 
 
 def data_root(dataset: ConfigDict) -> pathlib.Path:
-    """Where prepared datasets live."""
+    """Where prepared datasets live.
+
+    Raises:
+      UserError: for a bucket.
+    """
+    if in_bucket(dataset.data_dir):
+        raise UserError(
+            f"config.dataset.data_dir={dataset.data_dir} must be a local folder, as array_record reads no buckets: "
+            f"only the archive can lie in one (config.dataset.source=gs://BUCKET/covidqu.zip)."
+        )
     return pathlib.Path(dataset.data_dir or "~/tensorflow_datasets").expanduser().absolute()
 
 
@@ -163,8 +173,10 @@ def near_in_train(builder: Any) -> frozenset[str]:
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
     """A dataset built from another archive than the one named now must not be used in its place."""
-    source = pathlib.Path(dataset.source).expanduser()
-    if dataset.name != "covid_qu_ex" or not dataset.source or not source.exists():
+    if dataset.name != "covid_qu_ex" or not dataset.source:
+        return
+    source = locate(dataset.source)
+    if not source.exists():
         return
     built_from = verification(builder)
     if Archive(source).fingerprint != built_from["fingerprint"]:

@@ -13,10 +13,12 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import zipfile
 
 from jaxunet.errors import UserError
+from jaxunet.locations import in_bucket, locate
 
 IMAGE_SIZE = 256  # pixels per side
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
@@ -24,6 +26,7 @@ SPLITS = ("Train", "Val", "Test")
 PARTS = {"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"}
 KAGGLE_HANDLE = "anasmohammedtahir/covidqu"
 _LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB, so anything above is no X-ray of this dataset
+_FETCHED_BYTES = 16 * 2**20  # at a time
 _ENTRY = re.compile(
     r"(?:.*/)?(?P<part>Infection|Lung) Segmentation Data/(?:(?P=part) Segmentation Data/)?"
     r"(?P<split>Train|Val|Test)/(?P<label>COVID-19|Non-COVID|Normal)/"
@@ -50,6 +53,8 @@ class Archive:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
+        if path.is_dir() and in_bucket(path):
+            raise UserError(f"{path} is a folder in a bucket: put the zip there, and give its place as the source.")
         if path.is_dir():
             self._zip, self._sizes = None, _list_folder(path)
         elif path.is_file():
@@ -124,7 +129,7 @@ class Archive:
 
 def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path.open("rb") if in_bucket(path) else path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except Exception as error:  # of many kinds, as above
@@ -163,11 +168,14 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
 def find_archive(source: str, data_dir: pathlib.Path) -> Archive:
     """The archive at `source`; for "", in `<data_dir>/downloads/manual`, or fetched there by the Kaggle client.
 
+    One in a bucket is fetched into `<data_dir>/downloads/gs`: reading thousands of small files there would take longer.
+
     Raises:
       UserError: that says what to download and where to put it.
     """
     if source:
-        return Archive(pathlib.Path(source).expanduser())
+        archive = Archive(locate(source))
+        return Archive(_fetch_from_bucket(archive.path, data_dir)) if in_bucket(archive.path) else archive
     manual = data_dir / "downloads" / "manual"
     for path in sorted(manual.glob("*.zip")) if manual.is_dir() else []:
         if any(_ENTRY.fullmatch(name) for name in _open_zip(path)[1]):
@@ -180,6 +188,19 @@ def find_archive(source: str, data_dir: pathlib.Path) -> Archive:
         f"The COVID-QU-Ex dataset was not found. Download it from kaggle.com/datasets/{KAGGLE_HANDLE} (1.2 GB) and put "
         f"the zip, under any name, into {manual}; or give its place with --config.dataset.source=FILE.zip."
     )
+
+
+def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
+    """The local copy; made once, and complete when it has its name."""
+    copy = data_dir / "downloads" / str(source).replace("://", "/")
+    if copy.is_file() and copy.stat().st_size == source.stat().length:
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    print(f"Fetching {source} into {copy}")
+    with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".fetch-") as folder:
+        with source.open("rb") as remote, (part := pathlib.Path(folder) / "part").open("wb") as local:
+            shutil.copyfileobj(remote, local, _FETCHED_BYTES)
+        return part.replace(copy)
 
 
 def _kaggle_is_ready() -> bool:

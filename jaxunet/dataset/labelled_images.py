@@ -35,7 +35,7 @@ class LabelledImages:
         folder = pathlib.Path(source).expanduser()
         if not source or not folder.is_dir():
             raise UserError(
-                f"config.dataset.source={source!r} is no folder: give one with train/<class>/<image> in it."
+                f"config.dataset.source={source!r} is no local folder: give one with train/<class>/<image> in it."
             )
         self.image_shape = (image_size, image_size, 1)
         if (folder / "dataset_info.json").is_file():
