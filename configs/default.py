@@ -101,7 +101,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.batch_size = 32  # images per call over all devices
     config.eval.threshold = 0.5  # a pixel is positive where its probability exceeds this
     config.eval.overlays = 8  # pictures of the best and of the worst so many images
-    config.eval.report = True  # one HTML page with all numbers and pictures, about 25 KB per image of 256 x 256
+    config.eval.report = True  # one HTML page with all numbers and pictures, 20 to 40 KB per image of 256 x 256
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto
 
