@@ -235,7 +235,7 @@ def test_two_processes_at_once_and_a_share_for_each(run, tmp_path):
     with (tmp_path / "out/predictions-0-of-2.jsonl").open() as file:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH)
         with pytest.raises(UserError, match="Another process"):
             run(tmp_path / "in", share=(0, 2))
 

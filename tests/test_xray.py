@@ -258,7 +258,7 @@ def dicom(values: np.ndarray, **attributes: object) -> bytes:
 
 
 def lut(first: int, table: list[int]) -> object:
-    import pydicom
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'jaxunet[dicom]'")
 
     item = pydicom.Dataset()
     item.LUTDescriptor = [len(table), first, 16]
