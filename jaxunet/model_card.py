@@ -197,17 +197,20 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             [*lines, "- Its prepared form is not on this machine any more: sizes and leaks were not looked up."]
         )
     dropped = dataset.dropped_from_train(builder) if config.drop_leaked else frozenset()
+    if config.drop_near_duplicates:
+        dropped |= {i for i in dataset.near_in_train(builder) if _used(i, config.train_config)}
     sizes = {split: builders[config.eval_config].info.splits[split].num_examples for split in ("val", "test")}
     train = builder.info.splits["train"].num_examples
     lines.append(f"- Images: {train - len(dropped):,} for training, {sizes['val']:,} Val, {sizes['test']:,} Test.")
     found = dataset.verification(builder)
-    if found:
+    if builder.name != "synthetic_cxr":
         near = [p for p in found["near"] if any(i.startswith("Train/") and _used(i, config.train_config) for i in p)]
         identical, fate = len(found["dropped_from_train"]), "left out" if config.drop_leaked else "**kept**"
         lines.append(
             f"- Split hygiene: images of Train that are byte for byte one of Val or Test: {identical}, {fate}. Pairs "
-            f"of a training image and one of Val or Test that are nearly identical: {len(near)}, kept. File names "
-            f"carry no patient, so the same patient may be in two splits."
+            f"of a training image and one of Val or Test that are nearly identical: {len(near)}, "
+            f"{'left out' if config.drop_near_duplicates else 'kept'}. File names carry no patient, so the same "
+            f"patient may be in two splits."
         )
     return "\n".join(lines)
 

@@ -60,7 +60,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         try:
             return _train(config, workdir)
         finally:
-            for folder in (workdir / "checkpoints", workdir):  # of a run that could not start
+            unused = () if in_bucket(workdir) else (workdir / "checkpoints", workdir)
+            for folder in unused:  # of a run that could not start
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
 

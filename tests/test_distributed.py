@@ -110,7 +110,7 @@ def test_two_processes_evaluate_like_one(small, reference, tmp_path):
     evaluate.evaluate(config_lib.load(reference), reference, split="val", checkpoint="latest")
     folder = reference / "eval" / "val"
     expected = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert len(expected) == 6
+    assert len(expected) == 7
     for path in expected:
         (folder / path).unlink()
     with two_processes(tmp_path, "--mode=evaluate", f"--workdir={reference}", "--split=val") as processes:

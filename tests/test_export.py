@@ -245,13 +245,12 @@ def test_card_of_real_data_tells_of_leaks(networks, tmp_path, monkeypatch):
         (tmp_path / "metrics.jsonl").touch()
         monkeypatch.setattr(dataset, "prepared", lambda *_: None)
         assert "not on this machine" in model_card._training_data(source, tmp_path)
-        (tmp_path / "verify.json").write_text(
-            '{"dropped_from_train": ["Train/COVID-19/a.png"], "near": [["Train/COVID-19/b.png", "Val/COVID-19/c.png"], '
-            '["Train/Normal/d.png", "Val/Normal/e.png"], ["Val/COVID-19/f.png", "Test/COVID-19/g.png"]]}'
-        )
+        near = [("Train/COVID-19/b", "Val/COVID-19/c"), ("Train/Normal/d", "Val/Normal/e"), ("Val/f", "Test/g")]
+        report = {"source": "", "fingerprint": "", "dropped_from_train": ["Train/COVID-19/a"], "near": near}
+        (tmp_path / "verify.json").write_text(json.dumps(report))
         split = type("Split", (), {"num_examples": 1864})
         info = type("Info", (), {"splits": {"train": split, "val": split, "test": split}})
-        builder = type("Builder", (), {"data_dir": tmp_path, "info": info})
+        builder = type("Builder", (), {"name": "covid_qu_ex", "data_dir": tmp_path, "info": info})
         monkeypatch.setattr(dataset, "prepared", lambda *_: builder)
         words = model_card._training_data(source, tmp_path)
     finally:

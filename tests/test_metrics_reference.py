@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxunet import dataset, evaluate, metrics
+from jaxunet.predictor import Predictor
 
 CLOSE = 1e-9
 METRICS = ("dice", "iou", "accuracy", "precision", "recall", "specificity")
@@ -123,13 +124,12 @@ def bright_pixels(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_writes_the_reference_numbers(split, finished, make_config: Callable, monkeypatch, tmp_path):
+def test_evaluation_writes_the_reference_numbers(split, make_config: Callable, monkeypatch, tmp_path):
     """What TFDS decodes, scored by the reference, is in metrics.json and per_image.csv; the last batch is padded."""
     config = make_config()
-    config.dataset.targets, config.eval.overlays = ("infection", "lung"), 0
-    monkeypatch.setattr(evaluate, "build_model", lambda *_, **__: BrightPixels())
-    monkeypatch.setattr(evaluate, "restore_variables", lambda *_: {"unused": jnp.zeros(())})
-    (tmp_path / "checkpoints").symlink_to(finished / "checkpoints")
+    config.dataset.targets, config.eval.overlays, config.eval.report = ("infection", "lung"), 0, False
+    predictor = Predictor(config, 6, None, BrightPixels(), {"unused": jnp.zeros(())})
+    monkeypatch.setattr(evaluate, "load_predictor", lambda *_, **__: predictor)
     evaluate.evaluate(config, tmp_path, split=split, checkpoint="latest")
 
     examples = list(dataset.open_builder(config.dataset, "infection_all").as_data_source(split))
