@@ -277,6 +277,10 @@ def from_json(text: str) -> ConfigDict:
     settings = tuples(json.loads(text))
     if not isinstance(settings, dict):
         raise ValueError("there are no settings in it")
+    for key, value in _ADDED.items():
+        section, name = key.split(".")
+        if isinstance(settings.get(section), dict):
+            settings[section].setdefault(name, value)
     return ConfigDict(settings).lock()
 
 
@@ -289,9 +293,6 @@ def load(workdir: pathlib.Path) -> ConfigDict:
         config = from_json(path.read_text())
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): use another --workdir.") from error
-    known = flatten(config)
-    with config.unlocked():
-        config.update_from_flattened_dict({key: value for key, value in _ADDED.items() if key not in known})
     try:
         _check_kinds(config)
     except UserError as error:

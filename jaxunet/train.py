@@ -56,14 +56,14 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         raise UserError(f"--workdir={workdir} cannot be made ({reason}): choose another folder.") from error
     distributed.check_shared(workdir)
     distributed.check_same("The settings", config_lib.to_json(config))
-    with only_here(workdir) if distributed.is_first() else contextlib.nullcontext():
-        try:
+    try:
+        with only_here(workdir) if distributed.is_first() else contextlib.nullcontext():
             return _train(config, workdir)
-        finally:
-            unused = () if in_bucket(workdir) else (workdir / "checkpoints", workdir)
-            for folder in unused:  # of a run that could not start
-                with contextlib.suppress(OSError):  # not empty
-                    folder.rmdir()
+    finally:
+        unused = () if in_bucket(workdir) else (workdir / "checkpoints", workdir)
+        for folder in unused:  # of a run that could not start
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:

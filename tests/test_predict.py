@@ -344,7 +344,8 @@ def test_mistakes_are_one_sentence(given, words, finished, tmp_path, monkeypatch
         runs=[],
         topology=[],
         batch_per_chip=0,
-        predicted=(values.get("input"), values.get("output"), False),
+        input=values.get("input"),
+        output=values.get("output"),
         processes=processes,
     )
     said = capsys.readouterr().err

@@ -97,7 +97,8 @@ def needed() -> Iterator[str]:
             continue
         seen.add(str(requirement))
         name = canonicalize_name(requirement.name)
-        yield name
+        if name != "jaxunet":  # whose extras are named by others
+            yield name
         further = [Requirement(line) for line in importlib.metadata.requires(name) or []]
         waiting += [(r, e) for r in further for e in {"", *requirement.extras}]
 
