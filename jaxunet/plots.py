@@ -199,8 +199,7 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path, dpi=110)
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int) -> Image.Image:

@@ -31,7 +31,9 @@ def strict_dtypes() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def program_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests that train the same network compile it once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # shared by the workers
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
