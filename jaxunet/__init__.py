@@ -27,7 +27,7 @@ predict.py          any X-rays -> masks and tables: xray_files.py lists them, xr
 export.py           a checkpoint as one file for elsewhere (onnx_graph.py), with its model_card.py
 compare.py          several systems side by side, with paired intervals
 preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)
-config.py           checks of the config before anything is built
+config.py           checks of the config before anything is built (config_values.py)
 locations.py        local folders and buckets
 run.py              one call per `launch.py --mode`
 """

@@ -4,7 +4,7 @@ import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a core of its own: shared, XLA's threads wait for another
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each: sharing both, XLA's threads wait
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
