@@ -92,7 +92,7 @@ def test_evaluation_and_comparison_in_a_bucket(trained, storage, finished, finis
     }
     runs = [str(finished), "gs://runs/unet"]
     assert run.run("compare", workdir="gs://runs/both", runs=runs, **flags) == 0
-    names = {"comparison.md", "comparison.csv", "comparison.png", "side_by_side.png"}
+    names = {"comparison.md", "comparison.csv", "comparison.png", "side_by_side.png", "per_image.csv"}
     assert {p.name for p in download(storage, "both", tmp_path).iterdir()} == names
 
 
