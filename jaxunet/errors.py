@@ -13,6 +13,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, err
 _LOST_WORDS = ("Gloo", "NCCL", "heartbeat", "CoordinationService", "coordination service")
 # What Orbax and array_record, which write with their own code, say in exceptions of other types.
 _DISK_WORDS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
+_BUCKET_MODULES = ("gcsfs", "google.api_core", "google.auth", "google.cloud", "aiohttp")
 _LONGEST = 1000  # characters of a sentence
 
 
@@ -76,7 +77,7 @@ def _bucket_trouble(error: BaseException | None) -> str | None:
         ours = isinstance(error, OSError | ValueError) and any(
             words in str(error) for words in ("gs://", "/storage/v1/")
         )
-        if ours or type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp"):
+        if ours or type(error).__module__.startswith(_BUCKET_MODULES):
             return " ".join(str(error).split())[:200]
         error = error.__cause__ or error.__context__
     return None

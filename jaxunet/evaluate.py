@@ -199,7 +199,7 @@ def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> tuple[float,
         if all(val[key] == result[key] for key in keys):
             block = val if "detection" in val else val["targets"]["infection"]
             return block["detection"]["threshold_share"], f"chosen in {path}"
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, TypeError):
         pass
     return 0.0, "no evaluation of this checkpoint on val to take it from: run --split=val first"
 

@@ -252,12 +252,13 @@ def _scores(source: Predictor, workdir: pathlib.Path) -> str:
 
 def _score(source: Predictor, result: dict[str, Any]) -> str:
     """One evaluated split: every protocol with its number of images, and 95 % intervals where they were computed."""
+    flips = ", mean over mirror images" if result.get("flips") else ""
     height, width = result["image_size"]
     lines = [
         f"**{text(result['split'])}** of {text(result['dataset'])}, {height}x{width}, threshold {result['threshold']}, "
-        f"checkpoint {result['checkpoint_step']}. Empty masks: {text(result['empty_mask_rule'])}."
+        f"checkpoint {result['checkpoint_step']}{flips}. Empty masks: {text(result['empty_mask_rule'])}."
     ]
-    if (result["checkpoint_step"], result["threshold"]) != (source.step, source.threshold):
+    if (result["checkpoint_step"], result["threshold"], flips) != (source.step, source.threshold, ""):
         lines.append(
             f"**These are not the scores of the exported network**, which is checkpoint {source.step} at threshold "
             f"{source.threshold}."

@@ -123,6 +123,7 @@ def _settings(predictor: Predictor, workdir: pathlib.Path, source: str, *, proba
         "targets": list(predictor.targets),
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
+        "flips": predictor.config.eval.flips,
         "detection": detection_rule(predictor, workdir),
         "probabilities": probabilities,
     }
@@ -135,11 +136,12 @@ def detection_rule(predictor: Predictor, workdir: pathlib.Path) -> dict[str, Any
     """
     try:
         found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
-        if (found["checkpoint_step"], found["threshold"]) == (predictor.step, predictor.threshold):
+        mine = (predictor.step, predictor.threshold, predictor.config.eval.flips)
+        if (found["checkpoint_step"], found["threshold"], found.get("flips", False)) == mine:
             block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
             share_of = "lung" if block["score"].endswith("lung") else "image"
             return {"share_of": share_of, "threshold_share": float(block["threshold_share"])}
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, TypeError, AttributeError):
         pass
     return {"share_of": "image", "threshold_share": 0.0}
 

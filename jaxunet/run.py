@@ -56,6 +56,8 @@ def run(
             out = _folder(workdir) if workdir else None
             preflight(config, topology, out, batch_per_chip=batch_per_chip)
             return 0
+        if runs and mode not in ("evaluate", "compare"):
+            raise UserError("--runs is for --mode=evaluate and --mode=compare alone.")
         _cache_programs()
         folder = _folder(workdir)
         if mode == "train":
@@ -118,6 +120,8 @@ def run(
 def _share(processes: tuple[str | None, int | None, int | None]) -> tuple[int, int]:
     """(number of this process, number of all) that share the files to predict; they need not know of each other."""
     coordinator, number, process = processes
+    if processes == (None, 1, None):
+        return 0, 1
     if coordinator or (number is None) != (process is None) or not 0 <= (process or 0) < (number or 1):
         raise UserError("--mode=predict takes --num_processes=N and --process_id=I, from 0 to N - 1, and nothing else.")
     return process or 0, number or 1
@@ -134,6 +138,8 @@ def _cache_programs() -> None:
 def _path(name: str | None, missing: str) -> pathlib.Path:
     if not name:
         raise UserError(missing)
+    if "://" in name:
+        raise UserError(f"{name} must be a local path: copy it to or from the bucket.")
     return pathlib.Path(name).expanduser()
 
 
