@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS, KILLS_PER_RUN = 60, 5
+STEPS, KILLS_PER_RUN = 120, 5
 OVERRIDES = {
     "dataset.image_size": 64,
     "model.channels": "(8, 16, 32)",
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
+    rng, begun = random.Random(args.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for reference in (folder / "warm", folder / "reference"):  # the first one fills the cache of programs
@@ -81,15 +81,18 @@ def main() -> None:
             workdir = folder / f"run{runs}"
             for _ in range(min(KILLS_PER_RUN, args.kills - kills)):
                 process = start(args, workdir)
-                time.sleep(rng.uniform(0.8 * first_row, whole))
-                if process.poll() is None:
-                    process.kill()
-                    kills += 1
+                time.sleep(rng.uniform(0.8 * first_row, first_row + (whole - first_row) / 3))
+                finished = process.poll() is not None
+                process.kill()
                 process.communicate()
+                if finished:
+                    break
+                kills += 1
             finish(start(args, workdir))
             wrong += end(workdir) != expected
             runs += 1
-            print(f"{kills} kills, {runs} runs finished, {wrong} ended elsewhere", flush=True)
+            seconds = time.monotonic() - begun
+            print(f"{seconds:.0f} s: {kills} kills, {runs} runs finished, {wrong} ended elsewhere", flush=True)
     sys.exit(wrong > 0)
 
 
