@@ -10,7 +10,6 @@ truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
 """
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -177,23 +176,23 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(x) for x in np.percentile(values, (2.5, 97.5))]
 
 
-def table(summary: dict[str, dict], *, metrics: Sequence[str] = METRICS) -> str:
+def table(summary: dict[str, dict]) -> str:
     """`summary` as text: one row per protocol and statistic."""
-    width = max(len(m) for m in metrics) + 1
+    width = max(len(m) for m in METRICS) + 1
     names = {"dice": "Dice/F1", "iou": "IoU"}
-    lines = [f"{'':34s}" + "".join(f"{names.get(m, m):>{width}s}" for m in metrics)]
+    lines = [f"{'':34s}" + "".join(f"{names.get(m, m):>{width}s}" for m in METRICS)]
     for protocol, meaning in PROTOCOLS.items():
         block = summary.get(protocol)
         if not block:
             continue
-        n = block[metrics[0]]["n"]
+        n = block[METRICS[0]]["n"]
         lines.append(f"{protocol}: {meaning} (n = {n})")
-        for statistic in [s for s in ("value", "mean", "median", "min", "max") if s in block[metrics[0]]]:
-            cells = "".join(f"{block[m][statistic]:>{width}.4f}" for m in metrics)
+        for statistic in [s for s in ("value", "mean", "median", "min", "max") if s in block[METRICS[0]]]:
+            cells = "".join(f"{block[m][statistic]:>{width}.4f}" for m in METRICS)
             lines.append(f"{'pooled' if statistic == 'value' else statistic:>34s}{cells}")
         for words, end in (("95 % interval, from", 0), ("to", 1)):
-            if "ci95" in block[metrics[0]]:
-                lines.append(f"{words:>34s}" + "".join(f"{block[m]['ci95'][end]:>{width}.4f}" for m in metrics))
+            if "ci95" in block[METRICS[0]]:
+                lines.append(f"{words:>34s}" + "".join(f"{block[m]['ci95'][end]:>{width}.4f}" for m in METRICS))
     controls = summary["controls"]
     if controls["n"]:
         lines.append(f"blank ground truth, predicted blank: {controls['blank_predictions']} of {controls['n']} images")

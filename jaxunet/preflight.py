@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from jaxunet import config as config_lib
 from jaxunet import hardware, hlo, input_pipeline, parallel, roofline
 from jaxunet.atomic import write_atomically
+from jaxunet.dataset import IMAGE_SIZE
 from jaxunet.errors import UserError
 from jaxunet.losses import build_loss
 from jaxunet.metrics import batch_dice
@@ -31,7 +32,6 @@ from jaxunet.train_state import create_train_state
 from jaxunet.train_step import augmented_batch, eval_step, train_step
 
 _TRAIN_IMAGES = {"infection": 1864, "infection_all": 3728, "lung": 21715}  # published counts of COVID-QU-Ex
-_IMAGE_SIZE = 256  # pixels per side, of the files
 
 
 def preflight(
@@ -124,7 +124,7 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
     images = dataset.synthetic.train if dataset.name == "synthetic_cxr" else _TRAIN_IMAGES[dataset.train_config]
     if dataset.name == "synthetic_cxr" and dataset.train_config == "infection_all":
         images *= 2
-    size = dataset.image_size or _IMAGE_SIZE
+    size = dataset.image_size or IMAGE_SIZE
     model = build_model(config.model, classes=len(targets), axis_name=parallel.AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
     step = functools.partial(
@@ -165,7 +165,7 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
 
 
 def _lower_eval(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
-    size, targets = config.dataset.image_size or _IMAGE_SIZE, config.dataset.targets
+    size, targets = config.dataset.image_size or IMAGE_SIZE, config.dataset.targets
     model = build_model(config.model, classes=len(targets), axis_name=None)
     variables = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, size, size, 1))

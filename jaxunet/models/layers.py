@@ -221,12 +221,6 @@ def depth_to_space(x: Array, patch: int) -> Array:
     return x.reshape(b, h * patch, w * patch, c // (patch * patch))
 
 
-def upsample_nearest_2x(x: Array) -> Array:
-    """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, every pixel repeated 2x2."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
 def upsample_bilinear_2x(x: Array) -> Array:
     """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, equal to `jax.image.resize(..., "bilinear")` (half-pixel centres).
 
