@@ -9,8 +9,8 @@ from ml_collections import config_flags
 
 MODES = {
     "train": "train, or go on with the run in --workdir",
-    "evaluate": "score a checkpoint of --workdir on --split",
-    "predict": "masks and a table of the X-rays at --input, by a checkpoint of --workdir, into --output",
+    "evaluate": "score a checkpoint of --workdir, or without one the network that comes along, on --split",
+    "predict": "masks and a table of the X-rays at --input, by the same, into --output",
     "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
     "export": "write a checkpoint of --workdir as --format to --output, with a model card beside it",
     "preflight": "compile the config for --topology, without having it: memory, traffic, times, collectives",
@@ -33,7 +33,7 @@ def define_flags() -> None:
         "checkpoint", "latest", "evaluate, predict, compare, export: latest, best (by validation Dice), or a step."
     )
     flags.DEFINE_string("input", None, "predict: a file, a folder, a zip, or a pattern in quotes (docs/predict.md).")
-    flags.DEFINE_string("output", None, "predict: folder for masks, overlays and tables; export: the file to write.")
+    flags.DEFINE_string("output", None, "predict, evaluate without --workdir: folder to write to; export: the file.")
     flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as 8-bit pictures.")
     flags.DEFINE_enum("format", "stablehlo", FORMATS, "export: what to write (docs/export.md).")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")

@@ -27,6 +27,7 @@ OVERRIDES = {
     "train.total_epochs": 0,
     "train.total_steps": STEPS,
     "train.eval_every_epochs": 0.1,
+    "dataset.targets": "('infection','lung')",
     "train.checkpoint_every_steps": 4,
     "train.log_every_steps": 3,
 }
@@ -34,7 +35,7 @@ OVERRIDES = {
 
 def start(args: argparse.Namespace, workdir: pathlib.Path) -> subprocess.Popen:
     overrides = OVERRIDES | {"dataset.source": args.source, "dataset.data_dir": args.data_dir}
-    command = [sys.executable, "launch.py", "--config=configs/unet.py", f"--workdir={workdir}"]
+    command = [sys.executable, "launch.py", "--config=configs/default.py", f"--workdir={workdir}"]
     command += [f"--config.{key}={value}" for key, value in overrides.items() if value is not None]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

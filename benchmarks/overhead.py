@@ -1,6 +1,6 @@
 """What a training step costs beside the network: the loop around it, and the input inside it. Interleaved.
 
-python benchmarks/overhead.py --config=configs/unet.py --batch=8 --rounds=7
+python benchmarks/overhead.py --config=configs/default.py --batch=8 --rounds=7
 
 Per round: the resident program as the training loop calls it, with its log; the same program called bare; and the
 train step on a batch that is there already, without gathering, decoding and augmentation.
@@ -36,7 +36,7 @@ EXAMPLES, STEPS = 256, 20
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--config", default="configs/unet.py")
+    parser.add_argument("--config", default="configs/default.py")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()

@@ -53,7 +53,7 @@ def seconds_to_first_step(config: str, folder: pathlib.Path, workdir: pathlib.Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--config", default="configs/unet.py")
+    parser.add_argument("--config", default="configs/default.py")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -136,6 +136,17 @@ def evaluate(
     runs = list(members) or [(config, workdir)]
     predictors = [load_predictor(c, w, checkpoint=checkpoint) for c, w in runs]
     predictor = ensemble(predictors, [w for _, w in runs]) if members else predictors[0]
+    averaged = [
+        {"workdir": str(w), "checkpoint_step": p.step} for p, (_, w) in zip(predictors, runs, strict=True) if members
+    ]
+    return evaluate_predictor(predictor, workdir, split=split, members=averaged)
+
+
+def evaluate_predictor(
+    predictor: Predictor, workdir: pathlib.Path, *, split: str, members: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """As `evaluate`, of a network from anywhere; `members`: the runs that it averages, as `metrics.json` has them."""
+    config = predictor.config
     data, targets = load_eval_split(config, split), predictor.targets
     measured = measure(predictor, data)
     table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
@@ -149,9 +160,7 @@ def evaluate(
         "threshold": config.eval.threshold,
         "flips": config.eval.flips,
         "checkpoint_step": predictor.step,
-        "members": [{"workdir": str(w), "checkpoint_step": p.step} for p, (_, w) in zip(predictors, runs, strict=True)]
-        if members
-        else [],
+        "members": list(members),
         "empty_mask_rule": metrics.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }

@@ -20,6 +20,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -108,6 +109,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "description": "Segmentation of chest X-rays by jaxunet. Research only, not for clinical use.",
         "targets": list(source.targets),
         "threshold": source.threshold,
+        "detection": source.detection,
         "image_size": size,
         "input": {"image": f"uint8 [batch, {size}, {size}]: gray, 0 black to 255 white, whole frontal X-ray"},
         "outputs": {
@@ -218,10 +220,6 @@ def _read_torch(source: Predictor, path: pathlib.Path) -> Run:
 
 
 def _save_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, Any], path: pathlib.Path) -> None:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError("This format needs safetensors: pip install 'jaxunet[weights]'.") from error
     contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
     safetensors.numpy.save_file(contiguous, path, metadata=to_strings(metadata))
 

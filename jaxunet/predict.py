@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import sys
 import threading
@@ -14,13 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxunet import letterbox, prediction_files, xray
 from jaxunet.errors import UserError
 from jaxunet.prediction_log import PredictionLog
-from jaxunet.predictor import Predictor, load
+from jaxunet.predictor import Predictor
 from jaxunet.xray import Xray
 from jaxunet.xray_files import XrayFile, XrayFiles
 
@@ -29,12 +27,10 @@ _HELD_PIXELS = 100_000_000  # of X-rays that are read and not yet written: 0.1 G
 
 
 def predict(
-    config: ConfigDict,
-    workdir: pathlib.Path,
+    predictor: Predictor,
     source: str,
     output: pathlib.Path,
     *,
-    checkpoint: str,
     probabilities: bool,
     share: tuple[int, int] = (0, 1),
 ) -> int:
@@ -43,11 +39,9 @@ def predict(
     Images that are finished, unchanged and predicted with the same settings are skipped.
 
     Args:
-      config: of the run, as `config.load` gives it.
-      workdir: of the run.
+      predictor: the network; the batch size of its config is lowered where so many images are not there.
       source: a file, a folder, a zip, or a glob.
       output: folder to write to.
-      checkpoint: "latest", "best" or a step.
       probabilities: also write probabilities as pictures.
       share: (process, processes): every so manieth image is this process's.
 
@@ -55,18 +49,18 @@ def predict(
       Exit status: 0, or 2 if some files failed, 1 if all did.
 
     Raises:
-      UserError: if there is nothing to predict, or no checkpoint.
+      UserError: if there is nothing to predict.
     """
     files = XrayFiles(source, skip=output)
     if next(iter(files), None) is None:
         raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.")
     mine = _Share(files, *share)
+    config = predictor.config
     config.eval.batch_size = _batch_size(config.eval.batch_size, mine)
-    predictor = load(config, workdir, checkpoint=checkpoint)
-    settings = _settings(predictor, workdir, source, probabilities=probabilities)
+    settings = _settings(predictor, source, probabilities=probabilities)
     print(
-        f"{' and '.join(predictor.targets)} from step {predictor.step} of {workdir}, {predictor.image_size} pixels per "
-        f"side, threshold {predictor.threshold}"
+        f"{' and '.join(predictor.targets)} from step {predictor.step} of {predictor.origin}, {predictor.image_size} "
+        f"pixels per side, threshold {predictor.threshold}"
     )
     rule = settings["detection"]
     print(f"COVID-19 if more than {rule['threshold_share']:.4%} of the {rule['share_of']} is infected")
@@ -111,7 +105,7 @@ def _batch_size(largest: int, files: Iterable[XrayFile]) -> int:
     return min(size, largest)
 
 
-def _settings(predictor: Predictor, workdir: pathlib.Path, source: str, *, probabilities: bool) -> dict[str, Any]:
+def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict[str, Any]:
     """All that decides what is written."""
     crc = 0
     for leaf in jax.tree.leaves(predictor.variables):
@@ -124,26 +118,9 @@ def _settings(predictor: Predictor, workdir: pathlib.Path, source: str, *, proba
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
         "flips": predictor.config.eval.flips,
-        "detection": detection_rule(predictor, workdir),
+        "detection": {key: predictor.detection[key] for key in ("share_of", "threshold_share")},
         "probabilities": probabilities,
     }
-
-
-def detection_rule(predictor: Predictor, workdir: pathlib.Path) -> dict[str, Any]:
-    """When an image counts as COVID-19: `{"share_of": "lung" or "image", "threshold_share": in [0, 1)}`.
-
-    It is what `--mode=evaluate --split=val` chose for this checkpoint and threshold, else any infected pixel.
-    """
-    try:
-        found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
-        mine = (predictor.step, predictor.threshold, predictor.config.eval.flips)
-        if (found["checkpoint_step"], found["threshold"], found.get("flips", False)) == mine:
-            block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
-            share_of = "lung" if block["score"].endswith("lung") else "image"
-            return {"share_of": share_of, "threshold_share": float(block["threshold_share"])}
-    except (OSError, KeyError, ValueError, TypeError, AttributeError):
-        pass
-    return {"share_of": "image", "threshold_share": 0.0}
 
 
 def _count(files: Iterable[XrayFile], bar: tqdm) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ from jaxunet.optimizer import build_optimizer
 from jaxunet.train_state import create_train_state
 from jaxunet.train_step import predict_step
 
+SHIPPED = pathlib.Path(__file__).parent / "weights" / "unet.safetensors"
+_ANY_PIXEL = {"share_of": "image", "threshold_share": 0.0, "from": "not chosen: any infected pixel counts"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
@@ -33,6 +37,9 @@ class Predictor:
       best_step: of the one that was best in validation, if any was validated.
       model, variables: the network, and its weights and running statistics (the averages where they were kept). With
         `config.eval.flips`, or of an ensemble, the network is one of averaging.py.
+      origin: where it is from, in words.
+      detection: when an image counts as COVID-19, by its infected share: {"share_of": "lung" or "image",
+        "threshold_share": in [0, 1), "from": where that number is from}.
     """
 
     config: ConfigDict
@@ -40,6 +47,8 @@ class Predictor:
     best_step: int | None
     model: Network
     variables: Any
+    origin: str
+    detection: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(_ANY_PIXEL))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -113,7 +122,27 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
             raise UserError(f"{error} Name another with --checkpoint, or train on, which puts it aside.") from error
     if config.eval.flips:
         model = Flipped(model)
-    return Predictor(config, step, best, model, parallel.replicate(variables))
+    rule = detection_rule(config, workdir, step)
+    return Predictor(config, step, best, model, parallel.replicate(variables), str(workdir), rule)
+
+
+def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict[str, Any]:
+    """`Predictor.detection` of a checkpoint: what `--mode=evaluate --split=val` chose for it, its threshold and flips,
+    else any infected pixel."""
+    try:
+        found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
+        if (found["checkpoint_step"], found["threshold"], found.get("flips", False)) == (
+            step,
+            config.eval.threshold,
+            config.eval.flips,
+        ):
+            block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
+            share_of = "lung" if block["score"].endswith("lung") else "image"
+            share = float(block["threshold_share"])
+            return {"share_of": share_of, "threshold_share": share, "from": "chosen on val"}
+    except (OSError, KeyError, ValueError, TypeError, AttributeError):
+        pass
+    return _ANY_PIXEL
 
 
 def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
@@ -135,11 +164,22 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
                     f"{getattr(first, key)!r} and {getattr(other, key)!r}."
                 )
     variables = {name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")}
-    return Predictor(first.config, first.step, None, Ensemble(tuple(p.model for p in predictors)), variables)
+    model, origin = Ensemble(tuple(p.model for p in predictors)), f"the mean of {len(predictors)} runs"
+    return Predictor(first.config, first.step, None, model, variables, origin)
 
 
-def load_safetensors(path: pathlib.Path | str) -> Predictor:
+def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:
+    """The network that comes with jaxunet, trained on COVID-QU-Ex; arguments as of `load_safetensors`."""
+    found = load_safetensors(SHIPPED, overrides)
+    return dataclasses.replace(found, origin="the weights that come with jaxunet")
+
+
+def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None = None) -> Predictor:
     """The network of a file that `--mode=export --format=safetensors` wrote; the file alone is enough.
+
+    Args:
+      path: the file.
+      overrides: settings to change, such as `{"eval.threshold": 0.4}`.
 
     Raises:
       UserError: if it is absent, damaged, of another kind, or its tensors are not those of the network it describes.
@@ -150,15 +190,27 @@ def load_safetensors(path: pathlib.Path | str) -> Predictor:
         config, step = config_lib.from_json(metadata["config"]), int(metadata["checkpoint_step"])
         devices = jax.device_count()
         config.eval.batch_size = -(-config.eval.batch_size // devices) * devices
+        rule = json.loads(metadata["detection"]) if "detection" in metadata else _ANY_PIXEL
+        rule = {
+            "share_of": str(rule["share_of"]),
+            "threshold_share": float(rule["threshold_share"]),
+            "from": str(rule["from"]),
+        }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was not written by --mode=export --format=safetensors ({error!r} in it).") from error
+    chosen_for = (config.eval.threshold, config.eval.flips)
+    config.update_from_flattened_dict(overrides or {})
     config_lib.check(config, training=False)
+    if (config.eval.threshold, config.eval.flips) != chosen_for:
+        rule = _ANY_PIXEL
     size = config.dataset.image_size or dataset.IMAGE_SIZE
     model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
     image = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
     like = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     variables = unflatten(tensors, like, source=str(path))
-    return Predictor(config, step, None, model, parallel.replicate(variables))
+    if config.eval.flips:
+        model = Flipped(model)
+    return Predictor(config, step, None, model, parallel.replicate(variables), str(path), rule)
 
 
 def flatten(variables: Any) -> dict[str, np.ndarray]:

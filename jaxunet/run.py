@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from ml_collections import ConfigDict
@@ -11,6 +11,9 @@ from jaxunet import config as config_lib
 from jaxunet import distributed
 from jaxunet.errors import UserError, exit_status
 from jaxunet.locations import locate
+
+if TYPE_CHECKING:
+    from jaxunet.predictor import Predictor
 
 _TOGETHER = ("train", "evaluate", "compare")  # the modes in which several processes share the work
 
@@ -59,6 +62,19 @@ def run(
         if runs and mode not in ("evaluate", "compare"):
             raise UserError("--runs is for --mode=evaluate and --mode=compare alone.")
         _cache_programs()
+        if mode == "predict":
+            from jaxunet.predict import predict
+
+            if not input:
+                raise UserError("--input is missing: name a file, a folder, a zip, or a pattern in quotes.")
+            out = _path(output, "--output is missing: name a folder for masks and tables.")
+            return predict(network(), input, out, probabilities=probabilities, share=_share(processes))
+        if mode == "evaluate" and not workdir and not runs:
+            from jaxunet.evaluate import evaluate_predictor
+
+            out = _path(output, "--workdir is missing. To score the network that comes with jaxunet, name --output.")
+            evaluate_predictor(network(), out, split=split)
+            return 0
         folder = _folder(workdir)
         if mode == "train":
             from jaxunet.train import train
@@ -73,16 +89,6 @@ def run(
 
             path = _path(source, "--source is missing: name the .pth or .safetensors file to import.")
             import_torch(path, config, folder)
-        elif mode == "predict":
-            from jaxunet.predict import predict
-
-            if not input:
-                raise UserError("--input is missing: name a file, a folder, a zip, or a pattern in quotes.")
-            out = _path(output, "--output is missing: name a folder for masks and tables.")
-            share = _share(processes)
-            return predict(
-                loaded(folder), folder, input, out, checkpoint=checkpoint, probabilities=probabilities, share=share
-            )
         elif mode == "export":
             from jaxunet.export import export
 
@@ -99,6 +105,16 @@ def run(
             first = members[0][0] if members else loaded(folder)
             evaluate(first, folder, split=split, checkpoint=checkpoint, members=members)
         return 0
+
+    def network() -> "Predictor":
+        """Of the run in --workdir, or without one, the network that comes with jaxunet."""
+        from jaxunet import predictor
+
+        if workdir:
+            return predictor.load(loaded(folder := _folder(workdir)), folder, checkpoint=checkpoint)
+        if checkpoint != "latest":
+            raise UserError(f"--checkpoint={checkpoint} is of a run: name it with --workdir.")
+        return predictor.load_shipped(overrides)
 
     def loaded(folder: pathlib.Path) -> ConfigDict:
         run_config = config_lib.load(folder)

@@ -1,6 +1,7 @@
-"""Makes small archives in the layout of COVID-QU-Ex, from random blobs, to be damaged by tests."""
+"""Makes small archives in the layout of COVID-QU-Ex, from random blobs, to be damaged by tests; finds the real one."""
 
 import io
+import os
 import pathlib
 import zipfile
 from collections.abc import Callable
@@ -59,3 +60,10 @@ def write_folder(path: pathlib.Path, files: Files, rename: Callable[[str], str] 
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return path
+
+
+def real_archive() -> pathlib.Path | None:
+    """The real dataset: the zip or folder that JAXUNET_COVID_QU_EX names, else a zip in ../shared/data."""
+    if named := os.environ.get("JAXUNET_COVID_QU_EX"):
+        return pathlib.Path(named)
+    return next(iter(sorted((pathlib.Path(__file__).parents[2] / "shared" / "data").glob("covid-qu-ex*.zip"))), None)

@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
-from fake_archive import ROOT, fake_files, png, square, write_folder, write_zip, xray
+from fake_archive import ROOT, fake_files, png, real_archive, square, write_folder, write_zip, xray
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -369,13 +369,6 @@ def test_build_command_refuses_mistakes(tmp_path, capsys):
 
 
 # ---- the real thing --------------------------------------------------------------------------------------------------
-
-
-def real_archive() -> pathlib.Path | None:
-    """The real dataset: the zip or folder that JAXUNET_COVID_QU_EX names, else a zip in ../shared/data."""
-    if named := os.environ.get("JAXUNET_COVID_QU_EX"):
-        return pathlib.Path(named)
-    return next(iter(sorted((REPOSITORY.parent / "shared" / "data").glob("covid-qu-ex*.zip"))), None)
 
 
 @pytest.mark.skipif(real_archive() is None, reason="COVID-QU-Ex is not here: name it with JAXUNET_COVID_QU_EX")

@@ -50,7 +50,7 @@ def networks(make_config):
             return np.abs(value).astype(np.float32) if path[-1].key == "var" else value.astype(np.float32)
 
         variables = jax.tree_util.tree_map_with_path(draw, init)
-        result[name] = Predictor(config, 7, None, model, parallel.replicate(variables))
+        result[name] = Predictor(config, 7, None, model, parallel.replicate(variables), name)
     yield result
     separable_unet.CHANNELS = channels
 
@@ -85,11 +85,18 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
 
 
 def test_safetensors_alone_are_enough(networks, tmp_path):
-    source = networks["unet"]
+    rule = {"share_of": "lung", "threshold_share": 0.25, "from": "chosen on val"}
+    source = dataclasses.replace(networks["unet"], detection=rule)
     exported(source, "safetensors", tmp_path / "whole")
     loaded = predictor.load_safetensors(tmp_path / "whole")
+    assert loaded.detection == rule
     assert (loaded.step, loaded.targets, loaded.image_size, loaded.threshold) == (7, ("infection", "lung"), 32, 0.4)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, source.variables)
+    other = predictor.load_safetensors(tmp_path / "whole", {"eval.threshold": 0.3, "eval.flips": True})
+    assert (other.threshold, other.detection["threshold_share"]) == (0.3, 0.0)  # the rule was chosen for 0.4
+    flipped = source.logits(images(2)[..., ::-1])[:, :, ::-1]
+    expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.logits(images(2))))) / 2
+    np.testing.assert_allclose(1 / (1 + np.exp(-other.logits(images(2)))), expected, atol=1e-5)
     exported(source, "safetensors_float16", tmp_path / "half")
     half = predictor.load_safetensors(tmp_path / "half")
     assert {x.dtype for x in jax.tree.leaves(half.variables)} == {np.dtype(np.float32)}
@@ -279,8 +286,6 @@ def test_what_cannot_be_written_is_one_sentence(evaluated, tmp_path, monkeypatch
     assert "is the model card" in refused(output=tmp_path / "MODEL_CARD.md")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "pip install 'jaxunet[onnx]'" in refused(format="onnx")
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    assert "pip install 'jaxunet[weights]'" in refused(format="safetensors")
     monkeypatch.undo()
 
     honest = export.function_of

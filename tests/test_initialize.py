@@ -9,6 +9,7 @@ import flax
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jaxunet import config as config_lib
 from jaxunet import initialize, train
@@ -19,7 +20,6 @@ from jaxunet.models import build_model, pretrained
 from jaxunet.optimizer import build_optimizer
 from jaxunet.train_state import create_train_state
 
-safetensors = pytest.importorskip("safetensors.numpy")
 SHAPE = (64, 64, 1)
 
 
@@ -42,7 +42,7 @@ def _make(config):
 
 def save_torch_names(path: pathlib.Path, state, model_name: str, keep=lambda name: True) -> pathlib.Path:
     tensors = pretrained.to_torch({"params": state.params, "batch_stats": state.batch_stats}, model_name)
-    safetensors.save_file({n: np.ascontiguousarray(v) for n, v in tensors.items() if keep(n)}, path)
+    save_file({n: np.ascontiguousarray(v) for n, v in tensors.items() if keep(n)}, path)
     return path
 
 

@@ -128,7 +128,7 @@ def test_evaluation_writes_the_reference_numbers(split, make_config: Callable, m
     """What TFDS decodes, scored by the reference, is in metrics.json and per_image.csv; the last batch is padded."""
     config = make_config()
     config.dataset.targets, config.eval.overlays, config.eval.report = ("infection", "lung"), 0, False
-    predictor = Predictor(config, 6, None, BrightPixels(), {"unused": jnp.zeros(())})
+    predictor = Predictor(config, 6, None, BrightPixels(), {"unused": jnp.zeros(())}, "bright pixels")
     monkeypatch.setattr(evaluate, "load_predictor", lambda *_, **__: predictor)
     evaluate.evaluate(config, tmp_path, split=split, checkpoint="latest")
 

@@ -27,6 +27,7 @@ class Threshold:
     """In place of a network: infection is brighter than 200, lung than 100."""
 
     targets, image_size, threshold, step, best_step = ("infection", "lung"), SIZE, 0.5, 7, None
+    origin, detection = "made", {"share_of": "image", "threshold_share": 0.0, "from": "any pixel"}
 
     def __init__(self, config: ConfigDict):
         self.config, self.variables, self.seen = config, {"w": np.zeros(3)}, []
@@ -38,18 +39,16 @@ class Threshold:
 
 
 @pytest.fixture
-def network(monkeypatch, config) -> Threshold:
-    fake = Threshold(config)
-    monkeypatch.setattr(predict, "load", lambda config, workdir, *, checkpoint: fake)
-    return fake
+def network(config) -> Threshold:
+    return Threshold(config)
 
 
 @pytest.fixture
 def run(network, tmp_path):
     def run(source: pathlib.Path | str, output: pathlib.Path | None = None, **more: Any) -> tuple[int, list[dict]]:
         output = output or tmp_path / "out"
-        options = {"checkpoint": "latest", "probabilities": False} | more
-        status = predict.predict(network.config, tmp_path / "run", str(source), output, **options)
+        options = {"probabilities": False} | more
+        status = predict.predict(network, str(source), output, **options)
         (table,) = [p for p in output.glob("*.csv") if more.get("share", (0, 1))[0] == 0 or "-1-" in p.name]
         return status, table_of(table)
 
@@ -95,12 +94,8 @@ def test_masks_are_those_of_evaluation(finished, tmp_path):
     config.eval.threshold = float(1 / (1 + np.exp(-np.median(expected))))
     evaluate(config, finished, split="val", checkpoint="latest")
     rows = table_of(finished / "eval" / "val" / "per_image.csv")
-    assert (
-        predict.predict(
-            config, finished, str(tmp_path / "in"), tmp_path / "out", checkpoint="latest", probabilities=True
-        )
-        == 0
-    )
+    source = predictor.load(config, finished, checkpoint="latest")
+    assert predict.predict(source, str(tmp_path / "in"), tmp_path / "out", probabilities=True) == 0
     for i, name in enumerate(split.ids):
         found = mask(tmp_path / "out" / "masks" / f"{i}_infection.png")
         np.testing.assert_array_equal(found > 0, metrics.positive(expected[i, ..., 0], config.eval.threshold))
@@ -151,7 +146,7 @@ def test_masks_have_the_size_of_the_image(run, tmp_path, shape):
     assert float(row["severity_percent"]) == pytest.approx(12.5, abs=2)
 
 
-def test_detection_and_severity_follow_the_evaluation_on_val(run, tmp_path):
+def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_path):
     write(tmp_path, "in.png", picture())
     result = {"checkpoint_step": 7, "threshold": 0.5, "target": "infection"}
     result["detection"] = {"score": "predicted infected share of the lung", "threshold_share": 0.2}
@@ -160,6 +155,7 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, tmp_path):
     for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
         result["detection"]["threshold_share"], result["checkpoint_step"] = share, step
         report.write_text(json.dumps(result))
+        network.detection = predictor.detection_rule(network.config, tmp_path / "run", network.step)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
 

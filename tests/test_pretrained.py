@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxunet.errors import UserError
 from jaxunet.models import Classifier, layers, pretrained
@@ -161,7 +162,7 @@ def test_every_leaf_is_filled_exactly_once_or_named(damage, sentence):
 
 
 def test_safetensors_files(tmp_path):
-    save_file = pytest.importorskip("safetensors.numpy").save_file
+    save_file = safetensors.numpy.save_file
     path = tmp_path / "weights.safetensors"
     save_file({"module.a.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}, path)
     np.testing.assert_array_equal(pretrained.read_tensors(path)["a.weight"], np.arange(6).reshape(2, 3))

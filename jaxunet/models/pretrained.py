@@ -13,6 +13,7 @@ from typing import Any
 import flax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 
 from jaxunet.errors import UserError, WeightsUnavailable
 
@@ -158,10 +159,6 @@ def read_safetensors(path: pathlib.Path) -> tuple[Tensors, dict[str, str]]:
     """(name -> array, metadata) of a safetensors file of any name; raises as `read_tensors` does."""
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors file of weights.")
-    try:
-        import safetensors
-    except ImportError as error:
-        raise WeightsUnavailable(f"Reading {path} needs safetensors: pip install 'jaxunet[weights]'.") from error
     try:
         with safetensors.safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
