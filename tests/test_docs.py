@@ -52,6 +52,7 @@ NOT_RUN = {
     r"/shared/": "needs a folder that several machines share",
     r"--topology=v5e": "needs libtpu, the TPU compiler",
     r"--mode=import_torch": "needs PyTorch and its weights",
+    r"--mode=serve|^curl ": "a server runs until it is stopped",
     r"benchmarks/": "measurements: minutes to hours, on real X-rays",
     r"configs/(resnet101_unet|separable_unet|classify)\.py": "some 50 M parameters: hours on a CPU",
     r"configs/compare\.py": "two of its systems have 50 M parameters",
@@ -249,7 +250,8 @@ def test_the_index_has_every_page():
 
 def test_every_reason_not_to_run_is_needed():
     everything = [command.text for page in PAGES for command in commands(page)]
-    assert not [pattern for pattern in NOT_RUN if not any(re.search(pattern, text) for text in everything)]
+    unused = [pattern for pattern in NOT_RUN if not any(re.search(pattern, text) for text in everything)]
+    assert not unused or any(not (ROOT / "docs" / name).exists() for name in LATER)
 
 
 # ---- the worked example ----------------------------------------------------------------------------------------------
@@ -319,7 +321,7 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     (root / "xrays").mkdir()
     for i, (suffix, size) in enumerate({"png": (256, 256), "jpg": (500, 400), "tif": (300, 310)}.items()):
         Image.fromarray(xray(100 + i)).resize(size).save(root / "xrays" / f"patient{i}.{suffix}")
-    settings = "--config=configs/unet.py --config.dataset.source=covidqu.zip --config.train.total_epochs=1"
+    settings = "--config=configs/unet.py --config.dataset.source=covidqu.zip --config.dataset.image_size=64"
     execute(f"python launch.py --workdir=given {settings}", root)
     return root
 
