@@ -97,7 +97,7 @@ def _check_training(config: ConfigDict) -> None:
         raise UserError("config.init.weights and config.init.checkpoint cannot both be set: clear one of them.")
     if config.init.weights and config.dataset.name == "labelled_images":
         raise UserError("config.init.weights is for segmentation: clear it where classes are learnt.")
-    if config.init.weights and config.model.name == "unet":
+    if config.init.weights and config.model.name not in ("resnet_unet", "separable_unet"):
         raise UserError(
             "config.init.weights is for resnet_unet and separable_unet: clear it, or change config.model.name."
         )

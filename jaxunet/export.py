@@ -208,9 +208,11 @@ def _read_safetensors(source: Predictor, path: pathlib.Path) -> Run:
 
 
 def _write_torch(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> None:
-    if source.config.model.name == "unet":
-        raise UserError("--format=torch is for resnet_unet and separable_unet: 'unet' has no counterpart in PyTorch.")
-    _save_safetensors(pretrained.to_torch(source.variables, source.config.model.name), metadata, path)
+    if (name := source.config.model.name) not in pretrained.NETWORKS:
+        raise UserError(
+            f"--format=torch is for resnet_unet and separable_unet: {name!r} has no counterpart in PyTorch."
+        )
+    _save_safetensors(pretrained.to_torch(source.variables, name), metadata, path)
 
 
 def _read_torch(source: Predictor, path: pathlib.Path) -> Run:

@@ -170,7 +170,7 @@ def _network(config: ConfigDict) -> str:
         "unet": f"U-Net of {len(model.channels)} levels",
         "resnet_unet": f"U-Net with a ResNet{model.depth} encoder",
         "separable_unet": "U-Net of depthwise-separable convolutions",
-    }[model.name]
+    }.get(model.name, f"network `{code(model.name)}`")
 
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:

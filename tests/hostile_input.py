@@ -10,7 +10,7 @@ import tempfile
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 from absl import app, flags, logging
@@ -45,12 +45,13 @@ def with_checksums(png: bytes) -> bytes:
     return png[:8] + b"".join(chunks)
 
 
-def launch_and_check(*arguments: str) -> int:
+def check_config(_: str, *, config: ConfigDict, **__: object) -> int:
+    """In place of `run.run`: the status of checking the config alone."""
+    return exit_status(lambda: config_lib.check(config))
+
+
+def launch_and_check(*arguments: str, check: Callable[..., int] = check_config) -> int:
     """The status of `launch.py` with these arguments, where what it would run is only checked."""
-
-    def check(_: str, *, config: ConfigDict, **__: object) -> int:
-        return exit_status(lambda: config_lib.check(config))
-
     app.define_help_flags()
     before, verbosity = set(flags.FLAGS), logging.get_verbosity()
     argv = ["launch.py", *arguments]

@@ -20,6 +20,7 @@ from jaxunet.errors import UserError, WeightsUnavailable
 Path = tuple[str, ...]
 Tensors = dict[str, np.ndarray]
 
+NETWORKS = ("resnet_unet", "separable_unet")  # that have a counterpart in PyTorch
 # Mean and standard deviation of ImageNet's RGB channels in [0, 1], which its weights expect to be taken out.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
