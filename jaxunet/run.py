@@ -30,17 +30,20 @@ def run(
     input: str | None = None,
     output: str | None = None,
     probabilities: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 8080,
     format: str = "stablehlo",
     processes: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> int:
     """Runs `mode` and returns the exit status: 0, 1, or of `predict` 2 if some files failed.
 
     Args:
-      mode: "train", "evaluate", "predict", "compare", "export", "preflight", "verify" or "import_torch".
+      mode: "train", "evaluate", "predict", "serve", "compare", "export", "preflight", "verify" or
+        "import_torch".
       config: the resolved config of the command line.
       overrides: the keys given as `--config.key=value`, for modes that take the config of the run in `workdir`.
-      workdir, split, checkpoint, source, input, output, probabilities, format, runs, topology, batch_per_chip: as the
-        flags of `launch.py`.
+      workdir, split, checkpoint, source, input, output, probabilities, host, port, format, runs, topology,
+        batch_per_chip: as the flags of `launch.py`.
       processes: its flags `coordinator_address`, `num_processes` and `process_id`.
     """
 
@@ -83,6 +86,13 @@ def run(
             return predict(
                 loaded(folder), folder, input, out, checkpoint=checkpoint, probabilities=probabilities, share=share
             )
+        elif mode == "serve":
+            from jaxunet.predict import detection_rule
+            from jaxunet.predictor import load
+            from jaxunet.serve import serve
+
+            predictor = load(loaded(folder), folder, checkpoint=checkpoint)
+            serve(predictor, detection_rule(predictor, folder), host=host, port=port)
         elif mode == "export":
             from jaxunet.export import export
 
