@@ -6,17 +6,15 @@ JSON; it is in memory for as long as that takes, and nothing of it is written, l
 
 import base64
 import contextlib
-import hashlib
 import io
 import ipaddress
+import logging
 import os
 import pathlib
-import re
 import signal
 import socket
 import sys
 import traceback
-import urllib.parse
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxunet import letterbox, prediction_files, xray
+from jaxunet import letterbox, prediction_files, web_guard, xray
 from jaxunet.errors import UserError
 from jaxunet.predictor import Predictor
 
@@ -39,15 +37,7 @@ except ImportError as error:
 
 TEMPLATE = pathlib.Path(__file__).with_name("serve.html")
 MAX_BYTES = 64 * 2**20  # of an X-ray; those of detectors have 8 to 30 MiB
-SENT_BY = "X-Jaxunet"  # a header that other sites' pages cannot send without being allowed to, which nobody is
-_EVERYWHERE = ("0.0.0.0", "::")
 _IN_MEMORY = 2**31  # bytes: what is larger, waitress would write to a temporary file
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def serve(predictor: Predictor, rule: dict[str, Any], *, host: str, port: int) -> None:
@@ -63,8 +53,7 @@ def serve(predictor: Predictor, rule: dict[str, Any], *, host: str, port: int) -
       UserError: if it cannot listen there.
     """
     predictor.config.eval.batch_size = jax.device_count()
-    with _until_stopped(), _listen(host, port) as listener, warnings.catch_warnings():
-        warnings.showwarning = lambda *_, **__: None  # what pydicom warns of may quote a patient's header
+    with _until_stopped(), _listen(host, port) as listener, _quiet():
         app = make_app(predictor, rule, host=host)
         predictor.logits(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))  # compiled before "ready"
         server = waitress.create_server(
@@ -83,7 +72,8 @@ def serve(predictor: Predictor, rule: dict[str, Any], *, host: str, port: int) -
             print(said, file=sys.stderr, flush=True)
         print(f"{' and '.join(predictor.targets)} from step {predictor.step}, threshold {predictor.threshold}")
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
-        server.run()
+        with contextlib.closing(server):
+            server.run()
 
 
 @contextlib.contextmanager
@@ -96,8 +86,24 @@ def _until_stopped() -> Iterator[None]:
         raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    with contextlib.suppress(KeyboardInterrupt):
-        yield
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries neither warn nor log: what pydicom has to say may quote a patient's header."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *_, **__: None
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -118,23 +124,17 @@ def make_app(predictor: Predictor, rule: dict[str, Any], *, host: str) -> flask.
     app = flask.Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
     page = TEMPLATE.read_text(encoding="utf-8")
-    policy = _content_security_policy(page)
+    headers = web_guard.response_headers(page)
     worker = ThreadPoolExecutor(1, "predict")  # one X-ray at a time is read and predicted, whatever comes
 
     @app.before_request
     def check_sender() -> None:
-        """By a name of its own, an evil site could make a browser call this one; by another one's page, too."""
-        request = flask.request
-        if not _is_ours(_name(request.headers.get("Host", "")), host):
-            flask.abort(403, f"this page answers to --host={host} and localhost only.")
-        origin = request.headers.get("Origin")
-        foreign = origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers["Host"]
-        if request.method == "POST" and (foreign or request.headers.get(SENT_BY) != "1"):
-            flask.abort(403, "only the page itself may ask.")
+        if reason := web_guard.refusal(flask.request.method, flask.request.headers, host):
+            flask.abort(403, reason)
 
     @app.after_request
     def add_headers(response: flask.Response) -> flask.Response:
-        response.headers.update(_HEADERS | {"Content-Security-Policy": policy})
+        response.headers.update(headers)
         return response
 
     @app.errorhandler(Exception)
@@ -202,32 +202,3 @@ def _png(pixels: np.ndarray) -> str:
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "png", compress_level=1)
     return base64.b64encode(data.getvalue()).decode()
-
-
-def _content_security_policy(page: str) -> str:
-    """Lets the page run its own script and style, talk to its own server, and nothing else."""
-    allowed = ["default-src 'none'", "img-src data:", "connect-src 'self'", "base-uri 'none'", "form-action 'none'"]
-    for directive, tag in (("script-src", "script"), ("style-src", "style")):
-        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        allowed.append(f"{directive} 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
-    return "; ".join([*allowed, "frame-ancestors 'none'"])
-
-
-def _name(host: str) -> str:
-    """ "name:port" or "[address]:port" -> the name; "" if it is neither."""
-    try:
-        return urllib.parse.urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_ours(name: str, host: str) -> bool:
-    """Whether a browser may have called this server by `name`, where it listens at `host`."""
-    if name in ("localhost", "127.0.0.1", "::1", host.lower()):
-        return True
-    if host not in _EVERYWHERE:
-        return False
-    try:
-        return bool(ipaddress.ip_address(name))  # an address cannot be made to mean another server, as a name can
-    except ValueError:
-        return name == socket.gethostname().lower()

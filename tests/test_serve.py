@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from jaxunet import config as config_lib
-from jaxunet import predict, predictor, serve, xray
+from jaxunet import predict, predictor, serve, web_guard, xray
 from jaxunet.dataset.drawing import draw_chest_xray
 from jaxunet.errors import UserError
 from tests.test_predict import Threshold, picture
@@ -33,7 +33,7 @@ from tests.test_xray import bomb, dicom, encoded
 
 ROOT = pathlib.Path(__file__).parents[1]
 RULE = {"share_of": "lung", "threshold_share": 0.1}
-OURS = {serve.SENT_BY: "1"}
+OURS = {web_guard.SENT_BY: "1"}
 SECRETS = (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99", b"STUDY77")
 
 
@@ -177,7 +177,7 @@ def test_headers_of_every_answer(status, client):
         ("127.0.0.1", {"Host": "localhost", "Origin": "http://evil.example"}, False),
         ("127.0.0.1", {"Host": "localhost", "Origin": "null"}, False),
         ("127.0.0.1", {"Host": "localhost:8080", "Origin": "http://localhost:9000"}, False),
-        ("127.0.0.1", {"Host": "localhost", serve.SENT_BY: ""}, False),
+        ("127.0.0.1", {"Host": "localhost", web_guard.SENT_BY: ""}, False),
         ("Ward.example", {"Host": "ward.example:80"}, True),
         ("0.0.0.0", {"Host": "192.168.0.9:8080"}, True),
         ("0.0.0.0", {"Host": "evil.example"}, False),
@@ -233,15 +233,12 @@ def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, warned, config, ca
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     thread = threading.Thread(target=press_ctrl_c)
     thread.start()
-    try:
-        serve.serve(network, RULE, host=host, port=0)
-    finally:
-        thread.join()
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    serve.serve(network, RULE, host=host, port=0)
+    thread.join()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert len(network.seen) == 1  # compiled before it was ready
     said = capfd.readouterr()
     assert f"Ready: http://{host}:" in said.out
@@ -278,7 +275,7 @@ def server(finished, threshold, tmp_path_factory) -> Iterator[dict[str, Any]]:
         yield {"url": lines[1].split()[1], "process": process, "said": lambda: log.read_text()[before:]}
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +309,7 @@ def wait_for(condition: Any) -> Any:
 
 
 def ask(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     with contextlib.closing(connection):
         connection.request("POST", "/predict", data, OURS)
         answer = connection.getresponse()
@@ -321,6 +318,17 @@ def ask(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
 
 def find(browser: Any, selector: str) -> Any:
     return browser.find_element("css selector", selector)
+
+
+def red_pixels(browser: Any, image: np.ndarray) -> float:
+    """Which share of the picture is red; the rest of it must be the X-ray, four times as large."""
+    script = "return document.getElementById('picture').toDataURL().split(',')[1]"
+    shown = decoded(browser.execute_script(script))[..., :3].astype(int)
+    assert shown.shape == (1024, 1024, 3)
+    red = shown[..., 0] - shown[..., 1] > 15
+    expected = np.kron(image.astype(int), np.ones((4, 4), int))
+    assert np.abs(shown[..., 0] - expected)[~red].mean() < 5
+    return red.mean()
 
 
 def pick(browser: Any, path: pathlib.Path) -> None:
@@ -345,16 +353,14 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     assert "Research only, not for clinical use." in text
     assert f"probability above {threshold}" in text
 
-    pixels = "return document.getElementById('picture').toDataURL().split(',')[1]"
-    shown = decoded(browser.execute_script(pixels))[..., :3].astype(int)
-    red = (shown[..., 0] - shown[..., 1] > 100).mean()
-    assert 0.005 < red < 0.5
-    find(browser, "#original").send_keys(" ")
-    np.testing.assert_array_equal(decoded(browser.execute_script(pixels))[..., 0], xray_of(1))
-    find(browser, "#original").send_keys(" ")
-    find(browser, "#show-infection").send_keys(" ")
-    np.testing.assert_array_equal(decoded(browser.execute_script(pixels))[..., 0], xray_of(1))
-    find(browser, "#show-infection").send_keys(" ")
+    assert red_pixels(browser, xray_of(1)) > 0.01
+    for toggle in ("#original", "#show-infection"):
+        find(browser, toggle).send_keys(" ")
+        assert red_pixels(browser, xray_of(1)) == 0
+        find(browser, toggle).send_keys(" ")
+    before = red_pixels(browser, xray_of(1))
+    find(browser, "#fill").send_keys(Keys.HOME)
+    assert 0.01 < red_pixels(browser, xray_of(1)) < before - 0.01  # the outline alone
 
     find(browser, "#save-infection").send_keys(Keys.ENTER)
     saved = wait_for(lambda: [p for p in browser.downloads.iterdir() if p.suffix == ".png"])
@@ -393,7 +399,7 @@ def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
     damaged = dicom(picture(), WindowCenter=127.5, WindowWidth=256).replace(b"1.2.3.4", b"Doe.3.4")
     for data, status in ((noise, 200), (damaged, 200), (b"SECRET42", 400)):
         assert ask(server["url"], data)[0] == status
-    connection = http.client.HTTPConnection(server["url"].removeprefix("http://"))
+    connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=10)
     connection.putrequest("POST", "/predict")
     connection.putheader("Content-Length", str(serve.MAX_BYTES + 1))
     connection.endheaders()
@@ -401,4 +407,4 @@ def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
     connection.close()
     server["process"].send_signal(signal.SIGTERM)
     assert server["process"].wait(20) == 0
-    assert server["process"].stdout.read() == server["said"]() == ""
+    assert (server["process"].stdout.read(), server["said"]()) == ("", "")
