@@ -11,6 +11,7 @@ MODES = {
     "train": "train, or go on with the run in --workdir",
     "evaluate": "score a checkpoint of --workdir, or without one the network that comes along, on --split",
     "predict": "masks and a table of the X-rays at --input, by the same, into --output",
+    "serve": "a page in the browser that takes an X-ray and shows what the same says, at --port",
     "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
     "export": "write a checkpoint of --workdir as --format to --output, with a model card beside it",
     "preflight": "compile the config for --topology, without having it: memory, traffic, times, collectives",
@@ -30,11 +31,15 @@ def define_flags() -> None:
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate, compare: images to score.")
     flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
     flags.DEFINE_string(
-        "checkpoint", "latest", "evaluate, predict, compare, export: latest, best (by validation Dice), or a step."
+        "checkpoint",
+        "latest",
+        "evaluate, predict, serve, compare, export: latest, best (by validation Dice), or a step.",
     )
     flags.DEFINE_string("input", None, "predict: a file, a folder, a zip, or a pattern in quotes (docs/predict.md).")
     flags.DEFINE_string("output", None, "predict, evaluate without --workdir: folder to write to; export: the file.")
     flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as 8-bit pictures.")
+    flags.DEFINE_string("host", "127.0.0.1", "serve: name or address to listen at (docs/serve.md).")
+    flags.DEFINE_integer("port", 8080, "serve: where to listen; 0 for any that is free.", 0, 65535)
     flags.DEFINE_enum("format", "stablehlo", FORMATS, "export: what to write (docs/export.md).")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
     flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
@@ -75,6 +80,8 @@ def main(argv: list[str]) -> int:
         input=flags.FLAGS.input,
         output=flags.FLAGS.output,
         probabilities=flags.FLAGS.probabilities,
+        host=flags.FLAGS.host,
+        port=flags.FLAGS.port,
         format=flags.FLAGS.format,
         runs=flags.FLAGS.runs,
         topology=flags.FLAGS.topology,

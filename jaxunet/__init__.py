@@ -24,6 +24,7 @@ per_image.py        every number of every image (surface.py: distances between o
 analysis.py         lesion size, severity, detection, calibration, thresholds; intervals (bootstrap.py)
 predict.py          any X-rays -> masks and tables: xray_files.py lists them, xray.py (dicom.py) reads one, letterbox.py
                     fits it to the network, findings.py measures masks, prediction_files.py and prediction_log.py write
+serve.py            the same for one X-ray at a time, on a page in the browser that web_guard.py keeps to itself
 export.py           a checkpoint as one file for elsewhere (onnx_graph.py), with its model_card.py
 compare.py          several systems side by side, with paired intervals
 preflight.py        what a config will do on a TPU slice, by compiling it (hlo.py, hardware.py, roofline.py)

@@ -118,7 +118,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
         "flips": predictor.config.eval.flips,
-        "detection": {key: predictor.detection[key] for key in ("share_of", "threshold_share")},
+        "detection": predictor.rule,
         "probabilities": probabilities,
     }
 

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from jaxunet.xray import Xray
 from jaxunet.xray_files import output_name
 
 _OVERLAY_SIDE = 1024  # pixels; overlays are to be looked at
-_COLOURS = {"lung": (70, 160, 240), "infection": (240, 70, 60)}
+INSIDE, OUTLINE = 1, 2  # of a mask, in `overlay_layers`
+COLOURS = {"lung": (70, 160, 240), "infection": (240, 70, 60)}
 
 
 def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
@@ -35,16 +37,32 @@ def write(
       settings: `targets`, `threshold`, `probabilities`, `detection`.
     """
     name = output_name(file_name)
-    masks = {t: metrics.positive(logits[..., i], settings["threshold"]) for i, t in enumerate(settings["targets"])}
-    notes = [*image.notes, *findings.doubts(image.pixels, masks.get("lung"))]
+    masks = masks_of(logits, settings["targets"], settings["threshold"])
+    row = describe(image, masks, settings["detection"])
     if image.header is not None:
-        notes += _write_segmentation(output / "segmentations" / f"{name}.seg.dcm", image, masks)
+        row["warnings"] += _write_segmentation(output / "segmentations" / f"{name}.seg.dcm", image, masks)
     for i, (target, mask) in enumerate(masks.items()):
         if settings["probabilities"]:
             probability = 255 / (1 + np.exp(-np.clip(logits[..., i], -80, 80)))
             _save(output / "probabilities" / f"{name}_{target}.png", np.rint(probability).astype(np.uint8))
         _save(mask_path(output, file_name, target), mask.astype(np.uint8) * 255)
     _save(output / "overlays" / f"{name}.png", overlay(image.pixels, masks))
+    return row
+
+
+def masks_of(logits: np.ndarray, targets: Sequence[str], threshold: float) -> dict[str, np.ndarray]:
+    """float32 [H, W, C] -> by target, bool [H, W]."""
+    return {target: metrics.positive(logits[..., i], threshold) for i, target in enumerate(targets)}
+
+
+def describe(image: Xray, masks: dict[str, np.ndarray], detection: dict[str, Any]) -> dict[str, Any]:
+    """The row of one X-ray: its size, `findings.measure`, COVID-19 or not, and `warnings`, a list of sentences.
+
+    Args:
+      image: the X-ray.
+      masks: by target, bool [H, W].
+      detection: the rule, as `findings.detected` takes it.
+    """
     measures = findings.measure(
         masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored
     )
@@ -56,8 +74,8 @@ def write(
         **{key: round(value, 4) if isinstance(value, float) else value for key, value in measures.items()},
         "pixel_height_mm": pixel_height,
         "pixel_width_mm": pixel_width,
-        "covid19_detected": findings.detected(measures, **settings["detection"]),
-        "warnings": notes,
+        "covid19_detected": findings.detected(measures, **detection),
+        "warnings": [*image.notes, *findings.doubts(image.pixels, masks.get("lung"))],
     }
 
 
@@ -74,13 +92,23 @@ def _write_segmentation(path: pathlib.Path, image: Xray, masks: dict[str, np.nda
 
 def overlay(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
     """uint8 [h, w, 3]: the X-ray uint8 [H, W], at most 1024 pixels per side, with the outlines of the masks."""
+    picture, layers = overlay_layers(image, masks)
+    painted = np.repeat(picture[..., None], 3, axis=-1)
+    for target, layer in sorted(layers.items(), reverse=True):  # infection on top
+        painted[layer == OUTLINE] = COLOURS[target]
+    return painted
+
+
+def overlay_layers(image: np.ndarray, masks: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What `overlay` lays over each other: the X-ray uint8 [h, w], and by target uint8 [h, w], 0 outside the mask."""
     step = -(-max(image.shape) // _OVERLAY_SIDE)
     picture = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
-    painted = np.repeat(picture[..., None], 3, axis=-1)
-    thick = max(1, max(painted.shape) // 400)
-    for target, mask in sorted(masks.items(), reverse=True):  # infection on top
-        painted[_outline(mask[::step, ::step], thick)] = _COLOURS[target]
-    return painted
+    thick = max(1, max(picture.shape) // 400)
+    layers = {}
+    for target, mask in masks.items():
+        small = mask[::step, ::step]
+        layers[target] = np.where(_outline(small, thick), OUTLINE, INSIDE * small).astype(np.uint8)
+    return picture, layers
 
 
 def _outline(mask: np.ndarray, thick: int) -> np.ndarray:

@@ -61,6 +61,11 @@ class Predictor:
         return self.config.dataset.image_size or dataset.IMAGE_SIZE
 
     @property
+    def rule(self) -> dict[str, Any]:
+        """`detection` as `findings.detected` takes it."""
+        return {key: self.detection[key] for key in ("share_of", "threshold_share")}
+
+    @property
     def threshold(self) -> float:
         """A pixel is positive where its probability exceeds this: `metrics.positive(logits, threshold)`."""
         return self.config.eval.threshold

@@ -33,17 +33,20 @@ def run(
     input: str | None = None,
     output: str | None = None,
     probabilities: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 8080,
     format: str = "stablehlo",
     processes: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> int:
     """Runs `mode` and returns the exit status: 0, 1, or of `predict` 2 if some files failed.
 
     Args:
-      mode: "train", "evaluate", "predict", "compare", "export", "preflight", "verify" or "import_torch".
+      mode: "train", "evaluate", "predict", "serve", "compare", "export", "preflight", "verify" or
+        "import_torch".
       config: the resolved config of the command line.
       overrides: the keys given as `--config.key=value`, for modes that take the config of the run in `workdir`.
-      workdir, split, checkpoint, source, input, output, probabilities, format, runs, topology, batch_per_chip: as the
-        flags of `launch.py`.
+      workdir, split, checkpoint, source, input, output, probabilities, host, port, format, runs, topology,
+        batch_per_chip: as the flags of `launch.py`.
       processes: its flags `coordinator_address`, `num_processes` and `process_id`.
     """
 
@@ -69,6 +72,11 @@ def run(
                 raise UserError("--input is missing: name a file, a folder, a zip, or a pattern in quotes.")
             out = _path(output, "--output is missing: name a folder for masks and tables.")
             return predict(network(), input, out, probabilities=probabilities, share=_share(processes))
+        if mode == "serve":
+            from jaxunet.serve import serve
+
+            serve(network(), host=host, port=port)
+            return 0
         if mode == "evaluate" and not workdir and not runs:
             from jaxunet.evaluate import evaluate_predictor
 
