@@ -78,7 +78,7 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
 
 @contextlib.contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave what is inside; a second one ends the process at once."""
+    """Ctrl-C and SIGTERM leave what is inside; from then on, another one ends the process at once."""
 
     def stop(*_: Any) -> None:
         for number in previous:
@@ -89,9 +89,10 @@ def _until_stopped() -> Iterator[None]:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             yield
-    finally:
+    except Exception:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        raise
 
 
 @contextlib.contextmanager
