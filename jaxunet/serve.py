@@ -41,7 +41,7 @@ _IN_MEMORY = 2**31  # bytes: what is larger, waitress would write to a temporary
 
 
 def serve(predictor: Predictor, *, host: str, port: int) -> None:
-    """Answers until Ctrl-C or SIGTERM.
+    """Answers until Ctrl-C or SIGTERM, which end the process with status 0.
 
     Args:
       predictor: the network; its batch size becomes one image per device.
@@ -52,7 +52,9 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
       UserError: if it cannot listen there.
     """
     predictor.config.eval.batch_size = jax.device_count()
-    with _until_stopped(), _listen(host, port) as listener, _quiet():
+    with _listen(host, port) as listener, _quiet():
+        for number in (signal.SIGINT, signal.SIGTERM):  # at once, also within an X-ray: there is nothing to save
+            signal.signal(number, lambda *_: os._exit(0))
         app = make_app(predictor, host=host)
         predictor.logits(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))  # compiled before "ready"
         server = waitress.create_server(
@@ -74,25 +76,6 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
         with contextlib.closing(server):
             server.run()
-
-
-@contextlib.contextmanager
-def _until_stopped() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave what is inside; from then on, another one ends the process at once."""
-
-    def stop(*_: Any) -> None:
-        for number in previous:
-            signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    except Exception:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        raise
 
 
 @contextlib.contextmanager
