@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from scipy import ndimage
 
 from jaxunet import config as config_lib
 from jaxunet import evaluate, metrics, report
@@ -23,6 +24,7 @@ from jaxunet.metric_writer import read_metrics
 ROOT = pathlib.Path(__file__).parents[1]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 THRESHOLD = 0.4
+TARGETS = ("infection", "lung")
 
 
 @pytest.fixture(scope="module")
@@ -41,31 +43,40 @@ def run_config(workdir) -> ConfigDict:
 
 @pytest.fixture(scope="module")
 def scored(run_config, workdir) -> evaluate.Scored:
-    """With logits about the threshold, so that six steps of training give masks worth looking at; a hostile id."""
+    """With logits about the threshold, so that six steps of training give masks worth looking at; two targets, though
+    one was trained; a hostile id."""
     scored = evaluate.score(run_config, workdir, split="val", checkpoint="latest")
-    ids = [*scored.data.ids[:-1], HOSTILE]
-    predictor = Spread(**{f.name: getattr(scored.predictor, f.name) for f in dataclasses.fields(scored.predictor)})
-    data = dataclasses.replace(scored.data, ids=ids)
-    truth = np.stack([data.truth(i) for i in range(len(ids))])
-    predicted = np.asarray(metrics.positive(predictor.logits(data.image)[..., 0], THRESHOLD))
+    config = run_config.copy_and_resolve_references()
+    config.dataset.targets = TARGETS
+    predictor = Spread(config, *(getattr(scored.predictor, f.name) for f in dataclasses.fields(scored.predictor)[1:]))
+    data = evaluate.load_eval_split(config, "val")
+    data = dataclasses.replace(data, ids=[*data.ids[:-1], HOSTILE])
+    truth = true_masks(data)
+    predicted = np.asarray(metrics.positive(predictor.logits(data.image), THRESHOLD))
     counts = [truth & predicted, ~truth & predicted, truth & ~predicted, ~truth & ~predicted]
-    counts = np.stack([c.sum(axis=(1, 2)) for c in counts], axis=-1)[:, None]
+    counts = np.stack([c.sum(axis=(1, 2)) for c in counts], axis=-1)
     return dataclasses.replace(scored, predictor=predictor, data=data, counts=counts)
 
 
+def true_masks(data) -> np.ndarray:
+    """bool [N, H, W, C]"""
+    return np.unpackbits(data.arrays["mask"], axis=2).astype(bool)
+
+
 class Spread(evaluate.Predictor):
-    """The same network, its logits moved and stretched."""
+    """The same network, its logits moved and stretched; those of a second target are their mirror image."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         logits = super().logits(images)
         center = np.quantile(logits, 0.8, axis=(1, 2), keepdims=True)
-        return ((logits - center) * 10 / logits.std() + np.log(0.4 / 0.6)).astype(np.float32)
+        spread = (logits - center) * 10 / logits.std(axis=(1, 2), keepdims=True)
+        return (np.concatenate([spread, -spread[:, :, ::-1]], axis=-1) + np.log(0.4 / 0.6)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def result(scored) -> dict:
     """As metrics.json, and some of what else it may hold."""
-    summary = evaluate.summarize(scored.counts, scored.data, ("infection",), resamples=100)
+    summary = evaluate.summarize(scored.counts, scored.data, TARGETS, resamples=100)
     head = {"split": "val", "dataset": "synthetic_cxr/infection_all", "image_size": [256, 256], "target": "infection"}
     head |= {"threshold": THRESHOLD, "checkpoint_step": 6, "empty_mask_rule": metrics.EMPTY_MASK_RULE}
     extra = {
@@ -105,7 +116,10 @@ class Blocks(html.parser.HTMLParser):
 
 
 def decoded(text: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+    """[H, W]: its red, as the page reads it; all are gray, the X-ray but for rounding."""
+    rgb = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+    assert np.ptp(rgb.astype(int), axis=-1).max() <= 2
+    return rgb[..., 0]
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -142,23 +156,46 @@ def test_counts_per_code():
 def test_page_holds_what_was_evaluated(page, scored, result, workdir):
     blocks = Blocks(page).blocks
     held = json.loads(blocks["data"])
-    target, code = held["targets"][0], held["threshold_code"]
+    code = held["threshold_code"]
     assert held["ids"] == scored.data.ids
-    assert target["counts"] == scored.counts[:, 0].tolist()
-    assert target["recount_differs"] == 0
-    assert 0 < scored.counts[:, 0, 0].sum() < scored.counts[:, 0, [0, 2]].sum()  # the masks are not trivial
-    assert target["sweep"]["dice"][code] == pytest.approx(result["P1"]["dice"]["mean"], abs=1e-5)
-    assert target["sweep"]["iou"][code] == pytest.approx(result["P1"]["iou"]["mean"], abs=1e-5)
-    logits = scored.predictor.logits(scored.data.image)[..., 0]
+    for c, summary in enumerate((result, result["targets"]["lung"])):
+        target = held["targets"][c]
+        assert target["counts"] == scored.counts[:, c].tolist()
+        assert target["recount_differs"] == 0
+        assert 0 < scored.counts[:, c, 0].sum() < scored.counts[:, c, [0, 2]].sum()  # the masks are not trivial
+        assert target["sweep"]["dice"][code] == pytest.approx(summary["P1"]["dice"]["mean"], abs=1e-5)
+        assert target["sweep"]["iou"][code] == pytest.approx(summary["P1"]["iou"]["mean"], abs=1e-5)
+    logits, truth = scored.predictor.logits(scored.data.image), true_masks(scored.data)
+    predicted = np.asarray(metrics.positive(logits, THRESHOLD))
     for i in range(len(scored.data.ids)):
-        image, truth, probability = map(decoded, json.loads(blocks[f"image-{i}"]))
-        np.testing.assert_array_equal(truth, scored.data.truth(i))
-        np.testing.assert_array_equal(probability > code, np.asarray(metrics.positive(logits[i], THRESHOLD)))
+        image, *stored = map(decoded, json.loads(blocks[f"image-{i}"]))
         assert np.abs(image.astype(int) - scored.data.image[i]).mean() < 4
+        np.testing.assert_array_equal(stored[1], report.quantize(logits[i, ..., 0], THRESHOLD))
+        np.testing.assert_array_equal(stored[1] > code, predicted[i, ..., 0])
+        masks = [truth[i, ..., 0], truth[i, ..., 1], predicted[i, ..., 1]]  # of the second target nothing but masks
+        for picture, mask in zip((stored[0], stored[2], stored[3]), masks, strict=True):
+            np.testing.assert_array_equal(picture, np.where(mask, 255, 0))
     assert held["parameters"] > 1000
     logged = [[row["epoch"], row["val/P1/dice"]] for row in read_metrics(workdir) if "val/P1/dice" in row]
     assert held["curves"]["val/P1/dice"] == logged
     assert held["evaluated_epoch"] == logged[-1][0]
+
+
+class Undecided(Spread):
+    """Probabilities nowhere near 0 or 1, as of a network that was hardly trained: what compresses worst."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(0).normal(0, 1, (*images.shape, len(TARGETS)))
+        wide, fine = (ndimage.gaussian_filter(noise, (0, sigma, sigma, 0)) for sigma in (16, 1))
+        return (wide / wide.std() + 0.15 * fine / fine.std()).astype(np.float32)
+
+
+def test_pictures_of_583_images_with_two_targets_are_below_25_mb(scored, result):
+    data = scored.data.part(np.arange(2))
+    predictor = Undecided(*(getattr(scored.predictor, f.name) for f in dataclasses.fields(scored.predictor)))
+    text = report.render(predictor, data, scored.counts[:2], result, [], name="undecided")
+    for i in range(2):
+        assert 583 * len(Blocks(text).blocks[f"image-{i}"]) < 25e6
 
 
 def test_nothing_from_data_becomes_html(page, workdir):
@@ -343,8 +380,8 @@ def test_threshold_slider_recomputes_the_mask(browser, scored, page):
     assert int(slider.get_attribute("value")) == start
     for _ in range(7):
         slider.send_keys(Keys.ARROW_RIGHT)
-    _, truth, probability = map(decoded, json.loads(blocks[f"image-{i}"]))
-    mask = probability > start + 7
+    _, truth, probability, *_ = map(decoded, json.loads(blocks[f"image-{i}"]))
+    truth, mask = truth > 0, probability > start + 7
     dice = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
     iou = (mask & truth).sum() / (mask | truth).sum()
     assert dice != evaluated["dice"][0]
@@ -358,6 +395,40 @@ def test_threshold_slider_recomputes_the_mask(browser, scored, page):
     assert find(browser, "#threshold-value").text == f"{(start + 7.5) / report.TOP:.3f}"
     find(browser, "#reset").click()
     assert numbers(browser)["Dice"] == f"{evaluated['dice'][0]:.4f}"
+
+
+def choose_target(browser, name: str) -> None:
+    script = "const e = document.getElementById('target'); e.value = arguments[0]; e.dispatchEvent(new Event('change'))"
+    browser.execute_script(script, str(TARGETS.index(name)))
+    wait_for(lambda: browser.execute_script("return state.picture !== null"))
+
+
+def test_second_target_has_its_evaluated_masks_at_every_threshold(browser, scored):
+    from selenium.webdriver.common.keys import Keys
+
+    i = int(np.argmax(scored.counts[:, 1, 0]))
+    open_image(browser, i)
+    assert "Choose a threshold on Val" in find(browser, "#threshold-note").text
+    for _ in range(5):
+        find(browser, "#threshold").send_keys(Keys.ARROW_RIGHT)
+    choose_target(browser, "lung")
+    try:
+        dice = metrics.ratios(scored.counts[:, 1])["dice"]
+        assert 0.01 < dice[i] < 0.99
+        assert numbers(browser)["Dice"] == numbers(browser)[f"Dice at {THRESHOLD}"] == f"{dice[i]:.4f}"
+        recounted = browser.execute_script("return recount(state.picture, codeNow())")
+        assert recounted == scored.counts[i, 1].tolist()
+        assert find(browser, "#threshold-value").text == f"{THRESHOLD:.3f}, as evaluated"
+        assert sorted(column(browser, 2)) == sorted(f"{x:.3f}" for x in dice)
+        for name in ("threshold", "show-heat", "reset"):
+            assert not find(browser, f"#{name}").is_enabled()
+        words = f"Of lung this page holds the masks at threshold {THRESHOLD} alone: slider and probability are for"
+        assert words in find(browser, "#threshold-note").text
+    finally:
+        choose_target(browser, "infection")
+    assert find(browser, "#threshold").is_enabled()
+    assert numbers(browser)["Dice"] != numbers(browser)[f"Dice at {THRESHOLD}"]
+    find(browser, "#reset").click()
 
 
 def test_keys_and_toggles(browser):
