@@ -21,7 +21,7 @@ metric_writer.py    what a run leaves to read
 predictor.py        a checkpoint as a function: images -> logits; means of flips and of several runs (averaging.py)
 evaluate.py         exact scores of a checkpoint, with tables, pictures (plots.py), and a page (report.py):
 per_image.py        every number of every image (surface.py: distances between outlines)
-analysis.py         lesion size, severity, detection, calibration, thresholds; intervals (bootstrap.py)
+analysis.py         lesion size, severity, detection, gated protocols, calibration, thresholds; intervals (bootstrap.py)
 predict.py          any X-rays -> masks and tables: xray_files.py lists them, xray.py (dicom.py) reads one, letterbox.py
                     fits it to the network, findings.py measures masks, prediction_files.py and prediction_log.py write
 serve.py            the same for one X-ray at a time, on a page in the browser that web_guard.py keeps to itself

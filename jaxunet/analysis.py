@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxunet import dataset, metrics, surface
 from jaxunet.bootstrap import RESAMPLES, auc, mean, pearson, spearman, value
-from jaxunet.per_image import Columns
+from jaxunet.per_image import COUNTS, Columns
 
 _BINS = 10  # of the reliability curve, equally wide
 Block = dict[str, Any]
@@ -31,7 +31,8 @@ def analyse(
         on these images.
 
     Returns:
-      `surface`, `calibration`, `threshold_sweep`, and `by_lesion_size`, `severity`, `detection` where they exist.
+      `surface`, `calibration`, `threshold_sweep`, and `by_lesion_size`, `severity`, `detection`, `gated` where they
+      exist.
     """
     covid = labels == metrics.COVID
     result = {"surface": surface_summary(columns, labels)}
@@ -40,7 +41,8 @@ def analyse(
             result["by_lesion_size"] = by_lesion_size({name: values[covid] for name, values in columns.items()})
         result["severity"] = severity(columns["true_share"], columns["predicted_share"], covid, share_of=share_of)
         if covid.any() and not covid.all():
-            result["detection"] = detection(columns["predicted_share"], labels, decision, share_of=share_of)
+            found = result["detection"] = detection(columns["predicted_share"], labels, decision, share_of=share_of)
+            result["gated"] = gated(columns, labels, found, chosen_here=decision is None)
     return result | {
         "calibration": calibration(histogram, covid),
         "threshold_sweep": threshold_sweep(histogram, labels),
@@ -130,6 +132,34 @@ def detection(share: np.ndarray, labels: np.ndarray, decision: tuple[float, str]
             for i, name in enumerate(dataset.CLASSES)
             if i != metrics.COVID and (labels == i).any()
         },
+    }
+
+
+def gated(columns: Columns, labels: np.ndarray, found: Block, *, chosen_here: bool) -> Block:
+    """The protocols with the decision applied: an image that is not called COVID-19 is scored as if predicted blank.
+
+    Args:
+      columns: as of `analyse`.
+      labels: int [N].
+      found: what `detection` says of these images.
+      chosen_here: whether its threshold was chosen on them, which makes the numbers optimistic.
+
+    Returns:
+      What `metrics.summarize` gives, and which images were blanked.
+    """
+    called = columns["predicted_share"] > found["threshold_share"]
+    tp, fp, fn, tn = (columns[name] for name in COUNTS)
+    none = np.zeros_like(tp)
+    counts = np.where(
+        called[:, None], np.stack([tp, fp, fn, tn], axis=1), np.stack([none, none, tp + fn, fp + tn], axis=1)
+    )
+    return {
+        "rule": f"scored as if predicted blank where the {found['score']} is not above threshold_share",
+        "threshold_share": found["threshold_share"],
+        "threshold_from": found["threshold_from"],
+        "threshold_chosen_on_these_images": chosen_here,
+        "blanked": {"n": int((~called).sum()), "covid": int((~called & (labels == metrics.COVID)).sum())},
+        **metrics.summarize(counts, labels, resamples=RESAMPLES),
     }
 
 
@@ -242,6 +272,14 @@ def lines(block: Block) -> list[str]:
         text.append(
             f"detection: ROC AUC {_words(d['auc'])}; share above {d['threshold_share']:.4f} ({d['threshold_from']}): "
             f"sensitivity {_words(d['sensitivity'], 3)}, specificity {_words(d['specificity'], 3)}"
+        )
+    if "gated" in block:
+        g = block["gated"]
+        scores = "; ".join(f"{p} Dice {_words(g[p]['dice'])}, IoU {_words(g[p]['iou'])}" for p in ("P1", "P2", "P3"))
+        here = ", chosen on these images" if g["threshold_chosen_on_these_images"] else ""
+        text.append(
+            f"gated (share not above {g['threshold_share']:.4f}{here}: scored as if predicted blank, "
+            f"{g['blanked']['n']} of {g['P3']['dice']['n']} images, {g['blanked']['covid']} COVID-19): {scores}"
         )
     ece = ", ".join(
         f"{_words(block['calibration'][k]['ece'])} on {k} images" for k in ("covid", "all") if k in block["calibration"]

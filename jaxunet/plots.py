@@ -167,8 +167,13 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     for protocol in ("P1", "P2", "P3"):
         if protocol in result["threshold_sweep"]:
             block = result["threshold_sweep"][protocol]
-            sweep.plot(thresholds, block["dice"], label=protocol)
+            (line,) = sweep.plot(thresholds, block["dice"], label=protocol)
             sweep.fill_between(thresholds, *zip(*block["ci95"], strict=True), alpha=0.2)
+            if "gated" in result:
+                dice = result["gated"][protocol]["dice"]
+                height = dice.get("mean", dice.get("value"))
+                style = {"marker": "D", "color": line.get_color(), "ls": "", "mec": "black"}
+                sweep.plot(result["threshold"], height, label=f"{protocol} gated, {height:.3f}", **style)
     sweep.axvline(result["threshold"], color="tab:gray", lw=1, ls=":")
     sweep.set(xlabel="threshold", ylabel="Dice", title="Dice by threshold, 95 % intervals", ylim=(0, 1))
     area = columns["tp"] + columns["fn"]

@@ -140,6 +140,39 @@ def test_detection_uses_the_threshold_it_is_given():
     assert "these images" in free["threshold_from"]
 
 
+def test_gated_protocols_by_hand():
+    """Six images of 100 pixels; one share lies exactly on the threshold, which is not above it."""
+    #            COVID: kept, kept, missed, on it; controls: alarm, rightly blanked
+    counts = np.array(
+        [[30, 10, 10, 50], [20, 0, 20, 60], [5, 5, 15, 75], [40, 0, 10, 50], [0, 30, 0, 70], [0, 2, 0, 98]]
+    )
+    labels = np.array([0, 0, 0, 0, 1, 2])
+    columns = dict(zip(("tp", "fp", "fn", "tn"), counts.T, strict=True))
+    columns["predicted_share"] = np.array([0.4, 0.2, 0.1, 0.15, 0.3, 0.02])
+    found = analysis.detection(columns["predicted_share"], labels, (0.15, "somewhere"), share_of="lung")
+    result = analysis.gated(columns, labels, found, chosen_here=False)
+    # Counted as: 30 10 10 50, 20 0 20 60, 0 0 20 80, 0 0 50 50, 0 30 0 70, 0 0 0 100
+    dice, iou = [60 / 80, 40 / 60, 0, 0, 0, 1], [30 / 50, 20 / 40, 0, 0, 0, 1]
+    for protocol, n in (("P1", 4), ("P3", 6)):
+        for name, values in (("dice", dice[:n]), ("iou", iou[:n])):
+            block = result[protocol][name]
+            expected = [np.mean(values), np.median(values), min(values), max(values), n]
+            assert [block[k] for k in ("mean", "median", "min", "max", "n")] == pytest.approx(expected)
+            assert block["ci95"][0] <= block["mean"] <= block["ci95"][1]
+    assert result["P2"]["dice"]["value"] == pytest.approx(100 / (100 + 10 + 100))
+    assert result["P2"]["iou"]["value"] == pytest.approx(50 / 160)
+    assert result["P2_all"]["dice"]["value"] == pytest.approx(100 / (100 + 40 + 100))
+    assert result["P3"]["accuracy"]["mean"] == pytest.approx(np.mean([0.8, 0.8, 0.8, 0.5, 0.7, 1]))
+    assert result["controls"] == {"n": 2, "blank_predictions": 1}
+    assert result["blanked"] == {"n": 3, "covid": 2}
+    assert (result["threshold_share"], result["threshold_from"]) == (0.15, "somewhere")
+    assert not result["threshold_chosen_on_these_images"]
+    everything = analysis.gated(columns, labels, found | {"threshold_share": -1.0}, chosen_here=True)
+    ungated = metrics.summarize(counts, labels, resamples=bootstrap.RESAMPLES)
+    assert {k: everything[k] for k in ungated} == ungated
+    assert everything["threshold_chosen_on_these_images"]
+
+
 def test_lesion_sizes_are_cut_at_the_quartiles():
     rng = np.random.default_rng(4)
     area = rng.permutation(np.arange(1, 42))
@@ -194,7 +227,8 @@ def test_table_of_a_split_and_its_picture(split, histogram, tmp_path):
     )
     assert block["severity"]["covid"]["truth"]["mean"] == pytest.approx(truth[:7].mean())
     text = "\n".join(analysis.lines(block))
-    for words in ("HD95", "lesion size", "severity", "ROC AUC", "ECE", "best on this split: P1 Dice"):
+    assert block["gated"]["threshold_chosen_on_these_images"]
+    for words in ("HD95", "lesion size", "severity", "ROC AUC", "gated", "ECE", "best on this split: P1 Dice"):
         assert words in text
     plots.analysis(block, table["infection"], LABELS == 0, tmp_path / "analysis.png")
     assert (tmp_path / "analysis.png").stat().st_size > 20_000
@@ -243,6 +277,8 @@ def test_threshold_of_val_is_used_on_test(finished, val, capsys):
     test = evaluate.evaluate(config, finished, split="test", checkpoint="latest")
     assert test["detection"]["threshold_share"] == val["detection"]["threshold_share"]
     assert test["detection"]["threshold_from"] == f"chosen in {finished / 'eval/val/metrics.json'}"
+    assert test["gated"]["threshold_share"] == val["gated"]["threshold_share"] == val["detection"]["threshold_share"]
+    assert [x["gated"]["threshold_chosen_on_these_images"] for x in (val, test)] == [True, False]
     assert "outlines (P1): HD95" in capsys.readouterr().out
     path = finished / "eval" / "val" / "metrics.json"
     assert evaluate._decision_of_val(path, val)[0] == val["detection"]["threshold_share"]

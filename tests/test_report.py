@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
+from jaxunet import analysis, evaluate, metrics, report
 from jaxunet import config as config_lib
-from jaxunet import evaluate, metrics, report
 from jaxunet.metric_writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -86,6 +86,10 @@ def result(scored) -> dict:
         "calibration": {"ece": 0.0123, "bins": [{"from": 0.0, "to": 0.5, "n": 7}, {"from": 0.5, "to": 1.0, "n": 8}]},
         "threshold_sweep": {"threshold": [0.1, 0.5], "dice": [0.6, 0.7]},
     }
+    columns = dict(zip(("tp", "fp", "fn", "tn"), scored.counts[:, 0].T, strict=True))
+    columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
+    found = {"score": "predicted infected share of the lung", "threshold_share": 0.55, "threshold_from": "a test"}
+    extra["gated"] = analysis.gated(columns, scored.data.labels, found, chosen_here=True)
     return head | summary | extra
 
 
@@ -320,7 +324,7 @@ def open_image(browser, i: int) -> None:
     wait_for(lambda: browser.execute_script("return state.image === arguments[0] && state.picture !== null", i))
 
 
-def test_page_loads_alone_and_says_what_it_is(browser, result):
+def test_page_loads_alone_and_says_what_it_is(browser, scored, result):
     assert browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)") == []
     assert browser.find_elements("css selector", "img") == []
     text = find(browser, "body").text
@@ -330,6 +334,17 @@ def test_page_loads_alone_and_says_what_it_is(browser, result):
     p1 = result["P1"]["dice"]
     assert f"{p1['mean']:.4f}" in text
     assert f"{p1['ci95'][0]:.3f} \N{EN DASH} {p1['ci95'][1]:.3f}" in text
+    rows = browser.execute_script("return [...document.querySelectorAll('#scores tbody tr')].map((r) => r.textContent)")
+    gated = result["gated"]
+    for protocol, statistic in (("P1", "mean"), ("P2", "value"), ("P3", "mean")):
+        (row,) = [r for r in rows if r.startswith(f"{protocol} gated")]
+        for name in ("dice", "iou"):
+            assert f"{gated[protocol][name][statistic]:.4f}" in row
+    blanked = gated["blanked"]
+    assert 0 < blanked["n"] < len(scored.data.ids)
+    assert f"so {blanked['n']} of {len(scored.data.ids)} images, {blanked['covid']} of them COVID-19." in text
+    assert "where the predicted infected share of the lung is not above 0.5500 (a test); so" in text
+    assert "Optimistic" in text
     for words in ("Surface", "12.5000 (10.000 \N{EN DASH} 15.000)", "Calibration", "0.0123", "Threshold sweep"):
         assert words in text
     assert len(browser.find_elements("css selector", "#curves svg")) == 2
