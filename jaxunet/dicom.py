@@ -6,8 +6,10 @@ study, series, image and frame of reference, and the geometry of the pixels.
 
 import importlib.metadata
 import io
+import logging
 import pathlib
 import struct
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from jaxunet import __name__ as package
 from jaxunet.atomic import atomic_file
 from jaxunet.errors import UserError
 from jaxunet.xray import Xray, check_size, stretch, to_8_bits
+
+warnings.filterwarnings("ignore", module="pydicom")  # what it says of a header quotes it, maybe the patient's name
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "XA", "PX", "OT", "SC", "")
@@ -50,6 +54,7 @@ def read(data: bytes) -> Xray:
         import pydicom
     except ImportError as error:
         raise UserError("it is a DICOM file, which needs pydicom: pip install 'jaxunet[dicom]'.") from error
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # as for the warnings
     try:
         return _read(pydicom, data)
     except UserError:

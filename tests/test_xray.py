@@ -1,7 +1,10 @@
 """Files of any kind become the right gray pixels, or one sentence; sizes fit and come back; names stay inside."""
 
 import io
+import pathlib
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -268,6 +271,15 @@ def lut(first: int, table: list[int]) -> object:
 
 
 DARK_TO_BRIGHT = np.tile(np.arange(1000, 2024, dtype=np.uint16), (16, 1))
+
+
+def test_nothing_of_a_header_is_said_where_pydicom_would_warn(tmp_path):
+    data = dicom(RAMP.astype(np.uint16), WindowCenter=127.5, WindowWidth=256).replace(b"1.2.3.4", b"Doe.3.4")
+    (tmp_path / "odd.dcm").write_bytes(data)
+    program = "import pathlib, sys; from jaxunet import xray; xray.read(pathlib.Path(sys.argv[1]).read_bytes())"
+    command = [sys.executable, "-c", program, str(tmp_path / "odd.dcm")]
+    done = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_dicom_window_and_monochrome1():
