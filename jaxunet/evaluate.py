@@ -35,6 +35,8 @@ from jaxunet.predictor import load as load_predictor
 from jaxunet.train_step import eval_step, measure_step
 
 EvalFn = Callable[[Any, Any], Array]
+Decision = tuple[float, str]  # infected share above which an image counts as COVID-19, and where that number is from
+_UNDECIDED = (0.0, "no evaluation of this checkpoint on val to take it from: run --split=val first")
 
 
 def load_eval_split(config: ConfigDict, split: str) -> Split:
@@ -143,9 +145,20 @@ def evaluate(
 
 
 def evaluate_predictor(
-    predictor: Predictor, workdir: pathlib.Path, *, split: str, members: Sequence[dict[str, Any]] = ()
+    predictor: Predictor,
+    workdir: pathlib.Path,
+    *,
+    split: str,
+    members: Sequence[dict[str, Any]] = (),
+    decision: Decision = _UNDECIDED,
 ) -> dict[str, Any]:
-    """As `evaluate`, of a network from anywhere; `members`: the runs that it averages, as `metrics.json` has them."""
+    """As `evaluate`, of a network from anywhere.
+
+    Args:
+      predictor, workdir, split: as for `evaluate`.
+      members: the runs that it averages, as `metrics.json` has them.
+      decision: how COVID-19 is told on other splits than "val" where `workdir` has no evaluation on "val".
+    """
     config = predictor.config
     data, targets = load_eval_split(config, split), predictor.targets
     measured = measure(predictor, data)
@@ -164,12 +177,12 @@ def evaluate_predictor(
         "empty_mask_rule": metrics.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
-    decision = None if split == "val" else _decision_of_val(out.parent / "val" / "metrics.json", result)
+    chosen = None if split == "val" else _decision_of_val(out.parent / "val" / "metrics.json", result, decision)
     share_of = "lung" if "lung" in targets else "image"
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
         block |= analysis.analyse(
-            table[target], measured.histogram[:, i], data.labels, share_of=share_of, decision=decision
+            table[target], measured.histogram[:, i], data.labels, share_of=share_of, decision=chosen
         )
 
     _print(result, targets, len(data.ids))
@@ -199,9 +212,8 @@ def measure(predictor: Predictor, data: Split) -> Measured:
     return Measured(**map_split(parallel.map_eval_step(step), predictor.variables, data, config.eval.batch_size))
 
 
-def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> tuple[float, str]:
-    """The infected share that the same checkpoint's evaluation on Val chose to tell COVID-19 by, and where it is from;
-    0 without one."""
+def _decision_of_val(path: pathlib.Path, result: dict[str, Any], otherwise: Decision = _UNDECIDED) -> Decision:
+    """What the same checkpoint's evaluation on Val chose."""
     keys = ("dataset", "image_size", "target", "threshold", "flips", "checkpoint_step", "members")
     try:
         val = json.loads(path.read_text())
@@ -210,7 +222,7 @@ def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> tuple[float,
             return block["detection"]["threshold_share"], f"chosen in {path}"
     except (OSError, KeyError, ValueError, TypeError):
         pass
-    return 0.0, "no evaluation of this checkpoint on val to take it from: run --split=val first"
+    return otherwise
 
 
 def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:

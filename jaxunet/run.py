@@ -81,7 +81,9 @@ def run(
             from jaxunet.evaluate import evaluate_predictor
 
             out = _path(output, "--workdir is missing. To score the network that comes with jaxunet, name --output.")
-            evaluate_predictor(network(), out, split=split)
+            shipped = network()
+            decision = (shipped.detection["threshold_share"], shipped.detection["from"])
+            evaluate_predictor(shipped, out, split=split, decision=decision)
             return 0
         folder = _folder(workdir)
         if mode == "train":

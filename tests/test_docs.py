@@ -30,13 +30,12 @@ from jaxunet.errors import exit_status
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LATER = {"serve.md"}  # linked to before it is there
 EXAMPLE = ROOT / "docs" / "add_a_model.md"
 
 # What `--mode` does not do without.
 NEEDED = {
     **dict.fromkeys(("train", "evaluate", "compare"), ("workdir",)),
-    "predict": ("workdir", "input", "output"),
+    "predict": ("input", "output"),
     "export": ("workdir", "output"),
     "preflight": ("topology",),
     "import_torch": ("workdir", "source"),
@@ -219,9 +218,7 @@ def test_what_a_page_names_exists(page):
     assert {extra for names in wanted for extra in names.split(",")} <= set(extras)
     paths = set(re.findall(r"(?<![\w/])(?:benchmarks|configs|jaxunet|tests|docs)/[\w/]+\.(?:py|md|png)", text))
     made = {path for path, _ in example_files()} if page == EXAMPLE else set()
-    assert not {path for path in paths if not (ROOT / path).exists() and path not in made} - {
-        f"docs/{name}" for name in LATER
-    }
+    assert not {path for path in paths if not (ROOT / path).exists() and path not in made}
 
 
 def anchors(page: pathlib.Path) -> set[str]:
@@ -237,21 +234,18 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
-        if there.name in LATER and not there.exists():
-            continue
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), target
 
 
 def test_the_index_has_every_page():
     listed = set(re.findall(r"\]\(([\w]+\.md)", (ROOT / "docs" / "README.md").read_text()))
-    assert listed - LATER >= {page.name for page in PAGES} - {"README.md"}
+    assert listed >= {page.name for page in PAGES} - {"README.md"}
 
 
 def test_every_reason_not_to_run_is_needed():
     everything = [command.text for page in PAGES for command in commands(page)]
-    unused = [pattern for pattern in NOT_RUN if not any(re.search(pattern, text) for text in everything)]
-    assert not unused or any(not (ROOT / "docs" / name).exists() for name in LATER)
+    assert not [pattern for pattern in NOT_RUN if not any(re.search(pattern, text) for text in everything)]
 
 
 # ---- the worked example ----------------------------------------------------------------------------------------------
