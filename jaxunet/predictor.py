@@ -132,15 +132,18 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
 
 
 def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict[str, Any]:
-    """`Predictor.detection` of a checkpoint: what `--mode=evaluate --split=val` chose for it, its threshold and flips,
+    """`Predictor.detection` of a checkpoint: what `--mode=evaluate --split=val` chose for it with the same settings,
     else any infected pixel."""
+    size = config.dataset.image_size or dataset.IMAGE_SIZE
+    same = {
+        "checkpoint_step": step,
+        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
+        "image_size": [size, size],
+        "threshold": config.eval.threshold,
+    }
     try:
         found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
-        if (found["checkpoint_step"], found["threshold"], found.get("flips", False)) == (
-            step,
-            config.eval.threshold,
-            config.eval.flips,
-        ):
+        if all(found[key] == value for key, value in same.items()) and found.get("flips", False) == config.eval.flips:
             block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
             share_of = "lung" if block["score"].endswith("lung") else "image"
             share = float(block["threshold_share"])
@@ -193,8 +196,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     tensors, metadata = pretrained.read_safetensors(path)
     try:
         config, step = config_lib.from_json(metadata["config"]), int(metadata["checkpoint_step"])
-        devices = jax.device_count()
-        config.eval.batch_size = -(-config.eval.batch_size // devices) * devices
+        chosen_for = (config.eval.threshold, config.eval.flips, config.dataset.image_size)
         rule = json.loads(metadata["detection"]) if "detection" in metadata else _ANY_PIXEL
         rule = {
             "share_of": str(rule["share_of"]),
@@ -203,10 +205,10 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was not written by --mode=export --format=safetensors ({error!r} in it).") from error
-    chosen_for = (config.eval.threshold, config.eval.flips)
     config.update_from_flattened_dict(overrides or {})
+    fit_batch_size(config)
     config_lib.check(config, training=False)
-    if (config.eval.threshold, config.eval.flips) != chosen_for:
+    if (config.eval.threshold, config.eval.flips, config.dataset.image_size) != chosen_for:
         rule = _ANY_PIXEL
     size = config.dataset.image_size or dataset.IMAGE_SIZE
     model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
@@ -216,6 +218,12 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     if config.eval.flips:
         model = Flipped(model)
     return Predictor(config, step, None, model, parallel.replicate(variables), str(path), rule)
+
+
+def fit_batch_size(config: ConfigDict) -> None:
+    """Rounds `eval.batch_size` up to what the devices share evenly; where every image counts by itself, no matter."""
+    devices = jax.device_count()
+    config.eval.batch_size = -(-config.eval.batch_size // devices) * devices
 
 
 def flatten(variables: Any) -> dict[str, np.ndarray]:

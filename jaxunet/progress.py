@@ -165,7 +165,11 @@ class Profiler:
     def before_call(self) -> None:
         self._calls += 1
         if self._active and self._calls == _PROFILED_CALLS[0]:
-            jax.profiler.start_trace(str(self._folder))
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = (
+                0  # its hook keeps threads that start meanwhile, such as Orbax's, from starting
+            )
+            jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._tracing = True
 
     def after_call(self, state: Any) -> None:

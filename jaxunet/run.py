@@ -81,10 +81,16 @@ def run(
             from jaxunet.evaluate import evaluate_predictor
 
             out = _path(output, "--workdir is missing. To score the network that comes with jaxunet, name --output.")
+            if (out / "config.json").exists():
+                raise UserError(
+                    f"{out} holds a run of its own: name another --output for the network that comes along."
+                )
             shipped = network()
             decision = (shipped.detection["threshold_share"], shipped.detection["from"])
             evaluate_predictor(shipped, out, split=split, decision=decision)
             return 0
+        if mode == "evaluate" and output:
+            raise UserError("--output is for the network that comes along: what a run scores is written to --workdir.")
         folder = _folder(workdir)
         if mode == "train":
             from jaxunet.train import train
@@ -121,7 +127,9 @@ def run(
         from jaxunet import predictor
 
         if workdir:
-            return predictor.load(loaded(folder := _folder(workdir)), folder, checkpoint=checkpoint)
+            run_config = loaded(folder := _folder(workdir))
+            predictor.fit_batch_size(run_config)
+            return predictor.load(run_config, folder, checkpoint=checkpoint)
         if checkpoint != "latest":
             raise UserError(f"--checkpoint={checkpoint} is of a run: name it with --workdir.")
         return predictor.load_shipped(overrides)

@@ -289,6 +289,15 @@ def test_threshold_of_val_is_used_on_test(finished, val, capsys):
     assert "run --split=val first" in words
 
 
+def test_rule_of_val_goes_with_the_network(finished, val, tmp_path):
+    """Into what predicts and serves, and where a network is scored that has no evaluation on Val beside it."""
+    network = predictor.load(config_lib.load(finished), finished, checkpoint="latest")
+    share = val["detection"]["threshold_share"]
+    assert network.detection == {"share_of": "image", "threshold_share": share, "from": "chosen on val"}
+    kept = evaluate.evaluate_predictor(network, tmp_path, split="test", decision=(share + 0.125, "kept"))
+    assert (kept["detection"]["threshold_share"], kept["detection"]["threshold_from"]) == (share + 0.125, "kept")
+
+
 def evaluate_runs(runs, workdir) -> int:
     flags = {"split": "val", "checkpoint": "latest", "source": None, "topology": [], "batch_per_chip": 0}
     config, names = config_lib.load(runs[0]), [str(r) for r in runs]

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import http.server
+import json
 import os
 import pathlib
 import signal
@@ -118,7 +119,7 @@ def counts_of(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
 def test_two_processes_evaluate_like_one(small, reference, tmp_path):
     """Six images in batches of four, of which each process works off two: every image once, with the same counts but
     for pixels at the threshold, since programs for other numbers of devices may round in another way."""
-    evaluate.evaluate(config_lib.load(reference), reference, split="val", checkpoint="latest")
+    scores = evaluate.evaluate(config_lib.load(reference), reference, split="val", checkpoint="latest")
     folder = reference / "eval" / "val"
     files = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
     assert len(files) == 7
@@ -131,6 +132,10 @@ def test_two_processes_evaluate_like_one(small, reference, tmp_path):
     assert {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()} == files
     found = counts_of(folder)
     assert found.keys() == expected.keys()
+    assert sum(tp + fp for tp, fp, _, _ in expected.values()) > 100  # pixels predicted
+    now = json.loads((folder / "metrics.json").read_text())
+    for protocol in ("P1", "P3"):
+        assert now[protocol]["dice"]["mean"] == pytest.approx(scores[protocol]["dice"]["mean"], abs=0.01)
     for name, (tp, fp, fn, tn) in found.items():
         assert (tp + fn, fp + tn) == (expected[name][0] + expected[name][2], expected[name][1] + expected[name][3])
         assert abs(tp - expected[name][0]) + abs(fp - expected[name][1]) <= 3, name

@@ -34,7 +34,7 @@ EXAMPLE = ROOT / "docs" / "add_a_model.md"
 
 # What `--mode` does not do without.
 NEEDED = {
-    **dict.fromkeys(("train", "evaluate", "compare"), ("workdir",)),
+    **dict.fromkeys(("train", "compare"), ("workdir",)),
     "predict": ("input", "output"),
     "export": ("workdir", "output"),
     "preflight": ("topology",),
@@ -172,6 +172,8 @@ def check_as_written(mode: str, *, whole: bool, **given: object) -> int:
     def check() -> None:
         config = given["config"]
         missing = [f"--{name}" for name in NEEDED.get(mode, ()) if not given[name]]
+        if mode == "evaluate" and not (given["workdir"] or given["output"]):
+            missing.append("--workdir or --output")
         assert not missing or not whole, f"--mode={mode} needs {missing}"
         if "systems" in config:
             assert mode == "compare"

@@ -151,6 +151,7 @@ def test_masks_have_the_size_of_the_image(run, tmp_path, shape):
 def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_path):
     write(tmp_path, "in.png", picture())
     result = {"checkpoint_step": 7, "threshold": 0.5, "target": "infection"}
+    result |= {"dataset": "synthetic_cxr/infection_all", "image_size": [256, 256]}
     result["detection"] = {"score": "predicted infected share of the lung", "threshold_share": 0.2}
     report = tmp_path / "run/eval/val/metrics.json"
     report.parent.mkdir(parents=True)
@@ -160,6 +161,8 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_p
         network.detection = predictor.detection_rule(network.config, tmp_path / "run", network.step)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
+    report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
+    assert predictor.detection_rule(network.config, tmp_path / "run", 7)["threshold_share"] == 0
 
 
 def test_broken_files_among_good_ones(run, tmp_path, capsys):
