@@ -30,7 +30,7 @@ from jaxunet import predict, predictor, serve, web_guard, xray
 from jaxunet.dataset.drawing import draw_chest_xray
 from jaxunet.errors import UserError
 from tests.test_predict import Threshold, picture
-from tests.test_xray import bomb, dicom, encoded
+from tests.test_xray import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
 
 ROOT = pathlib.Path(__file__).parents[1]
 RULE = {"share_of": "lung", "threshold_share": 0.1}
@@ -106,6 +106,14 @@ def test_dicom_is_turned_the_right_way_and_says_nothing_of_the_patient(client):
     np.testing.assert_array_equal(decoded(found["masks"]["infection"]) > 0, picture() > 200)
     assert found["mirrored"] is True
     assert found["row"]["severity_left_percent"] == 25
+    assert not any(secret in answer.data + str(answer.headers).encode() for secret in SECRETS)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program itself has it
+@pytest.mark.parametrize(("attributes", "said"), MISPLACED_NAMES)
+def test_values_of_a_header_do_not_come_back(attributes, said, client):
+    answer = client.post("/predict", data=misplaced(picture(), attributes), headers=OURS)
+    assert answer.status_code == (200 if said is None else 400)
     assert not any(secret in answer.data + str(answer.headers).encode() for secret in SECRETS)
 
 
