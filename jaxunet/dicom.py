@@ -26,6 +26,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "XA", "PX", "OT", "SC", "")
 _LATERAL = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_LARGEST_PIXEL = 1000.0  # mm; areas must stay finite
 # All that is taken from the source; highdicom copies nothing that is not there.
 _LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
@@ -168,7 +169,7 @@ def _spacing(header: Any) -> tuple[tuple[float, float] | None, str]:
     """Height and width of a pixel in mm, and the attribute that says so."""
     for name in _SPACINGS:
         value = header.get(name)
-        if value is not None and len(value) == 2 and min(float(x) for x in value) > 0:
+        if value is not None and len(value) == 2 and all(0 < float(x) < _LARGEST_PIXEL for x in value):
             return (float(value[0]), float(value[1])), name
     return None, ""
 

@@ -5,6 +5,7 @@ import pathlib
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 
@@ -333,6 +334,13 @@ def test_dicom_facts():
     frames = xray.read(dicom(np.stack([DARK_TO_BRIGHT, DARK_TO_BRIGHT[:, ::-1]]), NumberOfFrames=2))
     assert frames.notes == ("first of 2 frames",)
     assert frames.pixels[0, 0] < frames.pixels[0, -1]
+
+
+@pytest.mark.parametrize("odd", [b"1e9999", b"1e+300", b"-1e-30", b"00.000", b"   NaN"])
+def test_dicom_spacing_is_a_length(odd):
+    data = dicom(DARK_TO_BRIGHT, PixelSpacing=["1234.5", "0.3"], ImagerPixelSpacing=[0.2, 0.3])
+    with warnings.catch_warnings(action="ignore"):
+        assert xray.read(data.replace(b"1234.5", odd)).spacing_from == "ImagerPixelSpacing"
 
 
 def test_dicom_header_is_left_behind():
