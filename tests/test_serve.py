@@ -411,6 +411,17 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     ]
 
 
+def test_rule_and_share_are_told_apart_in_the_browser(browser):
+    def shown(rule: float, share: float) -> list[str]:
+        return browser.execute_script("return ruleAndShare(...arguments)", rule, share)
+
+    assert shown(10, 12.5) == ["10.0 %", "12.5 %"]
+    assert shown(2.13, 2.1412) == ["2.13 %", "2.14 %"]
+    assert shown(2.134567, 2.1349) == ["2.1346 %", "2.1349 %"]
+    assert shown(2.134567, 2.1346) == ["2.1346 %", "2.1346 %"]  # the share is rounded so: they are the same
+    assert shown(0.0412, 0) == ["0.0412 %", "0.0000 %"]
+
+
 def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
     """Also of a file that is larger than what waitress holds in memory by default, and of a header to be warned of."""
     noise = encoded(np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8))
