@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import logging
 import pathlib
+import re
 import struct
 import warnings
 from typing import Any
@@ -25,6 +26,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "XA", "PX", "OT", "SC", "")
 _LATERAL = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_LARGEST_PIXEL = 1000.0  # mm; areas must stay finite
 # All that is taken from the source; highdicom copies nothing that is not there.
 _LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
@@ -59,8 +61,8 @@ def read(data: bytes) -> Xray:
         return _read(pydicom, data)
     except UserError:
         raise
-    except Exception as error:  # pydicom and the decoders behind it raise whatever they meet
-        raise UserError(f"it is damaged or cannot be decoded ({' '.join(str(error).split())[:160]}).") from error
+    except Exception as error:  # pydicom and the decoders behind it raise whatever they meet, and may quote the header
+        raise UserError(f"it is damaged or cannot be decoded ({type(error).__name__}).") from error
 
 
 def _read(pydicom: Any, data: bytes) -> Xray:
@@ -80,8 +82,10 @@ def _read(pydicom: Any, data: bytes) -> Xray:
             )
 
     notes = [f"first of {frames} frames"] if frames > 1 else []
-    if header.get("Modality", "") not in _RADIOGRAPHY:
-        notes.append(f"modality {header.Modality}, not radiography")
+    modality = str(header.get("Modality") or "")
+    if modality not in _RADIOGRAPHY:
+        is_code = re.fullmatch("[A-Z]{2,4}", modality)  # else anything may stand there, also a name
+        notes.append(f"modality {modality}, not radiography" if is_code else "a modality other than radiography")
     if str(header.get("ViewPosition", "")).upper() in _LATERAL:
         notes.append(f"view {header.ViewPosition}, not frontal")
     spacing, spacing_from = _spacing(header)
@@ -122,7 +126,7 @@ def _gray(pydicom: Any, header: Any, frames: int) -> np.ndarray:
         rgb = pydicom.pixels.pixel_array(header, index=0)  # brings YBR to RGB
         return np.asarray(Image.fromarray(rgb.astype(np.uint8)).convert("L"))
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UserError(f"its PhotometricInterpretation {kind} is not supported: convert it to MONOCHROME2.")
+        raise UserError("its PhotometricInterpretation is not supported: convert it to MONOCHROME2.")
     stored, values = values, pydicom.pixels.apply_modality_lut(values, header)
     if header.get("VOILUTSequence"):
         bits = header.VOILUTSequence[0].LUTDescriptor[2]
@@ -154,7 +158,7 @@ def window(values: np.ndarray, center: float, width: float, function: str) -> np
     if function == "SIGMOID":
         exponent = np.clip(-4 * (values.astype(np.float64) - center) / width, -80, 80)
         return np.rint(255 / (1 + np.exp(exponent))).astype(np.uint8)
-    raise UserError(f"its VOILUTFunction {function} is not known.")
+    raise UserError("its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.")
 
 
 def _first(value: Any) -> float:
@@ -165,7 +169,7 @@ def _spacing(header: Any) -> tuple[tuple[float, float] | None, str]:
     """Height and width of a pixel in mm, and the attribute that says so."""
     for name in _SPACINGS:
         value = header.get(name)
-        if value is not None and len(value) == 2 and min(float(x) for x in value) > 0:
+        if value is not None and len(value) == 2 and all(0 < float(x) < _LARGEST_PIXEL for x in value):
             return (float(value[0]), float(value[1])), name
     return None, ""
 

@@ -55,19 +55,19 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
     with _listen(host, port) as listener, _quiet():
         for number in (signal.SIGINT, signal.SIGTERM):  # at once, also within an X-ray: there is nothing to save
             signal.signal(number, lambda *_: os._exit(0))
-        app = make_app(predictor, host=host)
+        address, number = listener.getsockname()[:2]
+        app = make_app(predictor, host=host, address=address)
         predictor.logits(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))  # compiled before "ready"
         server = waitress.create_server(
             app,
             sockets=[listener],
-            threads=8,
-            connection_limit=32,
+            threads=4,  # each may hold a second copy of its upload
+            connection_limit=12,  # two are waitress's own; uploads are in memory before their sender is checked
             max_request_body_size=MAX_BYTES + 1,
             inbuf_overflow=_IN_MEMORY,
             outbuf_overflow=_IN_MEMORY,
             ident=None,
         )
-        address, number = listener.getsockname()[:2]
         if not ipaddress.ip_address(address).is_loopback:
             said = f"warning: everyone who can reach {host} can use this page, and what they send is not encrypted."
             print(said, file=sys.stderr, flush=True)
@@ -99,11 +99,12 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--host={host} --port={port} cannot be used ({reason}): choose another.") from error
 
 
-def make_app(predictor: Predictor, *, host: str) -> flask.Flask:
+def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> flask.Flask:
     """The page at /, what it says of the network at /network, and POST /predict.
 
     Args:
       predictor, host: as for `serve`.
+      address: that it listens at.
     """
     app = flask.Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
@@ -113,7 +114,7 @@ def make_app(predictor: Predictor, *, host: str) -> flask.Flask:
 
     @app.before_request
     def check_sender() -> None:
-        if reason := web_guard.refusal(flask.request.method, flask.request.headers, host):
+        if reason := web_guard.refusal(flask.request.method, flask.request.headers, host, address):
             flask.abort(403, reason)
 
     @app.after_request

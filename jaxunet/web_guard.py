@@ -9,10 +9,9 @@ import urllib.parse
 from collections.abc import Mapping
 
 SENT_BY = "X-Jaxunet"  # a header that pages of other sites cannot send without being allowed to, which none is
-_EVERYWHERE = ("0.0.0.0", "::")
 
 
-def refusal(method: str, headers: Mapping[str, str], host: str) -> str | None:
+def refusal(method: str, headers: Mapping[str, str], host: str, address: str) -> str | None:
     """Why a request is refused, if it is.
 
     With a name of its own that leads here, another site could read what this one says (DNS rebinding); without, it
@@ -20,10 +19,11 @@ def refusal(method: str, headers: Mapping[str, str], host: str) -> str | None:
 
     Args:
       method, headers: of the request.
-      host: the name or address that the program listens at.
+      host: the name or address that the program was told to listen at.
+      address: where that led to.
     """
     name = headers.get("Host", "")
-    if not _is_ours(name, host):
+    if not _is_ours(name, host, address):
         return f"this page answers to --host={host} and localhost only."
     if method not in ("GET", "HEAD"):
         origin = headers.get("Origin")
@@ -32,14 +32,14 @@ def refusal(method: str, headers: Mapping[str, str], host: str) -> str | None:
     return None
 
 
-def _is_ours(name: str, host: str) -> bool:
+def _is_ours(name: str, host: str, address: str) -> bool:
     try:
         name = urllib.parse.urlsplit(f"//{name}").hostname or ""  # without the port, which a tunnel changes
     except ValueError:
         return False
     if name in ("localhost", "127.0.0.1", "::1", host.lower()):
         return True
-    if host not in _EVERYWHERE:
+    if not ipaddress.ip_address(address).is_unspecified:  # it does not listen everywhere
         return False
     try:
         return bool(ipaddress.ip_address(name))  # an address cannot be made to lead elsewhere, as a name can

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import waitress
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -30,7 +31,7 @@ from jaxunet import predict, predictor, serve, web_guard, xray
 from jaxunet.dataset.drawing import draw_chest_xray
 from jaxunet.errors import UserError
 from tests.test_predict import Threshold, picture
-from tests.test_xray import bomb, dicom, encoded
+from tests.test_xray import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
 
 ROOT = pathlib.Path(__file__).parents[1]
 RULE = {"share_of": "lung", "threshold_share": 0.1}
@@ -106,6 +107,14 @@ def test_dicom_is_turned_the_right_way_and_says_nothing_of_the_patient(client):
     np.testing.assert_array_equal(decoded(found["masks"]["infection"]) > 0, picture() > 200)
     assert found["mirrored"] is True
     assert found["row"]["severity_left_percent"] == 25
+    assert not any(secret in answer.data + str(answer.headers).encode() for secret in SECRETS)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program itself has it
+@pytest.mark.parametrize(("attributes", "said"), MISPLACED_NAMES)
+def test_values_of_a_header_do_not_come_back(attributes, said, client):
+    answer = client.post("/predict", data=misplaced(picture(), attributes), headers=OURS)
+    assert answer.status_code == (200 if said is None else 400)
     assert not any(secret in answer.data + str(answer.headers).encode() for secret in SECRETS)
 
 
@@ -190,7 +199,8 @@ def test_headers_of_every_answer(status, client):
     ],
 )
 def test_other_sites_cannot_use_it(host, headers, allowed, config):
-    app = serve.make_app(ruled(config), host=host).test_client()
+    address = host if host == "0.0.0.0" else "127.0.0.1"
+    app = serve.make_app(ruled(config), host=host, address=address).test_client()
     answer = app.post("/predict", data=encoded(picture()), headers=OURS | headers)
     assert answer.status_code == (200 if allowed else 403)
     if headers["Host"] != "localhost" and not allowed and "Origin" not in headers:
@@ -228,31 +238,58 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
         import jaxunet.serve  # noqa: F401
 
 
-@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
-def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, warned, config, monkeypatch, capfd):
-    network, statuses = Threshold(config), []
+@pytest.mark.parametrize(("host", "everyone"), [("127.0.0.1", False), ("0.0.0.0", True), ("0", True)])
+def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, everyone, config, monkeypatch, capfd):
+    network, statuses, create_server = Threshold(config), [], waitress.create_server
 
     def end(status: int) -> None:
         statuses.append(status)
         raise KeyboardInterrupt  # in place of the end of this process
 
-    def press_ctrl_c() -> None:
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGINT)
+    def ask_and_press_ctrl_c(port: int) -> None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
+                asking.sendall(b"GET / HTTP/1.0\r\nHost: 192.168.0.9\r\n\r\n")
+                statuses.append(int(asking.makefile("rb").read().split()[1]))  # to the end: then the server has closed
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def create_pressed(app: Any, **options: Any) -> Any:
+        server = create_server(app, **options)
+        (listener,) = options["sockets"]
+        thread = threading.Thread(target=ask_and_press_ctrl_c, args=(listener.getsockname()[1],))
+        run = server.run
+        server.run = lambda: (thread.start(), run(), thread.join())
+        return server
 
     monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(waitress, "create_server", create_pressed)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    thread = threading.Thread(target=press_ctrl_c)
-    thread.start()
-    serve.serve(network, host=host, port=0)
-    thread.join()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert statuses == [0]
+    try:
+        serve.serve(network, host=host, port=0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert statuses == [200 if everyone else 403, 0]
     assert len(network.seen) == 1  # compiled before it was ready
     said = capfd.readouterr()
     assert f"Ready: http://{host}:" in said.out
-    assert said.err.count("\n") == said.err.count("not encrypted") == warned
+    assert said.err.count("\n") == said.err.count("not encrypted") == everyone
+
+
+def test_what_waits_is_bounded(config, monkeypatch):
+    """No more connections are answered at a time than may lie in memory."""
+    held: dict[str, Any] = {}
+
+    def create(app: Any, **options: Any) -> Any:
+        held.update(options)
+        raise UserError("seen")
+
+    monkeypatch.setattr(waitress, "create_server", create)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(UserError, match="seen"):
+        serve.serve(Threshold(config), host="127.0.0.1", port=0)
+    assert (held["connection_limit"] - 2 + held["threads"]) * serve.MAX_BYTES < 2**30
 
 
 # ---- the program, in a browser ---------------------------------------------------------------------------------------
@@ -401,6 +438,17 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     assert browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)") == [
         server["url"] + path for path in ("/network", "/predict", "/predict", "/predict")
     ]
+
+
+def test_rule_and_share_are_told_apart_in_the_browser(browser):
+    def shown(rule: float, share: float) -> list[str]:
+        return browser.execute_script("return ruleAndShare(...arguments)", rule, share)
+
+    assert shown(10, 12.5) == ["10.0 %", "12.5 %"]
+    assert shown(2.13, 2.1412) == ["2.13 %", "2.14 %"]
+    assert shown(2.134567, 2.1349) == ["2.1346 %", "2.1349 %"]
+    assert shown(2.134567, 2.1346) == ["2.1346 %", "2.1346 %"]  # the share is rounded so: they are the same
+    assert shown(0.0412, 0) == ["0.0412 %", "0.0000 %"]
 
 
 def test_nothing_is_written_or_said_and_sigterm_ends_it(server):

@@ -5,6 +5,7 @@ import pathlib
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 
@@ -335,6 +336,13 @@ def test_dicom_facts():
     assert frames.pixels[0, 0] < frames.pixels[0, -1]
 
 
+@pytest.mark.parametrize("odd", [b"1e9999", b"1e+300", b"-1e-30", b"00.000", b"   NaN"])
+def test_dicom_spacing_is_a_length(odd):
+    data = dicom(DARK_TO_BRIGHT, PixelSpacing=["1234.5", "0.3"], ImagerPixelSpacing=[0.2, 0.3])
+    with warnings.catch_warnings(action="ignore"):
+        assert xray.read(data.replace(b"1234.5", odd)).spacing_from == "ImagerPixelSpacing"
+
+
 def test_dicom_header_is_left_behind():
     kept = str(xray.read(dicom(DARK_TO_BRIGHT)).header)
     for secret in ("Doe", "SECRET42", "19700101", "20200202", "Elsewhere", "ACC99", "STUDY77"):
@@ -342,11 +350,41 @@ def test_dicom_header_is_left_behind():
     assert "1.2.3.4" in kept
 
 
+# Where a patient's name may stand by mistake, and what is said of it; None where it is read all the same.
+MISPLACED_NAMES = [
+    ({"WindowCenter": "12345678", "WindowWidth": 5}, "it is damaged or cannot be decoded (ValueError)."),
+    ({"PhotometricInterpretation": "12345678"}, "it is damaged or cannot be decoded (ValueError)."),
+    (
+        {"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "12345678"},
+        "its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.",
+    ),
+    ({"Modality": "12345678"}, None),
+    ({"Modality": ["CT", "12345678"]}, None),
+]
+
+
+def misplaced(values: np.ndarray, attributes: dict[str, object]) -> bytes:
+    """As `dicom`, with a name for 12345678: pydicom would not write it."""
+    return dicom(values, **attributes).replace(b"12345678", b"Doe^John")
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program itself has it
+@pytest.mark.parametrize(("attributes", "said"), MISPLACED_NAMES)
+def test_dicom_values_are_not_quoted(attributes, said):
+    data = misplaced(DARK_TO_BRIGHT, attributes)
+    if said is None:
+        assert xray.read(data).notes == ("a modality other than radiography",)
+        return
+    with pytest.raises(UserError) as caught:
+        xray.read(data)
+    assert str(caught.value) == said
+
+
 def test_dicom_that_cannot_be_used():
     for data, words in (
         (dicom(DARK_TO_BRIGHT, Rows=30000, Columns=30000), "million"),
         (dicom(DARK_TO_BRIGHT, Rows=17), "damaged"),
-        (dicom(DARK_TO_BRIGHT, PhotometricInterpretation="PALETTE COLOR"), "PALETTE COLOR"),
+        (dicom(DARK_TO_BRIGHT, PhotometricInterpretation="PALETTE COLOR"), "convert it to MONOCHROME2"),
         (dicom(DARK_TO_BRIGHT)[:300], "without an image"),
         (b"\0" * 128 + b"DICM" + b"rubbish" * 9, "."),
         (dicom(DARK_TO_BRIGHT, WindowCenter=5, WindowWidth=0), "WindowWidth"),
