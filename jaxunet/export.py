@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import os
 import pathlib
 import tempfile
 import zipfile
@@ -74,7 +73,7 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
         tolerance = _TOLERANCE_FLOAT16 if format == "safetensors_float16" else tolerance
         agreement = compare(source, read(source, draft), tolerance=tolerance)
         card = model_card.model_card(source, workdir, metadata, output.name, format, agreement)
-        os.replace(draft, output)
+        write_atomically(output, draft.read_bytes())  # with the user's permissions, which safetensors does not give
     write_atomically(output.parent / model_card.NAME, card)
     print(
         f"{output}: {format}, {output.stat().st_size:,} bytes, checkpoint {source.step}, {', '.join(source.targets)}, "

@@ -187,6 +187,7 @@ def test_examples_of_the_docs_run_on_what_the_command_writes(evaluated, format, 
     assert command(evaluated, tmp_path / "new" / "unet.file", format=format, eval__threshold=0.3) == 0
     assert "of 524,288 mask pixels differ" in capsys.readouterr().out.replace("262,144", "524,288")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["MODEL_CARD.md", "unet.file"]
+    assert len({p.stat().st_mode for p in (tmp_path / "new").iterdir()}) == 1  # readable as any other file
     example = model_card.EXAMPLES[format].replace("FILE", "unet.file")
     assert example in (tmp_path / "new" / "MODEL_CARD.md").read_text()
     xray = images(1, 256)[0]
