@@ -64,6 +64,8 @@ def predict(
     )
     rule = settings["detection"]
     print(f"COVID-19 if more than {rule['threshold_share']:.4%} of the {rule['share_of']} is infected")
+    if config.dataset.train_config == "infection":
+        print("The network was trained on COVID-19 X-rays alone: on others it marks what is not there.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()

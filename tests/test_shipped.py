@@ -29,7 +29,9 @@ def test_predict_without_a_run_uses_it(tmp_path, capsys):
     Image.fromarray(draw_chest_xray(0, 0, "test", "COVID-19")[0]).save(tmp_path / "xray.png")
     flags = {"input": str(tmp_path / "xray.png"), "output": str(tmp_path / "out")}
     assert launched("predict", **flags) == 0
-    assert "the weights that come with jaxunet" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the weights that come with jaxunet" in said
+    assert "trained on COVID-19 X-rays alone" in said
     assert np.asarray(Image.open(tmp_path / "out/masks/xray_lung.png")).mean() > 10
     assert launched("predict", checkpoint="best", **flags) == 1
     assert "--checkpoint=best is of a run" in capsys.readouterr().err
