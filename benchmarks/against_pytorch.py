@@ -44,7 +44,7 @@ def main() -> None:
 
     settings = default.get_config().model
     settings.name, settings.dtype = args.model, "float32"
-    model, tx = build_model(settings, classes=1, axis_name=None), optax.adamw(1e-4)
+    model, tx = build_model(settings, ("infection",), axis_name=None), optax.adamw(1e-4)
     rng = np.random.default_rng(0)
     image = rng.random((args.batch, args.size, args.size, 1), np.float32)
     mask = (rng.random(image.shape) > 0.5).astype(np.float32)

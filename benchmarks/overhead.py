@@ -53,12 +53,12 @@ def main() -> None:
     }
     length = Durations(total_steps=10_000, steps_per_epoch=EXAMPLES / args.batch)
     schedule = build_schedule(config.optimizer, length)
-    model = build_model(config.model, classes=1, axis_name=parallel.AXIS if config.model.bn_sync else None)
+    model = build_model(config.model, ("infection",), axis_name=parallel.AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, schedule)
     step = functools.partial(
         train_step,
         model=model,
-        loss_fn=build_loss(config.loss),
+        loss_fn=build_loss(config.loss, ("infection",)),
         score_fn=batch_dice,
         tx=tx,
         ema_decay=config.train.ema_decay,

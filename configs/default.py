@@ -18,7 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.data_dir = ""  # where prepared datasets live; "" is ~/tensorflow_datasets
     dataset.train_config = "infection"  # COVID-19 images only; "infection_all" adds controls; "lung" has lung masks
     dataset.eval_config = "infection_all"  # validation and test: with controls, so that P3 exists
-    dataset.targets = ("infection",)  # masks to learn, of "infection" and "lung"; the first one is scored and ranked
+    # Masks to learn, of "infection" and "lung"; the first one is scored and ranked. Then maybe "covid19": an answer for
+    # the whole image, learnt from "infection_all"; infection is then learnt from its COVID-19 images alone.
+    dataset.targets = ("infection",)
     dataset.image_size = 0  # pixels per side: 0 keeps the 256 of the files, 32, 64 or 128 average blocks of them
     dataset.drop_leaked = True  # leave out training images identical to a validation or test image
     dataset.drop_near_duplicates = False  # and those nearly identical to one; --mode=verify draws them
@@ -104,6 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.overlays = 8  # pictures of the best and of the worst so many images
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
+    config.eval.gate = True  # predict, serve: no infection where the target "covid19" says no
     config.eval.report = True  # one HTML page with all numbers and pictures, 10 to 35 KB per image of 256 x 256
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto

@@ -1,4 +1,4 @@
-"""Plain U-Net (1.6 M parameters) that predicts infection and lung together, on the real COVID-QU-Ex X-rays.
+"""Plain U-Net (3.7 M parameters): infection, lung, and whether it is COVID-19, on the real COVID-QU-Ex X-rays.
 
 python launch.py --config=configs/unet.py --workdir=runs/unet --config.dataset.source=covidqu.zip
 
@@ -12,7 +12,10 @@ from configs import default
 
 def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
-    config.dataset.targets = ("infection", "lung")
+    config.dataset.train_config = "infection_all"
+    config.dataset.targets = ("infection", "lung", "covid19")
     config.dataset.drop_near_duplicates = True
-    config.train.total_epochs = 10
+    config.model.channels = (32, 64, 128, 192, 256)
+    config.model.patch = 4
+    config.train.total_epochs = 24
     return config

@@ -13,6 +13,11 @@ from jaxunet import dataset, metrics, surface
 from jaxunet.bootstrap import RESAMPLES, auc, mean, pearson, spearman, value
 from jaxunet.per_image import COUNTS, Columns
 
+SCORES = {  # by which an image is called COVID-19
+    "probability": "probability of COVID-19 for the whole image",
+    "lung": "predicted infected share of the lung",
+    "image": "predicted infected share of the image",
+}
 _BINS = 10  # of the reliability curve, equally wide
 Block = dict[str, Any]
 
@@ -27,8 +32,8 @@ def analyse(
       histogram: int [N, 3, 20], see `metrics.histogram`.
       labels: int [N], index into `dataset.CLASSES`.
       share_of: what the shares are of, "lung" or "image".
-      decision: infected share above which an image counts as COVID-19, and where that number is from; None chooses it
-        on these images.
+      decision: score above which an image counts as COVID-19, and where that number is from; None chooses it on these
+        images.
 
     Returns:
       `surface`, `calibration`, `threshold_sweep`, and `by_lesion_size`, `severity`, `detection`, `gated` where they
@@ -41,8 +46,12 @@ def analyse(
             result["by_lesion_size"] = by_lesion_size({name: values[covid] for name, values in columns.items()})
         result["severity"] = severity(columns["true_share"], columns["predicted_share"], covid, share_of=share_of)
         if covid.any() and not covid.all():
-            found = result["detection"] = detection(columns["predicted_share"], labels, decision, share_of=share_of)
-            result["gated"] = gated(columns, labels, found, chosen_here=decision is None)
+            answered = "covid19_probability" in columns  # by the network, for the whole image
+            score = columns["covid19_probability" if answered else "predicted_share"]
+            found = result["detection"] = detection(
+                score, labels, decision, kind="probability" if answered else share_of
+            )
+            result["gated"] = gated(columns, score, labels, found, chosen_here=decision is None)
     return result | {
         "calibration": calibration(histogram, covid),
         "threshold_sweep": threshold_sweep(histogram, labels),
@@ -111,19 +120,24 @@ def severity(truth: np.ndarray, predicted: np.ndarray, covid: np.ndarray, *, sha
 # ---- detection -------------------------------------------------------------------------------------------------------
 
 
-def detection(share: np.ndarray, labels: np.ndarray, decision: tuple[float, str] | None, *, share_of: str) -> Block:
-    """An image counts as COVID-19 where its predicted infected share exceeds a threshold; arguments as of `analyse`.
+def detection(score: np.ndarray, labels: np.ndarray, decision: tuple[float, str] | None, *, kind: str) -> Block:
+    """An image counts as COVID-19 where its score exceeds a threshold; arguments as of `analyse`.
 
     Without a `decision`, the threshold is the one of the largest Youden's J = sensitivity + specificity - 1 (Youden
-    1950), halfway between two shares that occur; the sensitivity and specificity beside it are then optimistic.
+    1950), halfway between two scores that occur; the sensitivity and specificity beside it are then optimistic.
+
+    Args:
+      score: float [N], in [0, 1].
+      kind: what it is, a key of `SCORES`.
     """
     covid = labels == metrics.COVID
-    threshold, source = decision or (youden_threshold(share, covid), "the largest Youden's J on these images")
-    found = (share > threshold).astype(float)
+    threshold, source = decision or (youden_threshold(score, covid), "the largest Youden's J on these images")
+    found = (score > threshold).astype(float)
     return {
-        "score": f"predicted infected share of the {share_of}",
-        "auc": value(functools.partial(auc, share, covid), len(share)),
-        "threshold_share": threshold,
+        "score": kind,
+        "score_is": SCORES[kind],
+        "auc": value(functools.partial(auc, score, covid), len(score)),
+        "threshold": threshold,
         "threshold_from": source,
         "sensitivity": mean(found[covid]),
         "specificity": mean(1 - found[~covid]),
@@ -135,11 +149,12 @@ def detection(share: np.ndarray, labels: np.ndarray, decision: tuple[float, str]
     }
 
 
-def gated(columns: Columns, labels: np.ndarray, found: Block, *, chosen_here: bool) -> Block:
+def gated(columns: Columns, score: np.ndarray, labels: np.ndarray, found: Block, *, chosen_here: bool) -> Block:
     """The protocols with the decision applied: an image that is not called COVID-19 is scored as if predicted blank.
 
     Args:
       columns: as of `analyse`.
+      score: float [N], by which `found` decides.
       labels: int [N].
       found: what `detection` says of these images.
       chosen_here: whether its threshold was chosen on them, which makes the numbers optimistic.
@@ -147,15 +162,15 @@ def gated(columns: Columns, labels: np.ndarray, found: Block, *, chosen_here: bo
     Returns:
       What `metrics.summarize` gives, and which images were blanked.
     """
-    called = columns["predicted_share"] > found["threshold_share"]
+    called = score > found["threshold"]
     tp, fp, fn, tn = (columns[name] for name in COUNTS)
     none = np.zeros_like(tp)
     counts = np.where(
         called[:, None], np.stack([tp, fp, fn, tn], axis=1), np.stack([none, none, tp + fn, fp + tn], axis=1)
     )
     return {
-        "rule": f"scored as if predicted blank where the {found['score']} is not above threshold_share",
-        "threshold_share": found["threshold_share"],
+        "rule": f"scored as if predicted blank where the {found['score_is']} is not above threshold",
+        "threshold": found["threshold"],
         "threshold_from": found["threshold_from"],
         "threshold_chosen_on_these_images": chosen_here,
         "blanked": {"n": int((~called).sum()), "covid": int((~called & (labels == metrics.COVID)).sum())},
@@ -164,7 +179,7 @@ def gated(columns: Columns, labels: np.ndarray, found: Block, *, chosen_here: bo
 
 
 def youden_threshold(score: np.ndarray, positive: np.ndarray) -> float:
-    """The share that tells `positive` bool [N] from the others best; the lowest of equals."""
+    """The score that tells `positive` bool [N] from the others best; the lowest of equals."""
     known = np.unique(score)
     middles = (known[1:] + known[:-1]) / 2 if len(known) > 1 else known
     sensitivity, specificity = (
@@ -270,7 +285,8 @@ def lines(block: Block) -> list[str]:
     if "detection" in block:
         d = block["detection"]
         text.append(
-            f"detection: ROC AUC {_words(d['auc'])}; share above {d['threshold_share']:.4f} ({d['threshold_from']}): "
+            f"detection: ROC AUC {_words(d['auc'])}; {d['score_is']} above {d['threshold']:.4f} "
+            f"({d['threshold_from']}): "
             f"sensitivity {_words(d['sensitivity'], 3)}, specificity {_words(d['specificity'], 3)}"
         )
     if "gated" in block:
@@ -278,7 +294,7 @@ def lines(block: Block) -> list[str]:
         scores = "; ".join(f"{p} Dice {_words(g[p]['dice'])}, IoU {_words(g[p]['iou'])}" for p in ("P1", "P2", "P3"))
         here = ", chosen on these images" if g["threshold_chosen_on_these_images"] else ""
         text.append(
-            f"gated (share not above {g['threshold_share']:.4f}{here}: scored as if predicted blank, "
+            f"gated (not above {g['threshold']:.4f}{here}: scored as if predicted blank, "
             f"{g['blanked']['n']} of {g['P3']['dice']['n']} images, {g['blanked']['covid']} COVID-19): {scores}"
         )
     ece = ", ".join(

@@ -8,12 +8,13 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet.config_values import check_kinds, check_values, flatten
+from jaxunet.dataset import COVID19, mask_targets
 from jaxunet.errors import UserError
 
 # Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
 _FREE = (
     *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
-    *("eval.batch_size", "eval.overlays", "eval.report", "eval.surface_tolerances", "eval.flips"),
+    *("eval.batch_size", "eval.overlays", "eval.report", "eval.surface_tolerances", "eval.flips", "eval.gate"),
     *("checkpoint.", "profile"),
 )
 # Keys that older runs do not have in their config.json, with what those did.
@@ -21,6 +22,7 @@ _ADDED = {
     "dataset.drop_near_duplicates": False,
     "eval.surface_tolerances": (2.0, 5.0),
     "eval.flips": False,
+    "eval.gate": True,
     "eval.report": True,
 }
 
@@ -55,8 +57,14 @@ def _check_dataset(config: ConfigDict) -> None:
         return
     if dataset.image_size not in (0, 32, 64, 128):
         raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), 32, 64, 128.")
-    if not targets or set(targets) - {"infection", "lung"} or len(set(targets)) != len(targets):
-        raise UserError(f"config.dataset.targets={targets!r} must name 'infection', 'lung' or both, each once.")
+    masks = mask_targets(targets)
+    if not masks or set(masks) - {"infection", "lung"} or len(set(targets)) != len(targets):
+        raise UserError(
+            f"config.dataset.targets={targets!r} must name 'infection', 'lung' or both, each once, and may end in "
+            f"'covid19'."
+        )
+    if COVID19 in targets:
+        _check_covid19(config, targets)
     for key in ("train_config", "eval_config"):
         if dataset[key] == "lung" and "infection" in targets:
             raise UserError(
@@ -64,6 +72,21 @@ def _check_dataset(config: ConfigDict) -> None:
             )
         if dataset[key] == "lung" and dataset.name == "synthetic_cxr":
             raise UserError(f"config.dataset.{key}='lung' exists only for covid_qu_ex: use 'infection_all'.")
+
+
+def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
+    if targets[-1] != COVID19 or "infection" not in targets:
+        raise UserError(f"config.dataset.targets={targets!r}: 'covid19' goes with 'infection', and comes last.")
+    if config.dataset.train_config != "infection_all":
+        raise UserError(
+            "'covid19' among config.dataset.targets needs X-rays that are not of COVID-19: set "
+            "config.dataset.train_config='infection_all'."
+        )
+    if config.model.name == "separable_unet":
+        raise UserError(
+            "config.model.name='separable_unet' is the original study's network, which answers nothing for the whole "
+            "image: take 'covid19' out of config.dataset.targets, or use 'unet' or 'resnet_unet'."
+        )
 
 
 def _check_divisible(section: str, size: int) -> None:

@@ -83,8 +83,8 @@ _KINDS = {
     "True or False": (
         bool,
         (
-            *("dataset.drop_leaked", "dataset.drop_near_duplicates", "eval.flips", "eval.report", "profile"),
-            *("augment.flip_horizontal", "augment.flip_vertical", "augment.quarter_turns"),
+            *("dataset.drop_leaked", "dataset.drop_near_duplicates", "eval.flips", "eval.gate", "eval.report"),
+            *("profile", "augment.flip_horizontal", "augment.flip_vertical", "augment.quarter_turns"),
             *("model.bn_sync", "optimizer.nesterov"),
         ),
     ),

@@ -35,7 +35,7 @@ from jaxunet.predictor import load as load_predictor
 from jaxunet.train_step import eval_step, measure_step
 
 EvalFn = Callable[[Any, Any], Array]
-Decision = tuple[float, str]  # infected share above which an image counts as COVID-19, and where that number is from
+Decision = tuple[float, str]  # score above which an image counts as COVID-19, and where that number is from
 _UNDECIDED = (0.0, "no evaluation of this checkpoint on val to take it from: run --split=val first")
 
 
@@ -80,9 +80,10 @@ def count_split(
 
 
 def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
-    """Protocols of the first target at top level, those of any other under `targets`; see `metrics.summarize`."""
-    first, *others = (metrics.summarize(counts[:, i], split.labels, resamples=resamples) for i in range(len(targets)))
-    return first | ({"targets": dict(zip(targets[1:], others, strict=True))} if others else {})
+    """Protocols of the first mask at top level, those of any other under `targets`; see `metrics.summarize`."""
+    masks = dataset.mask_targets(targets)
+    first, *others = (metrics.summarize(counts[:, i], split.labels, resamples=resamples) for i in range(len(masks)))
+    return first | ({"targets": dict(zip(masks[1:], others, strict=True))} if others else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +220,7 @@ def _decision_of_val(path: pathlib.Path, result: dict[str, Any], otherwise: Deci
         val = json.loads(path.read_text())
         if all(val[key] == result[key] for key in keys):
             block = val if "detection" in val else val["targets"]["infection"]
-            return block["detection"]["threshold_share"], f"chosen in {path}"
+            return block["detection"]["threshold"], f"chosen in {path}"
     except (OSError, KeyError, ValueError, TypeError):
         pass
     return otherwise

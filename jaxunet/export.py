@@ -1,7 +1,8 @@
 """`--mode=export`: a checkpoint as one file that runs, or loads, without its workdir, and a model card beside it.
 
 What is exported is the whole way from the X-ray's pixels to the mask, in float32: `image` uint8 [batch, S, S] ->
-`probability` float32 and `mask` uint8 {0, 1}, both [batch, S, S, targets]. The file is read back, run, and compared
+`probability` float32 and `mask` uint8 {0, 1}, both [batch, S, S, targets], and, of a network that answers for the whole
+image, `covid19` float32 [batch]. The file is read back, run, and compared
 with the checkpoint before it gets its name.
 """
 
@@ -87,14 +88,16 @@ def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
 
     def function(image: Array) -> dict[str, Array]:
         logits = predict_step(variables, input_pipeline.decode_image({"image": image}), model=source.model)
-        return _outputs(logits, source.threshold)
+        return _outputs(logits, source)
 
     return function
 
 
-def _outputs(logits: Array, threshold: float) -> dict[str, Array]:
-    mask = metrics.positive(logits, threshold).astype(jnp.uint8)
-    return {"mask": mask, "probability": jax.nn.sigmoid(logits)}
+def _outputs(logits: Array, source: Predictor) -> dict[str, Array]:
+    answer = {"covid19": jax.nn.sigmoid(logits[:, 0, 0, -1])} if source.answers_covid19 else {}
+    logits = logits[..., : len(source.targets)]
+    mask = metrics.positive(logits, source.threshold).astype(jnp.uint8)
+    return {"mask": mask, "probability": jax.nn.sigmoid(logits), **answer}
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
@@ -114,6 +117,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "outputs": {
             "probability": f"float32 [batch, {size}, {size}, {classes}], last axis as targets",
             "mask": f"uint8 {{0, 1}} [batch, {size}, {size}, {classes}]: probability above threshold",
+            **({"covid19": "float32 [batch]: probability of COVID-19 for the image"} if source.answers_covid19 else {}),
         },
         "training_data": dict(zip(("name", "terms"), model_card.training_data(config), strict=True)),
         "checkpoint_step": source.step,
@@ -132,10 +136,12 @@ def compare(source: Predictor, run: Run, *, tolerance: float) -> str:
     size = source.image_size
     images = np.stack([drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)])
     images = images.reshape(4, size, images.shape[1] // size, size, -1).mean(axis=(2, 4)).astype(np.uint8)
-    expected = {k: np.asarray(v) for k, v in _outputs(source.logits(images), source.threshold).items()}
+    expected = {k: np.asarray(v) for k, v in _outputs(source.logits(images), source).items()}
     parts = [run(images[:1]), run(images[1:])]
     computed = {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in expected}
-    difference = np.abs(computed["probability"] - expected["probability"])
+    difference = np.concatenate(
+        [np.abs(computed[k] - x).ravel() for k, x in expected.items() if k != "mask"]  # probabilities
+    )
     differs = computed["mask"] != expected["mask"]
     on_the_edge = np.abs(expected["probability"] - source.threshold) <= tolerance
     largest = float(difference.max())
@@ -182,7 +188,7 @@ def _write_onnx(source: Predictor, metadata: dict[str, Any], path: pathlib.Path)
 
 def _read_onnx(source: Predictor, path: pathlib.Path) -> Run:
     session = _import_onnx()[1].InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = ["mask", "probability"]
+    names = ["mask", "probability", *(["covid19"] if source.answers_covid19 else [])]
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
 
 
@@ -207,6 +213,8 @@ def _read_safetensors(source: Predictor, path: pathlib.Path) -> Run:
 
 
 def _write_torch(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> None:
+    if source.answers_covid19:
+        raise UserError("--format=torch has no place for the target 'covid19': train without, or use another format.")
     if (name := source.config.model.name) not in pretrained.NETWORKS:
         raise UserError(
             f"--format=torch is for resnet_unet and separable_unet: {name!r} has no counterpart in PyTorch."
@@ -226,7 +234,7 @@ def _save_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, Any], 
 
 
 def _run_of(loaded: Predictor) -> Run:
-    return lambda images: _outputs(loaded.logits(images), loaded.threshold)
+    return lambda images: _outputs(loaded.logits(images), loaded)
 
 
 FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Run]]] = {

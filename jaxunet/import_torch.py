@@ -39,7 +39,7 @@ def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         config.model.name, config.dataset.targets, config.train.ema_decay = name, _TARGETS[classes], 0.0
         config.model.depth = depth or config.model.depth
     config_lib.check(config)
-    model = build_model(config.model, classes=classes, axis_name=None)
+    model = build_model(config.model, _TARGETS[classes], axis_name=None)
     tx = build_optimizer(config.optimizer, lambda _: 0.0)
     state = create_train_state(model, tx, seed=config.seed, image_shape=(256, 256, 1), ema=False)
     variables = {"params": state.params, "batch_stats": state.batch_stats}

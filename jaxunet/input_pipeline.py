@@ -4,8 +4,8 @@ Order is a function of (seed, step) alone. The examples seen by a run are the co
 epoch, f(seed, epoch); step s takes positions [s * B, (s + 1) * B) of it, B being the global batch. No example is
 dropped or repeated within an epoch, nothing random is stored, and both modes give the same batches.
 
-A raw batch, on host or device: `image` uint8 [B, H, W] in [0, 255]; `mask` uint8 [B, H, W / 8, C], packed bits, or,
-where classes are learnt, `label` int32 [B].
+A raw batch, on host or device: `image` uint8 [B, H, W] in [0, 255]; `mask` uint8 [B, H, W / 8, C], packed bits, and,
+where the target "covid19" is learnt, `covid19` uint8 {0, 1} [B]; or, where classes are learnt, `label` int32 [B].
 """
 
 import dataclasses
@@ -19,11 +19,12 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet.dataset import reading
+from jaxunet.dataset import CLASSES, COVID19, mask_targets, reading
 from jaxunet.dataset.verify import decode_gray_png
 from jaxunet.errors import UserError
 
 RawBatch = dict[str, Any]
+_COVID = CLASSES.index("COVID-19")
 
 
 class Source(Protocol):
@@ -53,17 +54,17 @@ class ExampleSource:
         """Args:
         builder: a prepared TFDS builder.
         split: "train", "val" or "test".
-        targets: which masks to read, in order, of "infection" and "lung".
+        targets: which masks to read, in order, of "infection" and "lung"; "covid19" if the class is wanted, too.
         image_size: reduce images and masks to so many pixels per side; a divisor of theirs, or 0 to keep them.
         exclude: ids of examples to leave out.
         """
         import tensorflow_datasets as tfds
 
-        names = ["image", *(f"{t}_mask" for t in targets)]
+        names = ["image", *(f"{t}_mask" for t in mask_targets(targets))]
         missing = [n for n in names if n not in builder.info.features]
         if missing:
             raise UserError(f"The dataset {builder.info.full_name} has no {missing[0]}: change dataset.targets.")
-        self._names = names
+        self._names, self._with_covid19 = names, COVID19 in targets
         images = [n for n, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
         self._folder = builder.data_dir
         with reading(self._folder):
@@ -84,7 +85,7 @@ class ExampleSource:
         return len(self._records)
 
     def __getitem__(self, i: int) -> RawBatch:
-        """`image` uint8 [H, W], `mask` packed uint8 [H, W / 8, C]."""
+        """`image` uint8 [H, W], `mask` packed uint8 [H, W / 8, C], `covid19` uint8 [] if that is a target."""
         with reading(self._folder):
             example = self._source[self._records[i]]
             image, *masks = (decode_gray_png(example[name]) for name in self._names)
@@ -93,7 +94,8 @@ class ExampleSource:
             image = np.rint(_block_means(image, self._block)).astype(np.uint8)
             masks = [_block_means(mask, self._block) >= 0.5 for mask in masks]
         packed = [np.packbits(mask, axis=1) for mask in masks]
-        return {"image": image, "mask": np.stack(packed, axis=-1)}
+        raw = {"image": image, "mask": np.stack(packed, axis=-1)}
+        return raw | ({COVID19: np.uint8(self.labels[i] == _COVID)} if self._with_covid19 else {})
 
 
 def _block_means(x: np.ndarray, block: int) -> np.ndarray:
@@ -190,11 +192,23 @@ def decode_image(raw: RawBatch) -> Array:
 
 
 def decode(raw: RawBatch) -> dict[str, Array]:
-    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1]; `target`: masks float32 {0, 1} [B, H, W, C], or labels."""
+    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1]; `target`: masks float32 {0, 1} [B, H, W, C], or labels.
+
+    Where "covid19" is a target, it is the last of the C: 1 in every pixel of a COVID-19 image, else 0.
+    """
     image = decode_image(raw)
     if "label" in raw:
         return {"image": image, "target": raw["label"]}
-    return {"image": image, "target": jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)}
+    target = jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)
+    return {"image": image, "target": append_covid19(target, raw)}
+
+
+def append_covid19(masks: Array, raw: RawBatch) -> Array:
+    """`masks` float32 [B, H, W, C], and as one more plane the class of each image, if `raw` has it."""
+    if COVID19 not in raw:
+        return masks
+    plane = raw[COVID19].astype(jnp.float32)[:, None, None, None]
+    return jnp.concatenate([masks, jnp.broadcast_to(plane, (*masks.shape[:-1], 1))], axis=-1)
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:

@@ -7,12 +7,14 @@ classes are averaged, never pooled. Everything is computed in float32 from logit
 half precision (a known source of NaN in Dice).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
 from jax import Array
 from ml_collections import ConfigDict
+
+from jaxunet.dataset import COVID19
 
 LossFn = Callable[[Array, Array], Array]
 
@@ -44,8 +46,38 @@ def focal_loss(logits: Array, mask: Array, *, gamma: float, alpha: float) -> Arr
     return optax.losses.sigmoid_focal_loss(logits, mask, alpha=alpha, gamma=gamma).mean(axis=(1, 2, 3))
 
 
-def build_loss(loss: ConfigDict) -> LossFn:
-    """The loss that `config.loss` names: `(logits, mask) -> [B]`."""
+def with_covid19(mask_loss: LossFn, targets: Sequence[str]) -> LossFn:
+    """`mask_loss` of the masks, and binary cross-entropy of the last logit, which answers for the whole image.
+
+    Infection is learnt from COVID-19 images alone: its map says where, if it is COVID-19, and the answer says whether.
+    A map that learns both from blank masks of controls grows surer of the second, and loses whole lesions where it is
+    wrong. The sum counts every target alike, as the mean over classes does.
+
+    Args:
+      mask_loss: (logits, mask) -> float32 [B].
+      targets: what the last axis stands for; "covid19" is the last.
+    """
+    masks = targets[:-1]
+
+    def loss(logits: Array, target: Array) -> Array:
+        answer = target[:, 0, 0, -1]
+        total = optax.losses.sigmoid_binary_cross_entropy(logits[:, 0, 0, -1], answer)
+        for i, name in enumerate(masks):
+            value = mask_loss(logits[..., i : i + 1], target[..., i : i + 1])
+            total += value * answer if name == "infection" else value
+        return total / len(targets)
+
+    return loss
+
+
+def build_loss(loss: ConfigDict, targets: Sequence[str]) -> LossFn:
+    """The loss that `config.loss` names, for `config.dataset.targets`: `(logits, target) -> [B]`."""
+    if COVID19 in targets:
+        return with_covid19(_mask_loss(loss), targets)
+    return _mask_loss(loss)
+
+
+def _mask_loss(loss: ConfigDict) -> LossFn:
     if loss.name == "cross_entropy":
         return optax.losses.softmax_cross_entropy_with_integer_labels
     if loss.name == "bce":

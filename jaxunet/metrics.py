@@ -79,8 +79,32 @@ def histogram(logits: Array, mask: Array) -> Array:
 
 def batch_dice(logits: Array, mask: Array) -> Array:
     """float32 []: mean Dice of the first class at threshold 0.5, to watch training by. Shapes as `pixel_counts`."""
-    tp, fp, fn, _ = jnp.moveaxis(pixel_counts(logits, mask, 0.5)[:, 0], -1, 0)
-    return jnp.mean((2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6))
+    return jnp.mean(_dice_of_first(logits, mask))
+
+
+def batch_dice_covid19(logits: Array, target: Array) -> Array:
+    """As `batch_dice`, over the images that the last plane of `target` calls COVID-19; 0 where there are none."""
+    covid = target[:, 0, 0, -1]
+    return jnp.sum(_dice_of_first(logits, target) * covid) / jnp.maximum(jnp.sum(covid), 1)
+
+
+def _dice_of_first(logits: Array, mask: Array) -> Array:
+    tp, fp, fn, _ = jnp.moveaxis(pixel_counts(logits[..., :1], mask[..., :1], 0.5)[:, 0], -1, 0)
+    return (2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6)
+
+
+def detection_rates(counts: np.ndarray) -> dict[str, float]:
+    """Sensitivity and specificity over images, at the threshold that was counted with; NaN where there are no such.
+
+    Args:
+      counts: int [N, 4] of the target "covid19", whose pixels all say the same.
+    """
+    tp, fp, fn, tn = (np.asarray(counts) > 0).sum(axis=0)
+    return {"sensitivity": _share(tp, fn), "specificity": _share(tn, fp)}
+
+
+def _share(yes: int, no: int) -> float:
+    return float(yes / (yes + no)) if yes + no else float("nan")
 
 
 def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -73,7 +73,8 @@ from jaxunet import predictor
 
 model = predictor.load_safetensors("FILE")
 size = model.image_size
-{_OPEN_IMAGE}probability = 1 / (1 + np.exp(-model.logits(image)))  # float32 [batch, size, size, targets]
+{_OPEN_IMAGE}logits = model.logits(image)[..., : len(model.targets)]
+probability = 1 / (1 + np.exp(-logits))  # float32 [batch, size, size, targets]
 print(model.targets, np.mean(probability > model.threshold, axis=(0, 1, 2)))  # share of the pixels
 """,
     "torch": """\
@@ -270,6 +271,17 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
                 cells = " | ".join(_cell(block[protocol][m]) for m in metrics.METRICS)
                 n = block[protocol][metrics.METRICS[0]]["n"]
                 rows.append(f"| {text(target)} | {text(protocol)}: {meaning} | {n} | {cells} |")
+        for protocol in ("P1", "P2", "P3") if "gated" in block else ():
+            cells = " | ".join(_cell(block["gated"][protocol][m]) for m in metrics.METRICS)
+            n = block["gated"][protocol][metrics.METRICS[0]]["n"]
+            rows.append(f"| {text(target)} | {protocol} gated: blank where not called COVID-19 | {n} | {cells} |")
+    for block in (result, *result.get("targets", {}).values()):
+        if found := block.get("detection"):
+            rows.append(
+                f"\nCOVID-19 or not, by the {found['score_is']}: ROC AUC {_cell(found['auc'])}. Above "
+                f"{found['threshold']:.4f} ({text(found['threshold_from'])}): sensitivity "
+                f"{_cell(found['sensitivity'])}, specificity {_cell(found['specificity'])}."
+            )
     controls = result["controls"]
     if controls["n"]:
         words = f"{controls['blank_predictions']} of {controls['n']} images with a blank truth were predicted blank."
@@ -285,6 +297,7 @@ def _cell(numbers: dict[str, Any]) -> str:
 
 def _limits(source: Predictor) -> str:
     size, controls = source.image_size, source.config.dataset.train_config == "infection_all"
+    answers = source.answers_covid19
     lines = [
         f"- It always answers, for any picture: only whole frontal chest X-rays, reduced to {size}x{size}, are like "
         "what it has seen. Children, lateral views, other scanners and crops have not been tried.",
@@ -294,6 +307,7 @@ def _limits(source: Predictor) -> str:
     if "infection" in source.targets:
         lines.append(
             "- Other pneumonia and normal lungs were among the training images."
+            + (" Infection was learnt from COVID-19 images: its map says where, if it is that." if answers else "")
             if controls
             else "- It has learnt from COVID-19 images only: expect it to mark infection on lungs that have none."
         )

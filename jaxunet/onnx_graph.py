@@ -143,9 +143,17 @@ class _Graph:
 
     def _broadcast_in_dim(self, eqn: Any, x: str) -> str:
         old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-        if [d for d in old if d != 1] != [d for d in new if d != 1]:
+        at = dict(zip(eqn.params["broadcast_dimensions"], old, strict=True))
+        aligned = tuple(at.get(axis, 1) for axis in range(len(new)))
+        x = self.add("Reshape", x, _sizes(aligned))
+        if aligned == new:
+            return x
+        if any(d != n and not isinstance(n, int) for d, n in zip(aligned, new, strict=True)):
             raise _no_translation(f"a broadcast from {old} to {new}")
-        return self._reshape(eqn, x)
+        return self.add("Expand", x, np.array([n if isinstance(n, int) else 1 for n in new], np.int64))
+
+    def _reduce_sum(self, eqn: Any, x: str) -> str:
+        return self.add("ReduceSum", x, np.array(eqn.params["axes"], np.int64), keepdims=0)
 
     def _transpose(self, eqn: Any, x: str) -> str:
         return self.add("Transpose", x, perm=eqn.params["permutation"])

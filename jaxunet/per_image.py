@@ -22,11 +22,13 @@ class Measured:
       counts: int32 [N, C, 4], pixels: tp, fp, fn, tn.
       histogram: int32 [N, C, 3, 20], see `metrics.histogram`.
       mask: uint8 [N, H, W / 8, C], predicted masks, packed bits.
+      covid19: float32 [N], probability of COVID-19 for the whole image, of a network that answers that.
     """
 
     counts: np.ndarray
     histogram: np.ndarray
     mask: np.ndarray
+    covid19: np.ndarray | None = None
 
     def predicted(self, i: int) -> np.ndarray:
         """bool [H, W]: the predicted mask of image `i`, first target."""
@@ -39,7 +41,7 @@ def tabulate(
     """Target -> column -> value of each image, in the order of `data`.
 
     Columns: `COUNTS` int64; `metrics.METRICS`; `hd95` in pixels and the surface Dice at each tolerance (surface.py); of
-    infection also `true_share` and `predicted_share`, see `infected_shares`.
+    infection also `true_share` and `predicted_share`, see `infected_shares`, and `covid19_probability` if measured.
 
     Args:
       measured: of the images of `data`.
@@ -59,6 +61,8 @@ def tabulate(
     if "infection" in targets:
         for name, masks in (("true_share", truth), ("predicted_share", measured.mask)):
             result["infection"][name] = infected_shares(masks, targets)
+        if measured.covid19 is not None:
+            result["infection"]["covid19_probability"] = measured.covid19.astype(np.float64)
     return result
 
 

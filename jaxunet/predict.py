@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxunet import letterbox, prediction_files, xray
+from jaxunet import findings, letterbox, prediction_files, xray
 from jaxunet.errors import UserError
 from jaxunet.prediction_log import PredictionLog
 from jaxunet.predictor import Predictor
@@ -23,6 +23,7 @@ from jaxunet.xray import Xray
 from jaxunet.xray_files import XrayFile, XrayFiles
 
 SOME_FAILED = 2  # exit status
+_GATED = "; else no infection is marked (config.eval.gate)"
 _HELD_PIXELS = 100_000_000  # of X-rays that are read and not yet written: 0.1 GB
 
 
@@ -62,8 +63,7 @@ def predict(
         f"{' and '.join(predictor.targets)} from step {predictor.step} of {predictor.origin}, {predictor.image_size} "
         f"pixels per side, threshold {predictor.threshold}"
     )
-    rule = settings["detection"]
-    print(f"COVID-19 if more than {rule['threshold_share']:.4%} of the {rule['share_of']} is infected")
+    print(findings.rule_in_words(**settings["detection"]) + (_GATED if settings["gate"] else ""))
     if config.dataset.train_config == "infection":
         print("The network was trained on COVID-19 X-rays alone: on others it marks what is not there.")
     with PredictionLog(output, settings, share) as log:
@@ -121,6 +121,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "threshold": predictor.threshold,
         "flips": predictor.config.eval.flips,
         "detection": predictor.rule,
+        "gate": predictor.gate,
         "probabilities": probabilities,
     }
 

@@ -34,11 +34,10 @@ def write(
       file_name: of the X-ray, `XrayFile.name`.
       image: the X-ray.
       logits: float32 [H, W, C], at its size.
-      settings: `targets`, `threshold`, `probabilities`, `detection`.
+      settings: `targets`, `threshold`, `probabilities`, `detection`, `gate`.
     """
     name = output_name(file_name)
-    masks = masks_of(logits, settings["targets"], settings["threshold"])
-    row = describe(image, masks, settings["detection"])
+    masks, row = describe(image, logits, settings)
     if image.header is not None:
         row["warnings"] += _write_segmentation(output / "segmentations" / f"{name}.seg.dcm", image, masks)
     for i, (target, mask) in enumerate(masks.items()):
@@ -55,28 +54,46 @@ def masks_of(logits: np.ndarray, targets: Sequence[str], threshold: float) -> di
     return {target: metrics.positive(logits[..., i], threshold) for i, target in enumerate(targets)}
 
 
-def describe(image: Xray, masks: dict[str, np.ndarray], detection: dict[str, Any]) -> dict[str, Any]:
-    """The row of one X-ray: its size, `findings.measure`, COVID-19 or not, and `warnings`, a list of sentences.
+def describe(image: Xray, logits: np.ndarray, settings: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What is predicted of one X-ray.
 
     Args:
       image: the X-ray.
-      masks: by target, bool [H, W].
-      detection: the rule, as `findings.detected` takes it.
+      logits: float32 [H, W, C], at its size; one more than there are `targets` answers for the whole image.
+      settings: `targets`; `threshold`; `detection`, the rule, as `findings.detected` takes it; `gate`, whether an X-ray
+        that the network does not call COVID-19 has a blank infection mask.
+
+    Returns:
+      Its masks, by target, bool [H, W]; and its row: its size, `findings.measure`, COVID-19 or not, and `warnings`, a
+      list of sentences.
     """
-    measures = findings.measure(
-        masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored
-    )
+    masks, probability = masks_of(logits, settings["targets"], settings["threshold"]), None
+    if logits.shape[-1] > len(masks):
+        probability = float(1 / (1 + np.exp(-np.float64(logits[0, 0, -1]))))
+
+    def measure() -> dict[str, Any]:
+        return findings.measure(
+            masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored
+        )
+
+    measures = measure()
+    found = findings.detected(measures, probability, **settings["detection"])
+    if settings["gate"] and probability is not None and not found:
+        masks["infection"] = np.zeros_like(masks["infection"])
+        measures = measure()
     height, width = image.pixels.shape
     pixel_height, pixel_width = image.spacing_mm or (None, None)
-    return {
+    row = {
         "height": height,
         "width": width,
         **{key: round(value, 4) if isinstance(value, float) else value for key, value in measures.items()},
         "pixel_height_mm": pixel_height,
         "pixel_width_mm": pixel_width,
-        "covid19_detected": findings.detected(measures, **detection),
+        "covid19_probability": None if probability is None else round(probability, 4),
+        "covid19_detected": found,
         "warnings": [*image.notes, *findings.doubts(image.pixels, masks.get("lung"))],
     }
+    return masks, row
 
 
 def _write_segmentation(path: pathlib.Path, image: Xray, masks: dict[str, np.ndarray]) -> list[str]:

@@ -19,7 +19,7 @@ from jaxunet.findings import MEASURES
 from jaxunet.xray_files import XrayFile
 
 COLUMNS = ("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm")
-COLUMNS = (*COLUMNS, "covid19_detected", "warnings", "error")
+COLUMNS = (*COLUMNS, "covid19_probability", "covid19_detected", "warnings", "error")
 
 
 class PredictionLog:

@@ -24,7 +24,8 @@ from jaxunet.train_state import create_train_state
 from jaxunet.train_step import predict_step
 
 SHIPPED = pathlib.Path(__file__).parent / "weights" / "unet.safetensors"
-_ANY_PIXEL = {"share_of": "image", "threshold_share": 0.0, "from": "not chosen: any infected pixel counts"}
+_ANY_PIXEL = {"score": "image", "threshold": 0.0, "from": "not chosen: any infected pixel counts"}
+_LIKELY = {"score": "probability", "threshold": 0.5, "from": "not chosen: the more likely answer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Predictor:
       model, variables: the network, and its weights and running statistics (the averages where they were kept). With
         `config.eval.flips`, or of an ensemble, the network is one of averaging.py.
       origin: where it is from, in words.
-      detection: when an image counts as COVID-19, by its infected share: {"share_of": "lung" or "image",
-        "threshold_share": in [0, 1), "from": where that number is from}.
+      detection: when an image counts as COVID-19, {"score": "probability", which the network answers for the whole
+        image, or the infected share of the "lung" or of the "image"; "threshold": in [0, 1), above which it does;
+        "from": where that number is from}.
     """
 
     config: ConfigDict
@@ -52,8 +54,13 @@ class Predictor:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What the last axis of the logits stands for, such as ("infection", "lung")."""
-        return tuple(self.config.dataset.targets)
+        """The masks that the last axis of the logits stands for, such as ("infection", "lung")."""
+        return dataset.mask_targets(self.config.dataset.targets)
+
+    @property
+    def answers_covid19(self) -> bool:
+        """Whether one more logit, the last and the same in all pixels, answers for the whole image."""
+        return dataset.COVID19 in self.config.dataset.targets
 
     @property
     def image_size(self) -> int:
@@ -63,7 +70,12 @@ class Predictor:
     @property
     def rule(self) -> dict[str, Any]:
         """`detection` as `findings.detected` takes it."""
-        return {key: self.detection[key] for key in ("share_of", "threshold_share")}
+        return {key: self.detection[key] for key in ("score", "threshold")}
+
+    @property
+    def gate(self) -> bool:
+        """Whether the infection mask of an X-ray that is not called COVID-19 is left blank."""
+        return self.answers_covid19 and self.config.eval.gate
 
     @property
     def threshold(self) -> float:
@@ -77,10 +89,10 @@ class Predictor:
           images: uint8 [N, image_size, image_size] in [0, 255].
 
         Returns:
-          float32 [N, image_size, image_size, C], C being the number of targets.
+          float32 [N, image_size, image_size, C], C being the number of `targets`, and one more if `answers_covid19`.
         """
         if not len(images):
-            return np.empty((*images.shape, len(self.targets)), np.float32)
+            return np.empty((*images.shape, len(self.config.dataset.targets)), np.float32)
         batch_size = self.config.eval.batch_size
         results = []
         for start in range(0, len(images), batch_size):
@@ -112,7 +124,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
     if config.dataset.name == "labelled_images":
         raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
     size = config.dataset.image_size or dataset.IMAGE_SIZE
-    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
     tx = build_optimizer(config.optimizer, lambda _: 0.0)  # only the structure of its state counts
     like = jax.eval_shape(
         lambda: create_train_state(
@@ -133,7 +145,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
 
 def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict[str, Any]:
     """`Predictor.detection` of a checkpoint: what `--mode=evaluate --split=val` chose for it with the same settings,
-    else any infected pixel."""
+    else `not_chosen`."""
     size = config.dataset.image_size or dataset.IMAGE_SIZE
     same = {
         "checkpoint_step": step,
@@ -145,12 +157,15 @@ def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict
         found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
         if all(found[key] == value for key, value in same.items()) and found.get("flips", False) == config.eval.flips:
             block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
-            share_of = "lung" if block["score"].endswith("lung") else "image"
-            share = float(block["threshold_share"])
-            return {"share_of": share_of, "threshold_share": share, "from": "chosen on val"}
+            return {"score": str(block["score"]), "threshold": float(block["threshold"]), "from": "chosen on val"}
     except (OSError, KeyError, ValueError, TypeError, AttributeError):
         pass
-    return _ANY_PIXEL
+    return not_chosen(config)
+
+
+def not_chosen(config: ConfigDict) -> dict[str, Any]:
+    """`Predictor.detection` where no evaluation chose a threshold."""
+    return dict(_LIKELY if dataset.COVID19 in config.dataset.targets else _ANY_PIXEL)
 
 
 def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
@@ -165,15 +180,15 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
     """
     first = predictors[0]
     for other, workdir in zip(predictors[1:], workdirs[1:], strict=True):
-        for key in ("targets", "image_size"):
-            if getattr(first, key) != getattr(other, key):
+        both = [(tuple(p.config.dataset.targets), p.image_size) for p in (first, other)]
+        for key, mine, theirs in zip(("targets", "image_size"), *both, strict=True):
+            if mine != theirs:
                 raise UserError(
-                    f"{workdirs[0]} and {workdir} cannot be averaged: config.dataset.{key} is "
-                    f"{getattr(first, key)!r} and {getattr(other, key)!r}."
+                    f"{workdirs[0]} and {workdir} cannot be averaged: config.dataset.{key} is {mine!r} and {theirs!r}."
                 )
     variables = {name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")}
     model, origin = Ensemble(tuple(p.model for p in predictors)), f"the mean of {len(predictors)} runs"
-    return Predictor(first.config, first.step, None, model, variables, origin)
+    return Predictor(first.config, first.step, None, model, variables, origin, not_chosen(first.config))
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:
@@ -197,21 +212,17 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     try:
         config, step = config_lib.from_json(metadata["config"]), int(metadata["checkpoint_step"])
         chosen_for = (config.eval.threshold, config.eval.flips, config.dataset.image_size)
-        rule = json.loads(metadata["detection"]) if "detection" in metadata else _ANY_PIXEL
-        rule = {
-            "share_of": str(rule["share_of"]),
-            "threshold_share": float(rule["threshold_share"]),
-            "from": str(rule["from"]),
-        }
+        rule = json.loads(metadata["detection"]) if "detection" in metadata else not_chosen(config)
+        rule = {"score": str(rule["score"]), "threshold": float(rule["threshold"]), "from": str(rule["from"])}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was not written by --mode=export --format=safetensors ({error!r} in it).") from error
     config.update_from_flattened_dict(overrides or {})
     fit_batch_size(config)
     config_lib.check(config, training=False)
     if (config.eval.threshold, config.eval.flips, config.dataset.image_size) != chosen_for:
-        rule = _ANY_PIXEL
+        rule = not_chosen(config)
     size = config.dataset.image_size or dataset.IMAGE_SIZE
-    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
     image = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
     like = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     variables = unflatten(tensors, like, source=str(path))

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 from jaxunet import config as config_lib
 from jaxunet import hardware, hlo, input_pipeline, parallel, roofline
 from jaxunet.atomic import write_atomically
-from jaxunet.dataset import IMAGE_SIZE
+from jaxunet.dataset import COVID19, IMAGE_SIZE, mask_targets
 from jaxunet.errors import UserError
 from jaxunet.losses import build_loss
 from jaxunet.metrics import batch_dice
@@ -125,12 +126,12 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
     if dataset.name == "synthetic_cxr" and dataset.train_config == "infection_all":
         images *= 2
     size = dataset.image_size or IMAGE_SIZE
-    model = build_model(config.model, classes=len(targets), axis_name=parallel.AXIS if config.model.bn_sync else None)
+    model = build_model(config.model, targets, axis_name=parallel.AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
     step = functools.partial(
         train_step,
         model=model,
-        loss_fn=build_loss(config.loss),
+        loss_fn=build_loss(config.loss, targets),
         score_fn=batch_dice,
         tx=tx,
         accumulate_steps=config.train.accumulate_steps,
@@ -147,11 +148,11 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
         config.input.mode,
         num_examples=images,
         image_shape=shape,
-        masks=len(targets),
+        masks=len(mask_targets(targets)),
         limit_gib=config.input.resident_limit_gib,
     ):
         program = parallel.streamed_program(step, make_batch, batch_size=batch, devices=devices)
-        return program.lower(state, _raw((len(devices), per_chip), size, len(targets)), replicas)
+        return program.lower(state, _raw((len(devices), per_chip), size, targets), replicas)
     program = parallel.resident_program(
         step,
         make_batch,
@@ -161,27 +162,28 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
         max_steps=1,
         devices=devices,
     )
-    return program.lower(state, _raw((images,), size, len(targets)), jax.ShapeDtypeStruct((), jnp.int32), replicas)
+    return program.lower(state, _raw((images,), size, targets), jax.ShapeDtypeStruct((), jnp.int32), replicas)
 
 
 def _lower_eval(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
     size, targets = config.dataset.image_size or IMAGE_SIZE, config.dataset.targets
-    model = build_model(config.model, classes=len(targets), axis_name=None)
+    model = build_model(config.model, targets, axis_name=None)
     variables = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, size, size, 1))
     )
     program = parallel.eval_program(
         functools.partial(eval_step, model=model, threshold=config.eval.threshold), devices=devices
     )
-    return program.lower(variables, _raw((len(devices), per_chip), size, len(targets)))
+    return program.lower(variables, _raw((len(devices), per_chip), size, targets))
 
 
-def _raw(leading: tuple[int, ...], size: int, masks: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _raw(leading: tuple[int, ...], size: int, targets: Sequence[str]) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of raw examples, as `input_pipeline` describes them."""
-    return {
+    raw = {
         "image": jax.ShapeDtypeStruct((*leading, size, size), jnp.uint8),
-        "mask": jax.ShapeDtypeStruct((*leading, size, size // 8, masks), jnp.uint8),
+        "mask": jax.ShapeDtypeStruct((*leading, size, size // 8, len(mask_targets(targets))), jnp.uint8),
     }
+    return raw | ({COVID19: jax.ShapeDtypeStruct(leading, jnp.uint8)} if COVID19 in targets else {})
 
 
 def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: hardware.Peak | None) -> dict[str, Any]:

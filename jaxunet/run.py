@@ -86,7 +86,7 @@ def run(
                     f"{out} holds a run of its own: name another --output for the network that comes along."
                 )
             shipped = network()
-            decision = (shipped.detection["threshold_share"], shipped.detection["from"])
+            decision = (shipped.detection["threshold"], shipped.detection["from"])
             evaluate_predictor(shipped, out, split=split, decision=decision)
             return 0
         if mode == "evaluate" and output:

@@ -149,6 +149,7 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "threshold": predictor.threshold,
             "flips": predictor.config.eval.flips,
             "rule": predictor.rule,
+            "gate": predictor.gate,
             "max_bytes": MAX_BYTES,
             "colours": prediction_files.COLOURS,
         }
@@ -172,10 +173,16 @@ def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
     image = xray.read(data)
     square, place = letterbox.fit(image.pixels, predictor.image_size)
     logits = letterbox.restore(predictor.logits(square[None])[0], place)
-    masks = prediction_files.masks_of(logits, predictor.targets, predictor.threshold)
+    settings = {
+        "targets": predictor.targets,
+        "threshold": predictor.threshold,
+        "detection": predictor.rule,
+        "gate": predictor.gate,
+    }
+    masks, row = prediction_files.describe(image, logits, settings)
     picture, layers = prediction_files.overlay_layers(image.pixels, masks)
     return {
-        "row": prediction_files.describe(image, masks, predictor.rule),
+        "row": row,
         "mirrored": image.mirrored,
         "xray": _png(picture),
         "layers": {target: _png(layer) for target, layer in layers.items()},

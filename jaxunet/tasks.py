@@ -52,7 +52,7 @@ def _axis_name(config: ConfigDict) -> str | None:
 def _segmentation(config: ConfigDict) -> Task:
     targets = tuple(config.dataset.targets)
     source, val = load_segmentation_data(config)
-    model = build_model(config.model, classes=len(targets), axis_name=_axis_name(config))
+    model = build_model(config.model, targets, axis_name=_axis_name(config))
     eval_fn = evaluate.build_eval_fn(model, config)
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
@@ -66,9 +66,14 @@ def _segmentation(config: ConfigDict) -> Task:
             for name, numbers in summary.get(protocol, {}).items()
         }
         words = [f"{p} Dice {values[f'val/{p}/dice']:.4f} IoU {values[f'val/{p}/iou']:.4f}" for p in ("P1", "P2", "P3")]
+        if dataset.COVID19 in targets:
+            found = metrics.detection_rates(counts[:, -1])
+            values |= {f"val/covid19/{name}": rate for name, rate in found.items()}
+            words += [f"COVID-19 {name} {rate:.3f}" for name, rate in found.items()]
         return values, values["val/P1/dice"], ", ".join(words)
 
-    return Task("dice", source, val, model, build_loss(config.loss), metrics.batch_dice, validate)
+    score = metrics.batch_dice_covid19 if dataset.COVID19 in targets else metrics.batch_dice
+    return Task("dice", source, val, model, build_loss(config.loss, targets), score, validate)
 
 
 def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
@@ -105,4 +110,4 @@ def _classification(config: ConfigDict) -> Task:
     def score(logits: Array, label: Array) -> Array:
         return jnp.mean(jnp.argmax(logits, axis=-1) == label, dtype=jnp.float32)
 
-    return Task("accuracy", source, val, model, build_loss(config.loss), score, validate)
+    return Task("accuracy", source, val, model, build_loss(config.loss, ("class",)), score, validate)

@@ -14,6 +14,7 @@ from jaxunet import config as config_lib
 from jaxunet import distributed, hardware, input_pipeline, parallel, plots
 from jaxunet.atomic import only_here
 from jaxunet.checkpoint import Checkpoints
+from jaxunet.dataset import mask_targets
 from jaxunet.errors import UserError, WeightsUnavailable
 from jaxunet.initialize import initial_state, weights_file
 from jaxunet.input_pipeline import Source
@@ -216,7 +217,7 @@ def _build_advance(
         config.input.mode,
         num_examples=len(source),
         image_shape=source.image_shape,
-        masks=0 if config.dataset.name == "labelled_images" else len(config.dataset.targets),
+        masks=0 if config.dataset.name == "labelled_images" else len(mask_targets(config.dataset.targets)),
         limit_gib=config.input.resident_limit_gib,
     )
     if not resident:

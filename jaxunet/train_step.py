@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxunet import input_pipeline
 from jaxunet.augment import augment_batch
+from jaxunet.dataset import COVID19
 from jaxunet.losses import LossFn
 from jaxunet.metrics import histogram, pixel_counts, positive
 from jaxunet.models import Network, without_patches
@@ -100,9 +101,9 @@ def augmented_batch(raw: input_pipeline.RawBatch, positions: Array, *, seed: int
     batch = input_pipeline.decode(raw)
     image, target = batch["image"], batch["target"]
     keys = input_pipeline.example_keys(seed, positions)
-    masks = jnp.zeros((*image.shape[:-1], 0), jnp.float32) if "label" in raw else target
+    masks = target[..., : raw["mask"].shape[-1]] if "mask" in raw else jnp.zeros((*image.shape[:-1], 0), jnp.float32)
     image, masks = augment_batch(keys, image, masks, augment)
-    return {"image": image, "target": target if "label" in raw else masks}
+    return {"image": image, "target": input_pipeline.append_covid19(masks, raw) if "mask" in raw else target}
 
 
 def predict_step(variables: Any, image: Array, *, model: Network) -> Array:
@@ -118,13 +119,18 @@ def eval_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, t
 
 def measure_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
     """Raw batch -> all that evaluation wants to know of each image: `counts` int32 [B, C, 4], as `eval_step`;
-    `histogram` int32 [B, C, 3, 20], see `metrics.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed."""
+    `histogram` int32 [B, C, 3, 20], see `metrics.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed; where
+    "covid19" is a target, `covid19` float32 [B], its probability."""
     batch = input_pipeline.decode(raw)
     logits = predict_step(variables, batch["image"], model=model)
+    answer = {COVID19: jax.nn.sigmoid(logits[:, 0, 0, -1])} if COVID19 in raw else {}
+    n = raw["mask"].shape[-1]
+    logits, target = logits[..., :n], batch["target"][..., :n]
     return {
-        "counts": pixel_counts(logits, batch["target"], threshold),
-        "histogram": histogram(logits, batch["target"]),
+        "counts": pixel_counts(logits, target, threshold),
+        "histogram": histogram(logits, target),
         "mask": jnp.packbits(positive(logits, threshold), axis=2),
+        **answer,
     }
 
 

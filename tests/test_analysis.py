@@ -129,14 +129,14 @@ def test_youden_threshold_is_the_best_of_all():
 def test_detection_uses_the_threshold_it_is_given():
     share = np.array([0.4, 0.1, 0.0, 0.3, 0.2, 0.1, 0.0, 0.0])
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
-    given = analysis.detection(share, labels, (0.15, "somewhere"), share_of="lung")
-    assert (given["threshold_share"], given["threshold_from"]) == (0.15, "somewhere")
+    given = analysis.detection(share, labels, (0.15, "somewhere"), kind="lung")
+    assert (given["threshold"], given["threshold_from"]) == (0.15, "somewhere")
     assert given["sensitivity"]["mean"] == 0.5
     assert given["specificity"]["mean"] == 0.75
     assert {k: v["mean"] for k, v in given["specificity_by_class"].items()} == {"Non-COVID": 0.5, "Normal": 1.0}
     assert given["auc"]["value"] == (4 + 2.5 + 1 + 4) / 16
-    free = analysis.detection(share, labels, None, share_of="lung")
-    assert free["threshold_share"] == 0.25  # 2 of 4 and 4 of 4; above 0.05, 3 of 4 and 2 of 4
+    free = analysis.detection(share, labels, None, kind="lung")
+    assert free["threshold"] == 0.25  # 2 of 4 and 4 of 4; above 0.05, 3 of 4 and 2 of 4
     assert "these images" in free["threshold_from"]
 
 
@@ -149,8 +149,8 @@ def test_gated_protocols_by_hand():
     labels = np.array([0, 0, 0, 0, 1, 2])
     columns = dict(zip(("tp", "fp", "fn", "tn"), counts.T, strict=True))
     columns["predicted_share"] = np.array([0.4, 0.2, 0.1, 0.15, 0.3, 0.02])
-    found = analysis.detection(columns["predicted_share"], labels, (0.15, "somewhere"), share_of="lung")
-    result = analysis.gated(columns, labels, found, chosen_here=False)
+    found = analysis.detection(columns["predicted_share"], labels, (0.15, "somewhere"), kind="lung")
+    result = analysis.gated(columns, columns["predicted_share"], labels, found, chosen_here=False)
     # Counted as: 30 10 10 50, 20 0 20 60, 0 0 20 80, 0 0 50 50, 0 30 0 70, 0 0 0 100
     dice, iou = [60 / 80, 40 / 60, 0, 0, 0, 1], [30 / 50, 20 / 40, 0, 0, 0, 1]
     for protocol, n in (("P1", 4), ("P3", 6)):
@@ -165,9 +165,10 @@ def test_gated_protocols_by_hand():
     assert result["P3"]["accuracy"]["mean"] == pytest.approx(np.mean([0.8, 0.8, 0.8, 0.5, 0.7, 1]))
     assert result["controls"] == {"n": 2, "blank_predictions": 1}
     assert result["blanked"] == {"n": 3, "covid": 2}
-    assert (result["threshold_share"], result["threshold_from"]) == (0.15, "somewhere")
+    assert (result["threshold"], result["threshold_from"]) == (0.15, "somewhere")
     assert not result["threshold_chosen_on_these_images"]
-    everything = analysis.gated(columns, labels, found | {"threshold_share": -1.0}, chosen_here=True)
+    none = found | {"threshold": -1.0}
+    everything = analysis.gated(columns, columns["predicted_share"], labels, none, chosen_here=True)
     ungated = metrics.summarize(counts, labels, resamples=bootstrap.RESAMPLES)
     assert {k: everything[k] for k in ungated} == ungated
     assert everything["threshold_chosen_on_these_images"]
@@ -275,13 +276,13 @@ def val(finished) -> dict:
 def test_threshold_of_val_is_used_on_test(finished, val, capsys):
     config = config_lib.load(finished)
     test = evaluate.evaluate(config, finished, split="test", checkpoint="latest")
-    assert test["detection"]["threshold_share"] == val["detection"]["threshold_share"]
+    assert test["detection"]["threshold"] == val["detection"]["threshold"]
     assert test["detection"]["threshold_from"] == f"chosen in {finished / 'eval/val/metrics.json'}"
-    assert test["gated"]["threshold_share"] == val["gated"]["threshold_share"] == val["detection"]["threshold_share"]
+    assert test["gated"]["threshold"] == val["gated"]["threshold"] == val["detection"]["threshold"]
     assert [x["gated"]["threshold_chosen_on_these_images"] for x in (val, test)] == [True, False]
     assert "outlines (P1): HD95" in capsys.readouterr().out
     path = finished / "eval" / "val" / "metrics.json"
-    assert evaluate._decision_of_val(path, val)[0] == val["detection"]["threshold_share"]
+    assert evaluate._decision_of_val(path, val)[0] == val["detection"]["threshold"]
     for other in (val | {"checkpoint_step": 3}, val | {"flips": True}):
         assert evaluate._decision_of_val(path, other)[0] == 0
     share, words = evaluate._decision_of_val(path.parent / "nothing.json", val)
@@ -292,10 +293,10 @@ def test_threshold_of_val_is_used_on_test(finished, val, capsys):
 def test_rule_of_val_goes_with_the_network(finished, val, tmp_path):
     """Into what predicts and serves, and where a network is scored that has no evaluation on Val beside it."""
     network = predictor.load(config_lib.load(finished), finished, checkpoint="latest")
-    share = val["detection"]["threshold_share"]
-    assert network.detection == {"share_of": "image", "threshold_share": share, "from": "chosen on val"}
+    share = val["detection"]["threshold"]
+    assert network.detection == {"score": "image", "threshold": share, "from": "chosen on val"}
     kept = evaluate.evaluate_predictor(network, tmp_path, split="test", decision=(share + 0.125, "kept"))
-    assert (kept["detection"]["threshold_share"], kept["detection"]["threshold_from"]) == (share + 0.125, "kept")
+    assert (kept["detection"]["threshold"], kept["detection"]["threshold_from"]) == (share + 0.125, "kept")
 
 
 def evaluate_runs(runs, workdir) -> int:

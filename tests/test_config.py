@@ -53,7 +53,7 @@ def test_shipped_config_builds(name):
     assert float(schedule(0)) > 0
     logits = jnp.zeros((1, 10) if name == "classify" else (1, 8, 8, 1))
     target = jnp.zeros(1, jnp.int32) if name == "classify" else logits
-    assert build_loss(config.loss)(logits, target).shape == (1,)
+    assert build_loss(config.loss, ("infection",))(logits, target).shape == (1,)
 
 
 def test_pretrained_variant():

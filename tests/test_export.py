@@ -40,7 +40,7 @@ def networks(make_config):
         config.model.patch, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
         config.dataset.targets = ("infection", "lung")
         config.eval.threshold = 0.4
-        model = build_model(config.model, classes=2, axis_name=None)
+        model = build_model(config.model, ("infection", "lung"), axis_name=None)
         init = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), np.zeros((1, 32, 32, 1)))
         rng = np.random.default_rng(0)
 
@@ -85,7 +85,7 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
 
 
 def test_safetensors_alone_are_enough(networks, tmp_path):
-    rule = {"share_of": "lung", "threshold_share": 0.25, "from": "chosen on val"}
+    rule = {"score": "lung", "threshold": 0.25, "from": "chosen on val"}
     source = dataclasses.replace(networks["unet"], detection=rule)
     exported(source, "safetensors", tmp_path / "whole")
     loaded = predictor.load_safetensors(tmp_path / "whole")
@@ -93,7 +93,7 @@ def test_safetensors_alone_are_enough(networks, tmp_path):
     assert (loaded.step, loaded.targets, loaded.image_size, loaded.threshold) == (7, ("infection", "lung"), 32, 0.4)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, source.variables)
     other = predictor.load_safetensors(tmp_path / "whole", {"eval.threshold": 0.3, "eval.flips": True})
-    assert (other.threshold, other.detection["threshold_share"]) == (0.3, 0.0)  # the rule was chosen for 0.4
+    assert (other.threshold, other.detection["threshold"]) == (0.3, 0.0)  # the rule was chosen for 0.4
     flipped = source.logits(images(2)[..., ::-1])[:, :, ::-1]
     expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.logits(images(2))))) / 2
     np.testing.assert_allclose(1 / (1 + np.exp(-other.logits(images(2)))), expected, atol=1e-5)

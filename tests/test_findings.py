@@ -66,16 +66,16 @@ def test_regions_touch_at_corners():
 
 
 @pytest.mark.parametrize(
-    ("share_of", "threshold", "expected"),
+    ("score", "threshold", "expected"),
     [("image", 0.0, True), ("image", 0.02, False), ("lung", 0.02, True), ("lung", 0.04, False)],
 )
-def test_detection(share_of, threshold, expected):
+def test_detection(score, threshold, expected):
     measures = {"infected_pixels": 9, "infected_share_percent": 1.0, "severity_percent": 3.0}
-    assert findings.detected(measures, share_of=share_of, threshold_share=threshold) is expected
+    assert findings.detected(measures, None, score=score, threshold=threshold) is expected
     none = measures | {"infected_pixels": None}
-    assert findings.detected(none, share_of=share_of, threshold_share=threshold) is None
+    assert findings.detected(none, None, score=score, threshold=threshold) is None
     no_lung = measures | {"severity_percent": None}
-    assert findings.detected(no_lung, share_of="lung", threshold_share=threshold) is False
+    assert findings.detected(no_lung, None, score="lung", threshold=threshold) is False
 
 
 def test_doubts():

@@ -35,7 +35,7 @@ def fresh(config, shift=0.0):
 
 
 def _make(config):
-    model = build_model(config.model, classes=len(config.dataset.targets), axis_name=None)
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
     tx = build_optimizer(config.optimizer, lambda _: 0.0)
     return create_train_state(model, tx, seed=0, image_shape=SHAPE, ema=config.train.ema_decay > 0)
 

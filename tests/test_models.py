@@ -15,6 +15,7 @@ from configs import default
 from jaxunet.errors import UserError
 from jaxunet.models import build_model, layers
 
+TARGETS = ("infection", "lung")
 STRIDES = {"unet": (2, 4, 8), "resnet_unet": (2, 4, 8, 16, 32), "separable_unet": (1, 2, 4, 8, 16)}
 
 
@@ -29,7 +30,7 @@ def settings(request):
 @functools.cache
 def built(text: str, classes: int, channels: int):
     settings = ConfigDict(json.loads(text))
-    model = build_model(settings, classes=classes, axis_name=None)
+    model = build_model(settings, TARGETS[:classes], axis_name=None)
     size = STRIDES[settings.name][-1] * 2
     image = jax.random.uniform(jax.random.key(1), (2, size, size, channels))
     return model, jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), image), image
@@ -45,7 +46,7 @@ def build(settings, classes=1, channels=1):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_are_float32_at_full_resolution(classes, channels, dtype, settings):
     settings.dtype = dtype
-    model = build_model(settings, classes=classes, axis_name=None)
+    model = build_model(settings, TARGETS[:classes], axis_name=None)
     size = STRIDES[settings.name][-1] * 2
     image = jnp.zeros((2, size, 2 * size, channels))
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
@@ -59,7 +60,7 @@ def test_logits_are_float32_at_full_resolution(classes, channels, dtype, setting
 def test_bfloat16_is_close_to_float32(settings):
     model, variables, image = build(settings)
     settings.dtype = "bfloat16"
-    half = build_model(settings, classes=1, axis_name=None)
+    half = build_model(settings, ("infection",), axis_name=None)
     full, rough = (jax.jit(functools.partial(m.apply, train=False))(variables, image) for m in (model, half))
     assert jnp.isfinite(rough).all()
     assert 0 < float(jnp.abs(full - rough).max()) < 0.1 * float(jnp.abs(full).max())
@@ -67,7 +68,7 @@ def test_bfloat16_is_close_to_float32(settings):
 
 @pytest.mark.parametrize("factor", [0.75, 1.25, 2.5])
 def test_odd_sizes_are_refused_with_the_size_to_pad_to(factor, settings):
-    model = build_model(settings, classes=1, axis_name=None)
+    model = build_model(settings, ("infection",), axis_name=None)
     stride = STRIDES[settings.name][-1]
     size, padded = int(factor * stride), math.ceil(factor) * stride
     with pytest.raises(UserError, match=f"divisible by {stride}.*{size}x{size}.*pad it to {padded}x{padded}"):
@@ -110,7 +111,7 @@ def test_parameter_count_of_the_textbook_network():
     """Ronneberger's widths with batch norm, bilinear upsampling: counted layer by layer, conv then norm."""
     settings = default.get_config().model
     settings.channels, settings.patch = (64, 128, 256, 512, 1024), 1
-    model = build_model(settings, classes=1, axis_name=None)
+    model = build_model(settings, ("infection",), axis_name=None)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     widths = [1, 64, 128, 256, 512, 1024]
     expected = sum(9 * (a * b + b * b) + 4 * b for a, b in zip(widths, widths[1:], strict=False))

@@ -93,7 +93,7 @@ def test_the_whole_network_computes_the_same():
     results, variables = [], None
     for layout in ("plain", "patches"):
         settings.layout = layout
-        model = build_model(settings, classes=2, axis_name=None)
+        model = build_model(settings, ("infection", "lung"), axis_name=None)
         variables = variables or random_variables(model, image)
 
         def loss(params, model=model, variables=variables):

@@ -27,7 +27,7 @@ class Threshold:
     """In place of a network: infection is brighter than 200, lung than 100."""
 
     targets, image_size, threshold, step, best_step = ("infection", "lung"), SIZE, 0.5, 7, None
-    origin, detection = "made", {"share_of": "image", "threshold_share": 0.0, "from": "any pixel"}
+    origin, detection = "made", {"score": "image", "threshold": 0.0, "from": "any pixel"}
 
     def __init__(self, config: ConfigDict):
         self.config, self.variables, self.seen = config, {"w": np.zeros(3)}, []
@@ -152,17 +152,17 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_p
     write(tmp_path, "in.png", picture())
     result = {"checkpoint_step": 7, "threshold": 0.5, "target": "infection"}
     result |= {"dataset": "synthetic_cxr/infection_all", "image_size": [256, 256]}
-    result["detection"] = {"score": "predicted infected share of the lung", "threshold_share": 0.2}
+    result["detection"] = {"score": "lung", "threshold": 0.2}
     report = tmp_path / "run/eval/val/metrics.json"
     report.parent.mkdir(parents=True)
     for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
-        result["detection"]["threshold_share"], result["checkpoint_step"] = share, step
+        result["detection"]["threshold"], result["checkpoint_step"] = share, step
         report.write_text(json.dumps(result))
         network.detection = predictor.detection_rule(network.config, tmp_path / "run", network.step)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
     report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
-    assert predictor.detection_rule(network.config, tmp_path / "run", 7)["threshold_share"] == 0
+    assert predictor.detection_rule(network.config, tmp_path / "run", 7)["threshold"] == 0
 
 
 def test_broken_files_among_good_ones(run, tmp_path, capsys):

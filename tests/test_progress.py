@@ -80,7 +80,7 @@ def test_flops_of_a_small_network():
     """One level: convolutions 1 -> 4 and 4 -> 4 of nine taps, a head 4 -> 1; borders and additions are small."""
     settings = default.get_config().model
     settings.channels, settings.patch, settings.dtype = (4,), 1, "float32"
-    model = build_model(settings, classes=1, axis_name=None)
+    model = build_model(settings, ("infection",), axis_name=None)
     shape = (64, 64, 1)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, *shape)))
     expected = 3 * 64 * 64 * 2 * (9 * 4 + 9 * 16 + 4)
@@ -92,7 +92,7 @@ def test_flops_do_not_count_the_zeros_of_patches():
     settings.name, settings.depth, settings.dtype = "resnet_unet", 18, "float32"
     counts = []
     for settings.layout in ("plain", "patches"):
-        model = build_model(settings, classes=1, axis_name=None)
+        model = build_model(settings, ("infection",), axis_name=None)
         init = functools.partial(model.init, train=False)
         variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
         counts.append(flops_per_image(model, variables, (64, 64, 1)))

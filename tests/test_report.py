@@ -88,8 +88,8 @@ def result(scored) -> dict:
     }
     columns = dict(zip(("tp", "fp", "fn", "tn"), scored.counts[:, 0].T, strict=True))
     columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
-    found = {"score": "predicted infected share of the lung", "threshold_share": 0.55, "threshold_from": "a test"}
-    extra["gated"] = analysis.gated(columns, scored.data.labels, found, chosen_here=True)
+    found = {"score_is": "predicted infected share of the lung", "threshold": 0.55, "threshold_from": "a test"}
+    extra["gated"] = analysis.gated(columns, columns["predicted_share"], scored.data.labels, found, chosen_here=True)
     return head | summary | extra
 
 

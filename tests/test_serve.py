@@ -34,7 +34,7 @@ from tests.test_predict import Threshold, picture
 from tests.test_xray import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
 
 ROOT = pathlib.Path(__file__).parents[1]
-RULE = {"share_of": "lung", "threshold_share": 0.1}
+RULE = {"score": "lung", "threshold": 0.1}
 OURS = {web_guard.SENT_BY: "1"}
 SECRETS = (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99", b"STUDY77")
 

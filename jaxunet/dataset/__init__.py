@@ -11,7 +11,7 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,9 +24,11 @@ from jaxunet.locations import in_bucket, locate
 
 __all__ = [
     "CLASSES",
+    "COVID19",
     "IMAGE_SIZE",
     "data_root",
     "dropped_from_train",
+    "mask_targets",
     "near_in_train",
     "open_builder",
     "prepared",
@@ -35,7 +37,14 @@ __all__ = [
     "verify_source",
 ]
 
+COVID19 = "covid19"  # the target that is no mask: one answer for the whole image
+
 _ABANDONED_SECONDS = 3600.0
+
+
+def mask_targets(targets: Sequence[str]) -> tuple[str, ...]:
+    """Those of `config.dataset.targets` that are masks."""
+    return tuple(target for target in targets if target != COVID19)
 
 
 def data_root(dataset: ConfigDict) -> pathlib.Path:

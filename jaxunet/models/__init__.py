@@ -1,12 +1,14 @@
-"""Networks: `build_model` turns `config.model` into a Flax module `image [B, H, W, 1] -> logits [B, H, W, classes]`."""
+"""Networks: `build_model` turns `config.model` into a Flax module `image [B, H, W, 1] -> logits [B, H, W, C]`."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jaxunet.dataset import COVID19, mask_targets
 from jaxunet.models.layers import Policy
 from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
@@ -16,21 +18,22 @@ from jaxunet.models.unet import UNet, UNetEncoder
 Network = nn.Module
 
 
-def build_model(model: ConfigDict, *, classes: int, axis_name: str | None) -> Network:
+def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | None) -> Network:
     """The network that `config.model` describes.
 
     Args:
       model: the `model` section of the config.
-      classes: number of masks to predict.
+      targets: what the C logits stand for, `config.dataset.targets`: masks, and maybe, as the last, "covid19", whose
+        logit answers for the whole image and is the same in all its pixels.
       axis_name: mapped axis to average batch statistics over, or None for per-replica statistics.
     """
-    policy = _policy(model, axis_name)
+    policy, masks, covid19 = _policy(model, axis_name), len(mask_targets(targets)), COVID19 in targets
     if model.name == "unet":
-        return UNet(classes=classes, channels=tuple(model.channels), patch=model.patch, policy=policy)
+        return UNet(masks, tuple(model.channels), model.patch, policy, covid19)
     if model.name == "resnet_unet":
-        return ResNetUNet(classes=classes, depth=model.depth, policy=policy)
+        return ResNetUNet(masks, model.depth, policy, covid19)
     if model.name == "separable_unet":
-        return SeparableUNet(classes=classes, policy=policy)
+        return SeparableUNet(masks, policy)
     raise ValueError(f"unknown model {model.name!r}")
 
 

@@ -172,6 +172,20 @@ class BatchNorm(nn.Module):
         return (x.astype(jnp.float32) * factor + offset).astype(self.policy.dtype)
 
 
+class ImageAnswer(nn.Module):
+    """One logit for the whole image, from the mean of its coarsest feature `[B, h, w, C]`: float32 `[B, 1]`."""
+
+    @nn.compact
+    def __call__(self, feature: Array) -> Array:
+        return nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2)))
+
+
+def append_plane(logits: Array, answer: Array) -> Array:
+    """`[B, H, W, C]`, `[B, 1]` -> `[B, H, W, C + 1]`: the answer in every pixel, so that it travels as masks do."""
+    plane = jnp.broadcast_to(answer[:, None, None, :], (*logits.shape[:-1], 1))
+    return jnp.concatenate([logits, plane], axis=-1)
+
+
 def batch_norm(policy: Policy, *, train: bool, name: str, patch: int = 1) -> BatchNorm:
     return BatchNorm(policy, train, patch, name=name)
 

@@ -58,6 +58,7 @@ class ResNetUNet(nn.Module):
 
     Attributes:
       classes: number of masks predicted, one logit each.
+      covid19: whether the last logit, the same in all pixels, answers for the whole image (`layers.ImageAnswer`).
       depth: of the ResNet: 18, 34, 50, 101 or 152.
       policy: precision and normalisation.
     """
@@ -65,6 +66,7 @@ class ResNetUNet(nn.Module):
     classes: int
     depth: int
     policy: Policy
+    covid19: bool = False
 
     @property
     def stride(self) -> int:
@@ -73,12 +75,16 @@ class ResNetUNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes]."""
+        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes (+ 1)]."""
         layers.check_divisible(image, self.stride)
         features = ResNetEncoder(self.depth, self.policy, name="encoder")(image, train=train)
         patches = (1, 1, 1, 2, 4) if self.policy.patches else (1, 1, 1, 1, 1)
         x = Decoder(patches, self.policy, name="decoder")(features, train=train)
         if patches[-1] == 1:
-            return Conv(self.classes, name="head")(x)
-        logits = PatchConv(self.classes, patch=patches[-1], use_bias=True, name="head")(x)
-        return layers.depth_to_space(logits, patches[-1])
+            logits = Conv(self.classes, name="head")(x)
+        else:
+            logits = PatchConv(self.classes, patch=patches[-1], use_bias=True, name="head")(x)
+            logits = layers.depth_to_space(logits, patches[-1])
+        if self.covid19:
+            logits = layers.append_plane(logits, layers.ImageAnswer(name="covid19")(features[-1]))
+        return logits

@@ -70,6 +70,7 @@ class UNet(nn.Module):
 
     Attributes:
       classes: number of masks predicted, one logit each.
+      covid19: whether the last logit, the same in all pixels, answers for the whole image (`layers.ImageAnswer`).
       channels: width of each level, finest first; their number is the depth.
       patch: 1, 2 or 4.
       policy: precision and normalisation.
@@ -79,6 +80,7 @@ class UNet(nn.Module):
     channels: tuple[int, ...]
     patch: int
     policy: Policy
+    covid19: bool = False
 
     @property
     def stride(self) -> int:
@@ -87,10 +89,13 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes]."""
+        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes (+ 1)]."""
         layers.check_divisible(image, self.stride)
         features = UNetEncoder(self.channels, self.patch, self.policy, name="encoder")(image, train=train)
         x = UNetDecoder(self.policy, name="decoder")(features, train=train)
         # The head runs in float32: logits and the loss never see bfloat16 rounding.
         logits = Conv(self.classes * self.patch**2, kernel_size=1, name="head")(x)
-        return layers.depth_to_space(logits, self.patch)
+        logits = layers.depth_to_space(logits, self.patch)
+        if self.covid19:
+            logits = layers.append_plane(logits, layers.ImageAnswer(name="covid19")(features[-1]))
+        return logits
