@@ -7,7 +7,7 @@ With `:small`, a rehearsal of the whole comparison on 2 CPU cores: a quarter of 
 
 import ml_collections
 
-from configs import default, resnet101_unet, separable_unet, unet
+from configs import default, resnet101_unet, separable_unet
 
 SHARED = ("seed", "dataset", "input", "eval", "checkpoint", "profile")  # the same for every system; overrides its own
 
@@ -18,7 +18,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     systems.original_unet = separable_unet.get_config()
     systems.resnet101_scratch = resnet101_unet.get_config()
     systems.resnet101_pretrained = resnet101_unet.get_config("pretrained")
-    systems.plain_unet = unet.get_config()
+    systems.plain_unet = default.get_config()
+    systems.plain_unet.dataset.targets = ("infection", "lung")
     if variant == "small":
         config.dataset.image_size = 64
         for system in systems.values():

@@ -163,11 +163,7 @@ def gated(columns: Columns, score: np.ndarray, labels: np.ndarray, found: Block,
       What `metrics.summarize` gives, and which images were blanked.
     """
     called = score > found["threshold"]
-    tp, fp, fn, tn = (columns[name] for name in COUNTS)
-    none = np.zeros_like(tp)
-    counts = np.where(
-        called[:, None], np.stack([tp, fp, fn, tn], axis=1), np.stack([none, none, tp + fn, fp + tn], axis=1)
-    )
+    counts = metrics.gate(np.stack([columns[name] for name in COUNTS], axis=1), called)
     return {
         "rule": f"scored as if predicted blank where the {found['score_is']} is not above threshold",
         "threshold": found["threshold"],

@@ -94,17 +94,21 @@ def _dice_of_first(logits: Array, mask: Array) -> Array:
 
 
 def detection_rates(counts: np.ndarray) -> dict[str, float]:
-    """Sensitivity and specificity over images, at the threshold that was counted with; NaN where there are no such.
+    """`sensitivity` and `specificity` over images, at the threshold that was counted with, where there are such images.
 
     Args:
       counts: int [N, 4] of the target "covid19", whose pixels all say the same.
     """
     tp, fp, fn, tn = (np.asarray(counts) > 0).sum(axis=0)
-    return {"sensitivity": _share(tp, fn), "specificity": _share(tn, fp)}
+    rates = {"sensitivity": (tp, tp + fn), "specificity": (tn, tn + fp)}
+    return {name: float(right / n) for name, (right, n) in rates.items() if n}
 
 
-def _share(yes: int, no: int) -> float:
-    return float(yes / (yes + no)) if yes + no else float("nan")
+def gate(counts: np.ndarray, called: np.ndarray) -> np.ndarray:
+    """`counts` int [N, 4] as if nothing had been predicted in the images that are not `called` bool [N]."""
+    tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
+    none = np.zeros_like(tp)
+    return np.where(called[:, None], counts, np.stack([none, none, tp + fn, fp + tn], axis=1))
 
 
 def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -65,11 +65,16 @@ def _segmentation(config: ConfigDict) -> Task:
             for protocol in metrics.PROTOCOLS
             for name, numbers in summary.get(protocol, {}).items()
         }
-        words = [f"{p} Dice {values[f'val/{p}/dice']:.4f} IoU {values[f'val/{p}/iou']:.4f}" for p in ("P1", "P2", "P3")]
+        shown = [(p, f"val/{p}") for p in ("P1", "P2", "P3")]
+        rates = {}
         if dataset.COVID19 in targets:
-            found = metrics.detection_rates(counts[:, -1])
-            values |= {f"val/covid19/{name}": rate for name, rate in found.items()}
-            words += [f"COVID-19 {name} {rate:.3f}" for name, rate in found.items()]
+            rates = metrics.detection_rates(counts[:, -1])
+            gated = metrics.summarize(metrics.gate(counts[:, 0], counts[:, -1, :2].any(axis=1)), val.labels)
+            values |= {f"val/covid19/{name}": rate for name, rate in rates.items()}
+            values |= {f"val/gated/P3/{name}": numbers["mean"] for name, numbers in gated["P3"].items()}
+            shown[2] = ("gated P3", "val/gated/P3")
+        words = [f"{name} Dice {values[f'{key}/dice']:.4f} IoU {values[f'{key}/iou']:.4f}" for name, key in shown]
+        words += [f"COVID-19 {name} {rate:.3f}" for name, rate in rates.items()]
         return values, values["val/P1/dice"], ", ".join(words)
 
     score = metrics.batch_dice_covid19 if dataset.COVID19 in targets else metrics.batch_dice
