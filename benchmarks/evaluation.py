@@ -20,7 +20,7 @@ from absl import app
 from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from jaxunet import analysis, evaluate, metrics, per_image, plots  # noqa: E402
+from jaxunet import analysis, dataset, evaluate, metrics, per_image, plots  # noqa: E402
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _CONFIG = config_flags.DEFINE_config_file("config", str(_ROOT / "configs" / "unet.py"))
@@ -39,7 +39,7 @@ def timed(name: str, stage: Callable[[], Any]) -> Any:
 
 def main(_: list[str]) -> None:
     config = _CONFIG.value
-    targets = tuple(config.dataset.targets)
+    targets = dataset.mask_targets(config.dataset.targets)
     data = evaluate.load_eval_split(config, "val")
     print(f"{len(data.ids)} images of {data.image.shape[1]}x{data.image.shape[2]}, targets {targets}")
     truth = np.unpackbits(data.arrays["mask"], axis=2)

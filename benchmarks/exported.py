@@ -52,6 +52,7 @@ def main() -> None:
             results[name] = {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
             seconds[name].append(time.perf_counter() - start)
     logits = results["checkpoint"]["logits"]
+    logits = logits[..., : len(source.targets)]
     probability, mask = np.asarray(jax.nn.sigmoid(logits)), np.asarray(metrics.positive(logits, source.threshold))
     print(
         f"\n{len(images)} images of {images.shape[1]}x{images.shape[2]}, batch {flags.batch}, {mask.size:,} mask pixels"

@@ -34,6 +34,7 @@ class System:
       summary: `metrics.summarize` with intervals.
       counts: int64 [N, 4], images in the order that all systems share.
       predicted: bool [K, H, W], masks of the images that are shown.
+      answers_covid19: whether the network answers for the whole image, too.
       parameters: their number.
       images_per_second: of prediction on all devices present, from host memory.
     """
@@ -43,6 +44,7 @@ class System:
     summary: dict[str, Any]
     counts: np.ndarray
     predicted: np.ndarray
+    answers_covid19: bool
     parameters: int
     images_per_second: float
 
@@ -200,6 +202,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
         summary=metrics.summarize(scored.counts[:, 0], scored.data.labels, resamples=bootstrap.RESAMPLES),
         counts=scored.counts[:, 0],
         predicted=scored.predict_masks(shown),
+        answers_covid19=scored.predictor.answers_covid19,
         parameters=sum(x.size for x in jax.tree.leaves(scored.predictor.variables["params"])),
         images_per_second=len(part.ids) / seconds,
     )
@@ -229,6 +232,11 @@ def _markdown(systems: list[System], skipped: dict[str, str], data: input_pipeli
         )
     lines += [f"| {name} | skipped: {reason} |" + " |" * (4 + len(COLUMNS)) for name, reason in skipped.items()]
     lines += ["", f"images/s: prediction on {device}. Empty masks: {metrics.EMPTY_MASK_RULE}."]
+    if ungated := [s.name for s in systems if s.answers_covid19]:
+        lines += [
+            f"{' and '.join(ungated)}: an answer for the whole image (target covid19) is not applied here, so controls "
+            f"are not blank in P3; `--mode=evaluate` has the gated scores."
+        ]
     lines += ["", "| paired difference, P1 | Dice | IoU |", "|---|---|---|"]
     for i, a in enumerate(systems):
         for b in systems[i + 1 :]:

@@ -82,10 +82,10 @@ def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
             "'covid19' among config.dataset.targets needs X-rays that are not of COVID-19: set "
             "config.dataset.train_config='infection_all'."
         )
-    if config.model.name == "separable_unet":
+    if config.model.name not in ("unet", "resnet_unet"):
         raise UserError(
-            "config.model.name='separable_unet' is the original study's network, which answers nothing for the whole "
-            "image: take 'covid19' out of config.dataset.targets, or use 'unet' or 'resnet_unet'."
+            f"config.model.name={config.model.name!r} is a network that answers nothing for the whole image: take "
+            f"'covid19' out of config.dataset.targets, or use 'unet' or 'resnet_unet'."
         )
 
 

@@ -36,7 +36,6 @@ from jaxunet.train_step import eval_step, measure_step
 
 EvalFn = Callable[[Any, Any], Array]
 Decision = tuple[float, str]  # score above which an image counts as COVID-19, and where that number is from
-_UNDECIDED = (0.0, "no evaluation of this checkpoint on val to take it from: run --split=val first")
 
 
 def load_eval_split(config: ConfigDict, split: str) -> Split:
@@ -151,14 +150,12 @@ def evaluate_predictor(
     *,
     split: str,
     members: Sequence[dict[str, Any]] = (),
-    decision: Decision = _UNDECIDED,
 ) -> dict[str, Any]:
     """As `evaluate`, of a network from anywhere.
 
     Args:
       predictor, workdir, split: as for `evaluate`.
       members: the runs that it averages, as `metrics.json` has them.
-      decision: how COVID-19 is told on other splits than "val" where `workdir` has no evaluation on "val".
     """
     config = predictor.config
     data, targets = load_eval_split(config, split), predictor.targets
@@ -178,7 +175,8 @@ def evaluate_predictor(
         "empty_mask_rule": metrics.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
-    chosen = None if split == "val" else _decision_of_val(out.parent / "val" / "metrics.json", result, decision)
+    known = (predictor.detection["threshold"], predictor.detection["from"])
+    chosen = None if split == "val" else _decision_of_val(out.parent / "val" / "metrics.json", result) or known
     share_of = "lung" if "lung" in targets else "image"
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
@@ -197,7 +195,9 @@ def evaluate_predictor(
     page = out / "report.html"
     if config.eval.report:
         name = workdir.absolute().name
-        text = report.render(predictor, data, measured.counts, result, read_metrics(workdir), name=name)
+        text = report.render(
+            predictor, data, measured.counts, result, read_metrics(workdir), name=name, covid19=measured.covid19
+        )
         if distributed.is_first():
             write_atomically(page, text)
     elif distributed.is_first():
@@ -213,8 +213,8 @@ def measure(predictor: Predictor, data: Split) -> Measured:
     return Measured(**map_split(parallel.map_eval_step(step), predictor.variables, data, config.eval.batch_size))
 
 
-def _decision_of_val(path: pathlib.Path, result: dict[str, Any], otherwise: Decision = _UNDECIDED) -> Decision:
-    """What the same checkpoint's evaluation on Val chose."""
+def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> Decision | None:
+    """What the same checkpoint's evaluation on Val chose, if there was one."""
     keys = ("dataset", "image_size", "target", "threshold", "flips", "checkpoint_step", "members")
     try:
         val = json.loads(path.read_text())
@@ -223,7 +223,7 @@ def _decision_of_val(path: pathlib.Path, result: dict[str, Any], otherwise: Deci
             return block["detection"]["threshold"], f"chosen in {path}"
     except (OSError, KeyError, ValueError, TypeError):
         pass
-    return otherwise
+    return None
 
 
 def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:

@@ -30,11 +30,12 @@ from jaxunet.atomic import write_atomically
 from jaxunet.dataset import drawing
 from jaxunet.errors import UserError
 from jaxunet.models import pretrained
+from jaxunet.models.layers import split_plane
 from jaxunet.predictor import Predictor
 from jaxunet.train_step import predict_step
 
 Images = np.ndarray
-Run = Callable[[Images], dict[str, np.ndarray]]  # uint8 [B, S, S] -> "probability" and "mask" [B, S, S, C]
+Run = Callable[[Images], dict[str, np.ndarray]]  # uint8 [B, S, S] -> what `function_of` gives
 
 # Largest difference of a probability that passes. Accelerators multiply float32 less exactly.
 _TOLERANCE = 1e-4
@@ -83,7 +84,8 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
 
 
 def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
-    """`image` uint8 [B, S, S] -> `probability` float32, `mask` uint8 {0, 1} [B, S, S, C]; the weights are inside."""
+    """`image` uint8 [B, S, S] -> `probability` float32, `mask` uint8 {0, 1} [B, S, S, C], and of a network that answers
+    it, `covid19` float32 [B]; the weights are inside."""
     variables = jax.device_get(source.variables)
 
     def function(image: Array) -> dict[str, Array]:
@@ -94,8 +96,10 @@ def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
 
 
 def _outputs(logits: Array, source: Predictor) -> dict[str, Array]:
-    answer = {"covid19": jax.nn.sigmoid(logits[:, 0, 0, -1])} if source.answers_covid19 else {}
-    logits = logits[..., : len(source.targets)]
+    answer = {}
+    if source.answers_covid19:
+        logits, covid19 = split_plane(logits)
+        answer = {"covid19": jax.nn.sigmoid(covid19)}
     mask = metrics.positive(logits, source.threshold).astype(jnp.uint8)
     return {"mask": mask, "probability": jax.nn.sigmoid(logits), **answer}
 
@@ -117,7 +121,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "outputs": {
             "probability": f"float32 [batch, {size}, {size}, {classes}], last axis as targets",
             "mask": f"uint8 {{0, 1}} [batch, {size}, {size}, {classes}]: probability above threshold",
-            **({"covid19": "float32 [batch]: probability of COVID-19 for the image"} if source.answers_covid19 else {}),
+            **({"covid19": f"float32 [batch]. {model_card.UNGATED}"} if source.answers_covid19 else {}),
         },
         "training_data": dict(zip(("name", "terms"), model_card.training_data(config), strict=True)),
         "checkpoint_step": source.step,

@@ -60,6 +60,8 @@ def with_covid19(mask_loss: LossFn, targets: Sequence[str]) -> LossFn:
     masks = targets[:-1]
 
     def loss(logits: Array, target: Array) -> Array:
+        if logits.shape != target.shape:
+            raise ValueError(f"logits {logits.shape} are not those of {tuple(targets)}, {target.shape}")
         answer = target[:, 0, 0, -1]
         total = optax.losses.sigmoid_binary_cross_entropy(logits[:, 0, 0, -1], answer)
         for i, name in enumerate(masks):

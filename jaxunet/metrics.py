@@ -78,14 +78,16 @@ def histogram(logits: Array, mask: Array) -> Array:
 
 
 def batch_dice(logits: Array, mask: Array) -> Array:
-    """float32 []: mean Dice of the first class at threshold 0.5, to watch training by. Shapes as `pixel_counts`."""
-    return jnp.mean(_dice_of_first(logits, mask))
+    """float32 [2]: Dice of the first class at threshold 0.5, summed over the images, and how many these are; to watch
+    training by. Shapes as `pixel_counts`."""
+    dice = _dice_of_first(logits, mask)
+    return jnp.stack([jnp.sum(dice), jnp.float32(len(dice))])
 
 
 def batch_dice_covid19(logits: Array, target: Array) -> Array:
-    """As `batch_dice`, over the images that the last plane of `target` calls COVID-19; 0 where there are none."""
+    """As `batch_dice`, over the images that the last plane of `target` calls COVID-19."""
     covid = target[:, 0, 0, -1]
-    return jnp.sum(_dice_of_first(logits, target) * covid) / jnp.maximum(jnp.sum(covid), 1)
+    return jnp.stack([jnp.sum(_dice_of_first(logits, target) * covid), jnp.sum(covid)])
 
 
 def _dice_of_first(logits: Array, mask: Array) -> Array:

@@ -276,7 +276,7 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
             n = block["gated"][protocol][metrics.METRICS[0]]["n"]
             rows.append(f"| {text(target)} | {protocol} gated: blank where not called COVID-19 | {n} | {cells} |")
     for block in (result, *result.get("targets", {}).values()):
-        if found := block.get("detection"):
+        if "score_is" in (found := block.get("detection", {})):
             rows.append(
                 f"\nCOVID-19 or not, by the {found['score_is']}: ROC AUC {_cell(found['auc'])}. Above "
                 f"{found['threshold']:.4f} ({text(found['threshold_from'])}): sensitivity "
@@ -295,6 +295,13 @@ def _cell(numbers: dict[str, Any]) -> str:
     return f"{value:.4f}" if low is None else f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
+# Of a network with the target "covid19".
+UNGATED = (
+    "Infection was learnt from COVID-19 images alone: its mask says where, if the X-ray is one of COVID-19, which "
+    "covid19 says. For a mask that is blank else, take covid19 above the threshold of detection."
+)
+
+
 def _limits(source: Predictor) -> str:
     size, controls = source.image_size, source.config.dataset.train_config == "infection_all"
     answers = source.answers_covid19
@@ -306,8 +313,7 @@ def _limits(source: Predictor) -> str:
     ]
     if "infection" in source.targets:
         lines.append(
-            "- Other pneumonia and normal lungs were among the training images."
-            + (" Infection was learnt from COVID-19 images: its map says where, if it is that." if answers else "")
+            "- Other pneumonia and normal lungs were among the training images." + (f" {UNGATED}" if answers else "")
             if controls
             else "- It has learnt from COVID-19 images only: expect it to mark infection on lungs that have none."
         )

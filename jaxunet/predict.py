@@ -64,6 +64,8 @@ def predict(
         f"pixels per side, threshold {predictor.threshold}"
     )
     print(findings.rule_in_words(**settings["detection"]) + (_GATED if settings["gate"] else ""))
+    if predictor.answers_covid19 and not predictor.gate:
+        print("Infection was learnt from COVID-19 X-rays alone: on others the masks mark what is not there.")
     if config.dataset.train_config == "infection":
         print("The network was trained on COVID-19 X-rays alone: on others it marks what is not there.")
     with PredictionLog(output, settings, share) as log:
@@ -192,7 +194,8 @@ def _rows(
     def predict_batch() -> None:
         logits = predictor.logits(np.stack([square for _, square in batch])) if batch else ()
         for (slot, _), one in zip(batch, logits, strict=True):
-            slot.row = writing.submit(_write, slot, one, output, settings, room)
+            masks, probability = one[..., : len(predictor.targets)], predictor.covid19(one)
+            slot.row = writing.submit(_write, slot, masks, probability, output, settings, room)
         batch.clear()
 
     try:
@@ -241,10 +244,16 @@ def _read(file: XrayFile, number: int, room: _Room, size: int) -> tuple[Xray, le
 
 
 def _write(
-    slot: _Slot, logits: np.ndarray, output: pathlib.Path, settings: dict[str, Any], room: _Room
+    slot: _Slot,
+    logits: np.ndarray,
+    probability: float | None,
+    output: pathlib.Path,
+    settings: dict[str, Any],
+    room: _Room,
 ) -> dict[str, Any]:
-    """`logits` float32 [S, S, C] of the square -> pictures, and the row."""
-    row = prediction_files.write(output, slot.file.name, slot.xray, letterbox.restore(logits, slot.place), settings)
+    """`logits` float32 [S, S, C] of the square, its `probability` of COVID-19 or None -> pictures, and the row."""
+    logits = letterbox.restore(logits, slot.place)
+    row = prediction_files.write(output, slot.file.name, slot.xray, logits, probability, settings)
     room.change(-slot.xray.pixels.size)
     slot.xray = None
     return row

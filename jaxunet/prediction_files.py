@@ -25,7 +25,12 @@ def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
 
 
 def write(
-    output: pathlib.Path, file_name: str, image: Xray, logits: np.ndarray, settings: dict[str, Any]
+    output: pathlib.Path,
+    file_name: str,
+    image: Xray,
+    logits: np.ndarray,
+    probability: float | None,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the pictures of one X-ray and returns its row.
 
@@ -33,11 +38,11 @@ def write(
       output: folder of the predictions.
       file_name: of the X-ray, `XrayFile.name`.
       image: the X-ray.
-      logits: float32 [H, W, C], at its size.
-      settings: `targets`, `threshold`, `probabilities`, `detection`, `gate`.
+      logits, probability: see `describe`.
+      settings: as for `describe`, and `probabilities`.
     """
     name = output_name(file_name)
-    masks, row = describe(image, logits, settings)
+    masks, row = describe(image, logits, probability, settings)
     if image.header is not None:
         row["warnings"] += _write_segmentation(output / "segmentations" / f"{name}.seg.dcm", image, masks)
     for i, (target, mask) in enumerate(masks.items()):
@@ -54,12 +59,15 @@ def masks_of(logits: np.ndarray, targets: Sequence[str], threshold: float) -> di
     return {target: metrics.positive(logits[..., i], threshold) for i, target in enumerate(targets)}
 
 
-def describe(image: Xray, logits: np.ndarray, settings: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def describe(
+    image: Xray, logits: np.ndarray, probability: float | None, settings: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What is predicted of one X-ray.
 
     Args:
       image: the X-ray.
-      logits: float32 [H, W, C], at its size; one more than there are `targets` answers for the whole image.
+      logits: float32 [H, W, C] of the masks, at its size.
+      probability: of COVID-19 for the whole image, if the network answers that.
       settings: `targets`; `threshold`; `detection`, the rule, as `findings.detected` takes it; `gate`, whether an X-ray
         that the network does not call COVID-19 has a blank infection mask.
 
@@ -67,20 +75,12 @@ def describe(image: Xray, logits: np.ndarray, settings: dict[str, Any]) -> tuple
       Its masks, by target, bool [H, W]; and its row: its size, `findings.measure`, COVID-19 or not, and `warnings`, a
       list of sentences.
     """
-    masks, probability = masks_of(logits, settings["targets"], settings["threshold"]), None
-    if logits.shape[-1] > len(masks):
-        probability = float(1 / (1 + np.exp(-np.float64(logits[0, 0, -1]))))
-
-    def measure() -> dict[str, Any]:
-        return findings.measure(
-            masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored
-        )
-
-    measures = measure()
-    found = findings.detected(measures, probability, **settings["detection"])
-    if settings["gate"] and probability is not None and not found:
+    masks = masks_of(logits, settings["targets"], settings["threshold"])
+    if settings["gate"] and probability <= settings["detection"]["threshold"]:
         masks["infection"] = np.zeros_like(masks["infection"])
-        measures = measure()
+    measures = findings.measure(
+        masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored
+    )
     height, width = image.pixels.shape
     pixel_height, pixel_width = image.spacing_mm or (None, None)
     row = {
@@ -90,7 +90,7 @@ def describe(image: Xray, logits: np.ndarray, settings: dict[str, Any]) -> tuple
         "pixel_height_mm": pixel_height,
         "pixel_width_mm": pixel_width,
         "covid19_probability": None if probability is None else round(probability, 4),
-        "covid19_detected": found,
+        "covid19_detected": findings.detected(measures, probability, **settings["detection"]),
         "warnings": [*image.notes, *findings.doubts(image.pixels, masks.get("lung"))],
     }
     return masks, row

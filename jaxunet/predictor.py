@@ -24,8 +24,8 @@ from jaxunet.train_state import create_train_state
 from jaxunet.train_step import predict_step
 
 SHIPPED = pathlib.Path(__file__).parent / "weights" / "unet.safetensors"
-_ANY_PIXEL = {"score": "image", "threshold": 0.0, "from": "not chosen: any infected pixel counts"}
-_LIKELY = {"score": "probability", "threshold": 0.5, "from": "not chosen: the more likely answer"}
+_ANY_PIXEL = {"score": "image", "threshold": 0.0, "from": "not chosen on val: any infected pixel counts"}
+_LIKELY = {"score": "probability", "threshold": 0.5, "from": "not chosen on val: the more likely answer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,10 @@ class Predictor:
             results.append((self._compiled(self.variables, {"image": padded}), len(part)))
         return np.concatenate([np.asarray(logits)[:n] for logits, n in results])
 
+    def covid19(self, logits: np.ndarray) -> float | None:
+        """Probability of COVID-19 from the `logits` [H, W, C] of one image, if the network answers that."""
+        return float(1 / (1 + np.exp(-np.float64(logits[0, 0, -1])))) if self.answers_covid19 else None
+
     @functools.cached_property
     def _compiled(self) -> Callable[[Any, input_pipeline.RawBatch], Array]:
         def logits(variables: Any, raw: input_pipeline.RawBatch) -> Array:
@@ -153,14 +157,25 @@ def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict
         "image_size": [size, size],
         "threshold": config.eval.threshold,
     }
+    rule = not_chosen(config)
     try:
         found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
         if all(found[key] == value for key, value in same.items()) and found.get("flips", False) == config.eval.flips:
             block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
-            return {"score": str(block["score"]), "threshold": float(block["threshold"]), "from": "chosen on val"}
+            rule = _checked({**block, "from": "chosen on val"}, config)
     except (OSError, KeyError, ValueError, TypeError, AttributeError):
         pass
-    return not_chosen(config)
+    return rule
+
+
+def _checked(rule: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """`rule` as `Predictor.detection`; a ValueError or KeyError for one that the network cannot be asked."""
+    score, threshold = rule["score"], float(rule["threshold"])
+    if (score == "probability") != (dataset.COVID19 in config.dataset.targets) or not 0 <= threshold <= 1:
+        raise ValueError(f"COVID-19 is not told by {score!r} above {threshold}")
+    if score not in ("probability", "lung", "image"):
+        raise ValueError(f"COVID-19 is not told by {score!r}")
+    return {"score": score, "threshold": threshold, "from": str(rule["from"])}
 
 
 def not_chosen(config: ConfigDict) -> dict[str, Any]:
@@ -212,10 +227,11 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     try:
         config, step = config_lib.from_json(metadata["config"]), int(metadata["checkpoint_step"])
         chosen_for = (config.eval.threshold, config.eval.flips, config.dataset.image_size)
-        rule = json.loads(metadata["detection"]) if "detection" in metadata else not_chosen(config)
-        rule = {"score": str(rule["score"]), "threshold": float(rule["threshold"]), "from": str(rule["from"])}
+        rule = _checked(json.loads(metadata["detection"]), config) if "detection" in metadata else not_chosen(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} was not written by --mode=export --format=safetensors ({error!r} in it).") from error
+        raise UserError(
+            f"{path} was not written by --mode=export --format=safetensors, or by an older jaxunet ({error!r} in it)."
+        ) from error
     config.update_from_flattened_dict(overrides or {})
     fit_batch_size(config)
     config_lib.check(config, training=False)

@@ -27,12 +27,19 @@ _PLACE = "<!-- data -->"
 _XRAY = {"format": "WEBP", "quality": 90, "method": 0}
 _EXACT = {"format": "WEBP", "lossless": True, "quality": 25, "method": 4}  # more effort: 4 % smaller, twice the time
 _SHOWN = 8  # images in a gallery
-_CURVES = ("train/loss", "train/dice", "val/P1/dice", "val/P2/dice", "val/P3/dice")
+_CURVES = ("train/loss", "train/dice", "val/P1/dice", "val/P2/dice", "val/P3/dice", "val/gated/P3/dice")
 _MAX_POINTS = 300  # of a curve of training
 
 
 def render(
-    predictor: Predictor, data: Split, counts: np.ndarray, result: dict[str, Any], rows: list[dict], *, name: str
+    predictor: Predictor,
+    data: Split,
+    counts: np.ndarray,
+    result: dict[str, Any],
+    rows: list[dict],
+    *,
+    name: str,
+    covid19: np.ndarray | None = None,
 ) -> str:
     """The page as text. Predicts all images once more, batch by batch; of several processes, all must call it.
 
@@ -43,8 +50,10 @@ def render(
       result: what `metrics.json` holds; whatever it has beside the protocols is shown as tables.
       rows: of `metrics.jsonl`; none for weights that were not trained here.
       name: of the run.
+      covid19: float [N], probability of COVID-19, of a network that answers that.
     """
-    targets = [_describe(predictor, data, counts[:, c], target) for c, target in enumerate(predictor.targets)]
+    called = np.ones(len(data.ids), bool) if covid19 is None else covid19 > result["detection"]["threshold"]
+    targets = [_describe(predictor, data, counts[:, c], target, called) for c, target in enumerate(predictor.targets)]
     stored = _pictures_to_store(len(data.ids), targets, seed=predictor.config.seed)
     sweeps, pictures = _predict(predictor, data, counts, stored)
     page = {
@@ -60,6 +69,7 @@ def render(
         "threshold_code": threshold_code(predictor.threshold),
         "top": TOP,
         "ids": data.ids,
+        "covid19": None if covid19 is None else [round(float(p), 4) for p in covid19],
         "classes": [dataset.CLASSES[label] for label in data.labels],
         "pictures": len(stored),
         "targets": [target | sweep for target, sweep in zip(targets, sweeps, strict=True)],
@@ -143,15 +153,15 @@ def _predict(
 # ---- what is shown ---------------------------------------------------------------------------------------------------
 
 
-def _describe(predictor: Predictor, data: Split, counts: np.ndarray, target: str) -> dict[str, Any]:
-    """The table and the galleries of one target, from its counts [N, 4]."""
+def _describe(predictor: Predictor, data: Split, counts: np.ndarray, target: str, called: np.ndarray) -> dict[str, Any]:
+    """The table and the galleries of one target, from its counts [N, 4]; `called`: see `galleries`."""
     groups, names = size_groups(counts[:, 0] + counts[:, 2])
     return {
         "name": target,
         "counts": counts.tolist(),
         "groups": groups.tolist(),
         "group_names": names,
-        "galleries": galleries(counts, groups, seed=predictor.config.seed),
+        "galleries": galleries(counts, groups, called, seed=predictor.config.seed),
     }
 
 
@@ -174,12 +184,13 @@ def size_groups(area: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return groups, names
 
 
-def galleries(counts: np.ndarray, groups: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
+def galleries(counts: np.ndarray, groups: np.ndarray, called: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
     """Which images are shown, as `{"title", "images": indices}`; a gallery without images is left out.
 
     Args:
       counts: int [N, 4].
       groups: int [N], of `size_groups`.
+      called: bool [N], whether an image is called COVID-19; only then can a prediction be a false alarm.
       seed: of the random choice.
     """
     dice, fp = metrics.ratios(counts)["dice"], counts[:, 1]
@@ -187,7 +198,7 @@ def galleries(counts: np.ndarray, groups: np.ndarray, *, seed: int) -> list[dict
     ranked = present[np.argsort(-dice[present], kind="stable")]
     n = min(_SHOWN, len(ranked) // 2)
     small = ranked[groups[ranked] == 1]
-    alarms = np.flatnonzero((groups == 0) & (fp > 0))
+    alarms = np.flatnonzero((groups == 0) & (fp > 0) & called)
     random = np.random.default_rng(seed).permutation(len(counts))[:_SHOWN]
     chosen = {
         "Best": ranked[:n],

@@ -85,9 +85,7 @@ def run(
                 raise UserError(
                     f"{out} holds a run of its own: name another --output for the network that comes along."
                 )
-            shipped = network()
-            decision = (shipped.detection["threshold"], shipped.detection["from"])
-            evaluate_predictor(shipped, out, split=split, decision=decision)
+            evaluate_predictor(network(), out, split=split)
             return 0
         if mode == "evaluate" and output:
             raise UserError("--output is for the network that comes along: what a run scores is written to --workdir.")

@@ -172,14 +172,16 @@ def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
     """
     image = xray.read(data)
     square, place = letterbox.fit(image.pixels, predictor.image_size)
-    logits = letterbox.restore(predictor.logits(square[None])[0], place)
+    (logits,) = predictor.logits(square[None])
+    probability = predictor.covid19(logits)
+    logits = letterbox.restore(logits[..., : len(predictor.targets)], place)
     settings = {
         "targets": predictor.targets,
         "threshold": predictor.threshold,
         "detection": predictor.rule,
         "gate": predictor.gate,
     }
-    masks, row = prediction_files.describe(image, logits, settings)
+    masks, row = prediction_files.describe(image, logits, probability, settings)
     picture, layers = prediction_files.overlay_layers(image.pixels, masks)
     return {
         "row": row,

@@ -9,6 +9,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from jaxunet import dataset, evaluate, input_pipeline, metrics, parallel
+from jaxunet.errors import UserError
 from jaxunet.input_pipeline import ExampleSource, Source, Split
 from jaxunet.losses import LossFn, build_loss
 from jaxunet.models import Network, build_classifier, build_model
@@ -27,7 +28,7 @@ class Task:
       val: the validation split, in host memory.
       model: the network, with batch statistics over all devices if the config says so.
       loss_fn: (logits, target) -> float32 [B].
-      score_fn: (logits, target) -> float32 [], mean over the batch.
+      score_fn: (logits, target) -> float32 [2], sum over the batch and number.
       validate: (variables, should_stop) -> (numbers to log, the score, a line to print), or None if stopped.
     """
 
@@ -89,6 +90,11 @@ def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
     source = ExampleSource(
         builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped | near
     )
+    if dataset.COVID19 in config.dataset.targets and len(set(source.labels == metrics.COVID)) < 2:
+        raise UserError(
+            "'covid19' among config.dataset.targets needs training images with COVID-19 and without: add what is "
+            "missing, or train without it, --config.dataset.targets=\"('infection','lung')\"."
+        )
     if source.left_out:
         alike = "identical or nearly identical" if near else "identical"
         print(f"{source.left_out} training images are {alike} to a validation or test image and are left out.")
@@ -113,6 +119,7 @@ def _classification(config: ConfigDict) -> Task:
         return {"val/accuracy": accuracy}, accuracy, f"accuracy {accuracy:.4f} on {len(correct)} images"
 
     def score(logits: Array, label: Array) -> Array:
-        return jnp.mean(jnp.argmax(logits, axis=-1) == label, dtype=jnp.float32)
+        right = jnp.argmax(logits, axis=-1) == label
+        return jnp.stack([jnp.sum(right, dtype=jnp.float32), jnp.float32(len(label))])
 
     return Task("accuracy", source, val, model, build_loss(config.loss, ("class",)), score, validate)

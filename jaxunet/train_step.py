@@ -15,6 +15,7 @@ from jaxunet.dataset import COVID19
 from jaxunet.losses import LossFn
 from jaxunet.metrics import histogram, pixel_counts, positive
 from jaxunet.models import Network, without_patches
+from jaxunet.models.layers import split_plane
 from jaxunet.train_state import TrainState
 
 Batch = dict[str, Array]
@@ -41,7 +42,7 @@ def train_step(
         labels int32 [B].
       model: the network.
       loss_fn: (logits, target) -> float32 [B].
-      score_fn: (logits, target) -> float32 [], such as `metrics.batch_dice`.
+      score_fn: (logits, target) -> float32 [2], a sum over images and their number, such as `metrics.batch_dice`.
       tx: the Optax transformation.
       accumulate_steps: the batch is worked off in this many equal parts, one after the other.
       ema_decay: 0 keeps no averages.
@@ -88,6 +89,7 @@ def train_step(
         ema_params=ema_params,
         ema_batch_stats=ema_batch_stats,
     )
+    score = score[0] / jnp.maximum(score[1], 1e-6)
     return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "score": score}
 
 
@@ -112,9 +114,13 @@ def predict_step(variables: Any, image: Array, *, model: Network) -> Array:
 
 
 def eval_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float) -> Array:
-    """Raw batch -> confusion counts int32 [B, C, 4] per image and class."""
+    """Raw batch -> confusion counts int32 [B, C, 4] per image and class; of "covid19" always at threshold 0.5."""
     batch = input_pipeline.decode(raw)
-    return pixel_counts(predict_step(variables, batch["image"], model=model), batch["target"], threshold)
+    logits, target, n = predict_step(variables, batch["image"], model=model), batch["target"], raw["mask"].shape[-1]
+    counts = pixel_counts(logits[..., :n], target[..., :n], threshold)
+    if COVID19 not in raw:
+        return counts
+    return jnp.concatenate([counts, pixel_counts(logits[..., n:], target[..., n:], 0.5)], axis=1)
 
 
 def measure_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
@@ -123,9 +129,10 @@ def measure_step(variables: Any, raw: input_pipeline.RawBatch, *, model: Network
     "covid19" is a target, `covid19` float32 [B], its probability."""
     batch = input_pipeline.decode(raw)
     logits = predict_step(variables, batch["image"], model=model)
-    answer = {COVID19: jax.nn.sigmoid(logits[:, 0, 0, -1])} if COVID19 in raw else {}
-    n = raw["mask"].shape[-1]
-    logits, target = logits[..., :n], batch["target"][..., :n]
+    answer, target = {}, batch["target"]
+    if COVID19 in raw:
+        (logits, covid19), (target, _) = split_plane(logits), split_plane(target)
+        answer = {COVID19: jax.nn.sigmoid(covid19)}
     return {
         "counts": pixel_counts(logits, target, threshold),
         "histogram": histogram(logits, target),

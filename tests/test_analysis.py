@@ -284,10 +284,8 @@ def test_threshold_of_val_is_used_on_test(finished, val, capsys):
     path = finished / "eval" / "val" / "metrics.json"
     assert evaluate._decision_of_val(path, val)[0] == val["detection"]["threshold"]
     for other in (val | {"checkpoint_step": 3}, val | {"flips": True}):
-        assert evaluate._decision_of_val(path, other)[0] == 0
-    share, words = evaluate._decision_of_val(path.parent / "nothing.json", val)
-    assert share == 0
-    assert "run --split=val first" in words
+        assert evaluate._decision_of_val(path, other) is None
+    assert evaluate._decision_of_val(path.parent / "nothing.json", val) is None
 
 
 def test_rule_of_val_goes_with_the_network(finished, val, tmp_path):
@@ -295,7 +293,8 @@ def test_rule_of_val_goes_with_the_network(finished, val, tmp_path):
     network = predictor.load(config_lib.load(finished), finished, checkpoint="latest")
     share = val["detection"]["threshold"]
     assert network.detection == {"score": "image", "threshold": share, "from": "chosen on val"}
-    kept = evaluate.evaluate_predictor(network, tmp_path, split="test", decision=(share + 0.125, "kept"))
+    network = dataclasses.replace(network, detection={"score": "image", "threshold": share + 0.125, "from": "kept"})
+    kept = evaluate.evaluate_predictor(network, tmp_path, split="test")
     assert (kept["detection"]["threshold"], kept["detection"]["threshold_from"]) == (share + 0.125, "kept")
 
 

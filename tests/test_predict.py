@@ -32,7 +32,8 @@ class Threshold:
     def __init__(self, config: ConfigDict):
         self.config, self.variables, self.seen = config, {"w": np.zeros(3)}, []
 
-    rule = predictor.Predictor.rule
+    gate, answers_covid19 = False, False
+    rule, covid19 = predictor.Predictor.rule, predictor.Predictor.covid19
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         assert len(images) <= self.config.eval.batch_size

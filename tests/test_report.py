@@ -233,11 +233,15 @@ def test_galleries():
     #        tp fp fn       small, missed   large, good    blank, alarm  blank, right  middle
     counts = [[0, 5, 10, 85], [60, 5, 5, 30], [0, 9, 0, 91], [0, 0, 0, 100], [20, 5, 5, 70]]
     groups, _ = report.size_groups(np.array([10, 65, 0, 0, 25]))
-    shown = {g["title"].split(":")[0]: g["images"] for g in report.galleries(np.array(counts), groups, seed=0)}
+    called = np.ones(5, bool)
+    found = report.galleries(np.array(counts), groups, called, seed=0)
+    shown = {g["title"].split(":")[0]: g["images"] for g in found}
     assert shown["Best"] == [1]
     assert shown["Worst"] == [0]
     assert shown["Small and missed"] == [0]
     assert shown["False alarms"] == [2]
+    called[2] = False
+    assert not any("alarms" in g["title"] for g in report.galleries(np.array(counts), groups, called, seed=0))
     assert sorted(shown["Random"]) == [0, 1, 2, 3, 4]
 
 

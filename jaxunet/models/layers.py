@@ -186,6 +186,13 @@ def append_plane(logits: Array, answer: Array) -> Array:
     return jnp.concatenate([logits, plane], axis=-1)
 
 
+def split_plane(logits: Array) -> tuple[Array, Array]:
+    """Inverse of `append_plane`: `[B, H, W, C + 1]` -> `[B, H, W, C]` and `[B]`. For symbolic sizes, too."""
+    b, c = logits.shape[0], logits.shape[-1] - 1
+    masks, plane = (jax.lax.slice_in_dim(logits, i, j, axis=-1) for i, j in ((0, c), (c, c + 1)))
+    return masks, window(plane, (0, 0), (1, 1)).reshape(b)
+
+
 def batch_norm(policy: Policy, *, train: bool, name: str, patch: int = 1) -> BatchNorm:
     return BatchNorm(policy, train, patch, name=name)
 

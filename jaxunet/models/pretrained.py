@@ -88,7 +88,7 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
     for collection in ("params", "batch_stats"):
         leaves = flax.traverse_util.flatten_dict(variables.get(collection, {}))
         for path, old in leaves.items():
-            if encoder_only and path[0] != "encoder":
+            if path[0] == "covid19" or (encoder_only and path[0] != "encoder"):
                 continue
             name = torch_name(model_name, path).removeprefix("encoder." if encoder_only else "")
             if name not in left:
