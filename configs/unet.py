@@ -1,4 +1,4 @@
-"""Plain U-Net (3.7 M parameters): infection, lung, and whether it is COVID-19, on the real COVID-QU-Ex X-rays.
+"""Plain U-Net (1.6 M parameters): infection, lung, and whether it is COVID-19, on the real COVID-QU-Ex X-rays.
 
 python launch.py --config=configs/unet.py --workdir=runs/unet --config.dataset.source=covidqu.zip
 
@@ -15,7 +15,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.train_config = "infection_all"
     config.dataset.targets = ("infection", "lung", "covid19")
     config.dataset.drop_near_duplicates = True
-    config.model.channels = (32, 64, 128, 192, 256)
-    config.model.patch = 4
-    config.train.total_epochs = 24
+    config.dataset.image_size = 128
+    config.augment.translate_pixels = 8.0
+    config.train.batch_size = 4
+    config.train.total_epochs = 36
+    config.train.ema_decay = 0.999
     return config

@@ -46,16 +46,17 @@ def focal_loss(logits: Array, mask: Array, *, gamma: float, alpha: float) -> Arr
     return optax.losses.sigmoid_focal_loss(logits, mask, alpha=alpha, gamma=gamma).mean(axis=(1, 2, 3))
 
 
-def with_covid19(mask_loss: LossFn, targets: Sequence[str]) -> LossFn:
+def with_covid19(mask_loss: LossFn, targets: Sequence[str], covid19_share: float) -> LossFn:
     """`mask_loss` of the masks, and binary cross-entropy of the last logit, which answers for the whole image.
 
     Infection is learnt from COVID-19 images alone: its map says where, if it is COVID-19, and the answer says whether.
     A map that learns both from blank masks of controls grows surer of the second, and loses whole lesions where it is
-    wrong. The sum counts every target alike, as the mean over classes does.
+    wrong. Every target counts alike, each as its mean over the images that teach it.
 
     Args:
       mask_loss: (logits, mask) -> float32 [B].
       targets: what the last axis stands for; "covid19" is the last.
+      covid19_share: of the training images, in (0, 1).
     """
     masks = targets[:-1]
 
@@ -66,16 +67,16 @@ def with_covid19(mask_loss: LossFn, targets: Sequence[str]) -> LossFn:
         total = optax.losses.sigmoid_binary_cross_entropy(logits[:, 0, 0, -1], answer)
         for i, name in enumerate(masks):
             value = mask_loss(logits[..., i : i + 1], target[..., i : i + 1])
-            total += value * answer if name == "infection" else value
+            total += value * answer / covid19_share if name == "infection" else value
         return total / len(targets)
 
     return loss
 
 
-def build_loss(loss: ConfigDict, targets: Sequence[str]) -> LossFn:
+def build_loss(loss: ConfigDict, targets: Sequence[str], *, covid19_share: float = 0.5) -> LossFn:
     """The loss that `config.loss` names, for `config.dataset.targets`: `(logits, target) -> [B]`."""
     if COVID19 in targets:
-        return with_covid19(_mask_loss(loss), targets)
+        return with_covid19(_mask_loss(loss), targets, covid19_share)
     return _mask_loss(loss)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -79,7 +80,8 @@ def _segmentation(config: ConfigDict) -> Task:
         return values, values["val/P1/dice"], ", ".join(words)
 
     score = metrics.batch_dice_covid19 if dataset.COVID19 in targets else metrics.batch_dice
-    return Task("dice", source, val, model, build_loss(config.loss, targets), score, validate)
+    loss_fn = build_loss(config.loss, targets, covid19_share=float(np.mean(source.labels == metrics.COVID)))
+    return Task("dice", source, val, model, loss_fn, score, validate)
 
 
 def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:

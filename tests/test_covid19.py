@@ -60,8 +60,10 @@ def test_loss_equals_its_formula():
     answer = np.asarray(target[:, 0, 0, 2])
     p = 1 / (1 + np.exp(-np.asarray(logits[:, 0, 0, 2])))
     bce = -np.log(np.where(answer == 1, p, 1 - p))
-    expected = (answer * one(logits[..., :1], target[..., :1]) + one(logits[..., 1:2], target[..., 1:2]) + bce) / 3
-    np.testing.assert_allclose(losses.build_loss(loss, TARGETS)(logits, target), expected, rtol=1e-5)
+    infection, lung = one(logits[..., :1], target[..., :1]), one(logits[..., 1:2], target[..., 1:2])
+    expected = (answer * infection / 0.25 + lung + bce) / 3
+    found = losses.build_loss(loss, TARGETS, covid19_share=0.25)(logits, target)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_controls_teach_nothing_about_where_infection_is():
