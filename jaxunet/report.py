@@ -52,7 +52,9 @@ def render(
       name: of the run.
       covid19: float [N], probability of COVID-19, of a network that answers that.
     """
-    called = np.ones(len(data.ids), bool) if covid19 is None else covid19 > result["detection"]["threshold"]
+    called = np.ones(len(data.ids), bool)
+    if covid19 is not None:  # without controls, nothing was chosen on these images
+        called = covid19 > result.get("detection", predictor.detection)["threshold"]
     targets = [_describe(predictor, data, counts[:, c], target, called) for c, target in enumerate(predictor.targets)]
     stored = _pictures_to_store(len(data.ids), targets, seed=predictor.config.seed)
     sweeps, pictures = _predict(predictor, data, counts, stored)

@@ -57,6 +57,7 @@ def test_logits_are_float32_at_full_resolution(classes, channels, dtype, setting
     assert {x.dtype for x in jax.tree.leaves((variables, updates))} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("settings", ["unet", "resnet_unet"], indirect=True)  # the third has the layers of the first
 def test_bfloat16_is_close_to_float32(settings):
     model, variables, image = build(settings)
     settings.dtype = "bfloat16"

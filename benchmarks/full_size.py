@@ -1,0 +1,66 @@
+"""Scores of the masks that --mode=predict writes, against true masks of the files' own size.
+
+python benchmarks/full_size.py --config.dataset.source=covidqu.zip
+python benchmarks/full_size.py --config.dataset.source=covidqu.zip --workdir=runs/unet --split=test
+
+A network that works on 128 x 128 pixels is evaluated on images and masks of that size; here, its logits are brought
+back to 256 x 256 as those of any X-ray are.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jaxunet import config as config_lib  # noqa: E402
+from jaxunet import evaluate, letterbox, metrics, predictor  # noqa: E402
+from jaxunet.analysis import by_lesion_size  # noqa: E402
+from jaxunet.bootstrap import RESAMPLES  # noqa: E402
+from jaxunet.per_image import COUNTS  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs/unet.py"))
+_WORKDIR = flags.DEFINE_string("workdir", "", "of a run; without it, the network that comes with jaxunet")
+_SPLIT = flags.DEFINE_string("split", "val", "train, val or test")
+
+
+def main(_: list[str]) -> None:
+    where = {f"dataset.{key}": _CONFIG.value.dataset[key] for key in ("source", "data_dir")}
+    where["eval.flips"] = _CONFIG.value.eval.flips
+    if _WORKDIR.value:
+        config = config_lib.load(workdir := pathlib.Path(_WORKDIR.value))
+        config.update_from_flattened_dict(where)
+        network = predictor.load(config, workdir, checkpoint="latest")
+    else:
+        network = predictor.load_shipped(where)
+    full = config_lib.from_json(config_lib.to_json(network.config))
+    full.dataset.image_size = 0
+    data = evaluate.load_eval_split(full, _SPLIT.value)
+    counts, called = [], []
+    for start in range(0, len(data.ids), 64):
+        images = data.image[start : start + 64]
+        squares, places = zip(*(letterbox.fit(image, network.image_size) for image in images), strict=True)
+        truth = np.unpackbits(data.arrays["mask"][start : start + 64], axis=2)
+        for logits, place, mask in zip(network.logits(np.stack(squares)), places, truth, strict=True):
+            masks = letterbox.restore(logits[..., : len(network.targets)], place)
+            counts.append(metrics.pixel_counts(jnp.asarray(masks[None]), mask[None], network.threshold)[0])
+            called.append(not network.answers_covid19 or network.covid19(logits) > network.detection["threshold"])
+    counts, called = np.asarray(counts, np.int64), np.array(called)
+    print(f"{len(data.ids)} images of {_SPLIT.value} at {data.image.shape[1]}x{data.image.shape[2]}, {network.origin}")
+    for c, target in enumerate(network.targets):
+        print(f"\n{target}\n{metrics.table(metrics.summarize(counts[:, c], data.labels, resamples=RESAMPLES))}")
+    gated = metrics.summarize(metrics.gate(counts[:, 0], called), data.labels, resamples=RESAMPLES)
+    print(f"\n{network.targets[0]}, blank where not called COVID-19\n{metrics.table(gated)}")
+    covid = counts[data.labels == metrics.COVID, 0]
+    columns = dict(zip(COUNTS, covid.T, strict=True)) | metrics.ratios(covid) | {"hd95": np.zeros(len(covid))}
+    dice = [f"{group['dice']['mean']:.3f}" for group in by_lesion_size(columns)["groups"]]
+    print(f"\nDice by quarter of lesion size: {' / '.join(dice)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
