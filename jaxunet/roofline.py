@@ -104,10 +104,10 @@ def _program(kind: str, r: dict[str, Any], peak: dict[str, Any] | None, n: int) 
         f"{(r['output_bytes'] - r['alias_bytes']) / 1e9:.2f} + code {r['code_bytes'] / 1e9:.2f}",
     ]
     if peak:
-        verdict = "fits" if r["fits"] else "DOES NOT FIT"
+        verdict, largest = "fits" if r["fits"] else "DOES NOT FIT", r["largest_batch_that_fits"]
+        about = f"; about {largest} images per chip would (temporaries grow with the batch)" if largest else ""
         lines += [
-            f"    {verdict} in {peak['memory'] / 1e9:.0f} GB; about {r['largest_batch_that_fits']} images per chip "
-            f"would (temporaries grow with the batch)",
+            f"    {verdict} in {peak['memory'] / 1e9:.0f} GB{about}",
             f"    at least {1e3 * r['roofline_compute_seconds'] / n:.3f} ms of arithmetic and "
             f"{1e3 * r['roofline_memory_seconds'] / n:.3f} ms of memory traffic per image: at most "
             f"{r['roofline_images_per_second_per_chip']:,.0f} images/s per chip",
