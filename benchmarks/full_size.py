@@ -10,7 +10,7 @@ back to 256 x 256 as those of any X-ray are.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -26,12 +26,15 @@ from jaxunet.per_image import COUNTS  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs/unet.py"))
 _WORKDIR = flags.DEFINE_string("workdir", "", "of a run; without it, the network that comes with jaxunet")
+_FLIPS = flags.DEFINE_bool("flips", None, "mean of each X-ray and its mirror image; left out, as the network has it")
 _SPLIT = flags.DEFINE_string("split", "val", "train, val or test")
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     where = {f"dataset.{key}": _CONFIG.value.dataset[key] for key in ("source", "data_dir")}
-    where["eval.flips"] = _CONFIG.value.eval.flips
+    if _FLIPS.value is not None:
+        where["eval.flips"] = _FLIPS.value
     if _WORKDIR.value:
         config = config_lib.load(workdir := pathlib.Path(_WORKDIR.value))
         config.update_from_flattened_dict(where)

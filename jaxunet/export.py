@@ -54,14 +54,14 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
       output: the file to write; one that is there is replaced.
 
     Raises:
-      UserError: if there is no such checkpoint, a library is missing, flips are asked for, the network has no such
+      UserError: if there is no such checkpoint, a library is missing, the network or the mean over flips has no such
         form, or the file computes something else than the checkpoint. `output` is left as it was.
     """
     if output.is_dir() or output.name == model_card.NAME:
         what = "a folder" if output.is_dir() else "the model card"
         raise UserError(f"--output={output} is {what}: name the file to write, such as {output.parent / 'unet.onnx'}.")
-    if config.eval.flips:
-        raise UserError("--mode=export writes the network alone: leave out config.eval.flips.")
+    if config.eval.flips and not format.startswith("safetensors"):
+        raise UserError(f"--format={format} is the network alone: leave out config.eval.flips, or write safetensors.")
     portable = config_lib.from_json(config_lib.to_json(config))
     portable.model.dtype, portable.model.layout = "float32", "plain"  # what every device and runtime can compute
     source = predictor.load(portable, workdir, checkpoint=checkpoint)

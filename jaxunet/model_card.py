@@ -229,6 +229,7 @@ def _settings(source: Predictor, metadata: dict[str, Any]) -> str:
         "image size": f"{source.image_size}x{source.image_size}",
         "targets": ", ".join(source.targets),
         "threshold": source.threshold,
+        "averaged over mirror images": "yes" if source.config.eval.flips else "no",
         "input": f"(pixel / 255 - {config.model.input_mean}) / {config.model.input_std}",
         "planned length": f"{length} of batches of {config.train.batch_size}; exported at step {source.step:,}",
         "loss": config.loss.name,
@@ -259,7 +260,8 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
         f"**{text(result['split'])}** of {text(result['dataset'])}, {height}x{width}, threshold {result['threshold']}, "
         f"checkpoint {result['checkpoint_step']}{flips}. Empty masks: {text(result['empty_mask_rule'])}."
     ]
-    if (result["checkpoint_step"], result["threshold"], flips) != (source.step, source.threshold, ""):
+    scored = (result["checkpoint_step"], result["threshold"], result.get("flips", False))
+    if scored != (source.step, source.threshold, source.config.eval.flips):
         lines.append(
             f"**These are not the scores of the exported network**, which is checkpoint {source.step} at threshold "
             f"{source.threshold}."

@@ -243,6 +243,21 @@ def test_what_cannot_be_learnt_is_refused(targets, train_config, model, words, m
         config_lib.check(config)
 
 
+def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
+    config = config_lib.load(workdir)
+    config.eval.flips = True
+    export.export(config, workdir, checkpoint="latest", format="safetensors", output=tmp_path / "flipped")
+    loaded, original = (
+        predictor.load_safetensors(tmp_path / "flipped"),
+        predictor.load(config, workdir, checkpoint="latest"),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 256, 256), np.uint8)
+    np.testing.assert_allclose(loaded.logits(images), original.logits(images), atol=1e-5)
+    assert loaded.config.eval.flips
+    with pytest.raises(UserError, match="leave out config.eval.flips"):
+        export.export(config, workdir, checkpoint="latest", format="onnx", output=tmp_path / "flipped.onnx")
+
+
 def test_no_torch_file_without_its_answer(network, tmp_path):
     with pytest.raises(UserError, match="covid19"):
         export.FORMATS["torch"][0](network, {}, tmp_path / "file")

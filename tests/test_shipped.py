@@ -9,11 +9,11 @@ from PIL import Image
 
 from configs import unet
 from jaxunet import config as config_lib
-from jaxunet import metrics, predictor, run
+from jaxunet import letterbox, metrics, predictor, run
 from jaxunet.dataset.archive import Archive
 from jaxunet.dataset.drawing import draw_chest_xray
 
-FREE = {"dataset.source", "dataset.data_dir", "eval.threshold", "eval.batch_size"}  # not of the training
+FREE = {"dataset.source", "dataset.data_dir", "eval.threshold", "eval.batch_size", "eval.flips"}  # not of the training
 
 
 def test_it_is_small_and_says_how_it_was_made():
@@ -68,8 +68,10 @@ def test_it_finds_infection_on_real_xrays():
         return np.asarray(Image.open(io.BytesIO(archive.read(entry))))
 
     truth = np.stack([[pixels(r.infection), pixels(r.lung)] for r in records]).transpose(0, 2, 3, 1) > 0
-    logits = source.logits(np.stack([pixels(r.image) for r in records]))
-    counts = np.asarray(metrics.pixel_counts(logits[..., :2], truth, source.threshold))
+    squares, places = zip(*(letterbox.fit(pixels(r.image), source.image_size) for r in records), strict=True)
+    logits = source.logits(np.stack(squares))
+    masks = np.stack([letterbox.restore(x[..., :2], place) for x, place in zip(logits, places, strict=True)])
+    counts = np.asarray(metrics.pixel_counts(masks, truth, source.threshold))
     dice = [metrics.ratios(counts[:, c])["dice"] for c in (0, 1)]
     covid = np.array([r.label == "COVID-19" for r in records])
     assert dice[0][covid].mean() > 0.74
