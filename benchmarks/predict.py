@@ -1,6 +1,7 @@
 """Speed of `--mode=predict`: seconds from the command to the first finished image, images per second, peak memory.
 
-python benchmarks/predict.py --workdir=runs/unet --images=1000
+python benchmarks/predict.py --images=1000                      # the network that comes along
+python benchmarks/predict.py --images=1000 --workdir=runs/unet
 
 Draws synthetic X-rays of 256 x 256 pixels as PNG files, predicts them in a new process with compiled programs cached
 (a first, untimed run sees to that), and says wall time and CPU time, which other work on the machine changes less.
@@ -46,10 +47,10 @@ def measure(workdir: str, source: pathlib.Path, output: pathlib.Path) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--workdir", default="")
     parser.add_argument("--images", type=int, default=1000)
     args = parser.parse_args()
-    workdir = os.path.abspath(args.workdir)
+    workdir = os.path.abspath(args.workdir) if args.workdir else ""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for count, source in ((args.images, folder / "many"), (1, folder / "one")):

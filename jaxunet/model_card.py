@@ -227,7 +227,7 @@ def _settings(source: Predictor, metadata: dict[str, Any]) -> str:
     rows = {
         "network": f"{_network(config)}, {parameters:,} parameters",
         "image size": f"{source.image_size}x{source.image_size}",
-        "targets": ", ".join(source.targets),
+        "targets": ", ".join(source.config.dataset.targets),
         "threshold": source.threshold,
         "averaged over mirror images": "yes" if source.config.eval.flips else "no",
         "input": f"(pixel / 255 - {config.model.input_mean}) / {config.model.input_std}",
@@ -287,6 +287,8 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
     controls = result["controls"]
     if controls["n"]:
         words = f"{controls['blank_predictions']} of {controls['n']} images with a blank truth were predicted blank."
+        if "gated" in result:
+            words += f" Gated: {result['gated']['controls']['blank_predictions']}."
         rows.append("\n" + words)
     return "\n\n".join([*lines, "\n".join(rows)])
 
