@@ -39,6 +39,7 @@ def timed(name: str, stage: Callable[[], Any]) -> Any:
 
 def main(_: list[str]) -> None:
     config = _CONFIG.value
+    config.dataset.image_size = 0
     targets = dataset.mask_targets(config.dataset.targets)
     data = evaluate.load_eval_split(config, "val")
     print(f"{len(data.ids)} images of {data.image.shape[1]}x{data.image.shape[2]}, targets {targets}")

@@ -17,7 +17,6 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = {
     "dataset.name": "synthetic_cxr",
-    "dataset.train_config": "infection",
     "dataset.synthetic.train": 64,
     "dataset.synthetic.val": 4,
     "dataset.synthetic.test": 4,

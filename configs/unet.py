@@ -20,4 +20,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.batch_size = 4
     config.train.total_epochs = 36
     config.train.ema_decay = 0.999
+    config.eval.flips = True
     return config

@@ -75,8 +75,8 @@ def _check_dataset(config: ConfigDict) -> None:
 
 
 def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
-    if targets[-1] != COVID19 or "infection" not in targets:
-        raise UserError(f"config.dataset.targets={targets!r}: 'covid19' goes with 'infection', and comes last.")
+    if targets[-1] != COVID19 or targets[0] != "infection":
+        raise UserError(f"config.dataset.targets={targets!r}: 'covid19' goes with 'infection' first, and comes last.")
     if config.dataset.train_config != "infection_all":
         raise UserError(
             "'covid19' among config.dataset.targets needs X-rays that are not of COVID-19: set "

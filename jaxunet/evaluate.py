@@ -215,12 +215,13 @@ def measure(predictor: Predictor, data: Split) -> Measured:
 
 def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> Decision | None:
     """What the same checkpoint's evaluation on Val chose, if there was one."""
-    keys = ("dataset", "image_size", "target", "threshold", "flips", "checkpoint_step", "members")
+    keys = ("dataset", "image_size", "target", "flips", "checkpoint_step", "members")
     try:
         val = json.loads(path.read_text())
-        if all(val[key] == result[key] for key in keys):
-            block = val if "detection" in val else val["targets"]["infection"]
-            return block["detection"]["threshold"], f"chosen in {path}"
+        found = (val if "detection" in val else val["targets"]["infection"])["detection"]
+        by_pixels = found["score"] != "probability"
+        if all(val[key] == result[key] for key in (*keys, *(["threshold"] if by_pixels else []))):
+            return found["threshold"], f"chosen in {path}"
     except (OSError, KeyError, ValueError, TypeError):
         pass
     return None

@@ -61,7 +61,9 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
         what = "a folder" if output.is_dir() else "the model card"
         raise UserError(f"--output={output} is {what}: name the file to write, such as {output.parent / 'unet.onnx'}.")
     if config.eval.flips and not format.startswith("safetensors"):
-        raise UserError(f"--format={format} is the network alone: leave out config.eval.flips, or write safetensors.")
+        raise UserError(
+            f"--format={format} is the network alone: give --config.eval.flips=False, or write safetensors."
+        )
     portable = config_lib.from_json(config_lib.to_json(config))
     portable.model.dtype, portable.model.layout = "float32", "plain"  # what every device and runtime can compute
     source = predictor.load(portable, workdir, checkpoint=checkpoint)

@@ -264,7 +264,7 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
     if scored != (source.step, source.threshold, source.config.eval.flips):
         lines.append(
             f"**These are not the scores of the exported network**, which is checkpoint {source.step} at threshold "
-            f"{source.threshold}."
+            f"{source.threshold}, with{'' if source.config.eval.flips else 'out'} the mean over mirror images."
         )
     rows = [f"| target | protocol | n | {' | '.join(metrics.METRICS)} |", "|---" * (3 + len(metrics.METRICS)) + "|"]
     for target, block in {result["target"]: result, **result.get("targets", {})}.items():

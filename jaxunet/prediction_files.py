@@ -89,7 +89,7 @@ def describe(
         **{key: round(value, 4) if isinstance(value, float) else value for key, value in measures.items()},
         "pixel_height_mm": pixel_height,
         "pixel_width_mm": pixel_width,
-        "covid19_probability": None if probability is None else round(probability, 4),
+        "covid19_probability": None if probability is None else round(probability, 6),
         "covid19_detected": findings.detected(measures, probability, **settings["detection"]),
         "warnings": [*image.notes, *findings.doubts(image.pixels, masks.get("lung"))],
     }

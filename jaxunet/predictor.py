@@ -155,8 +155,9 @@ def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict
         "checkpoint_step": step,
         "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
         "image_size": [size, size],
-        "threshold": config.eval.threshold,
     }
+    if dataset.COVID19 not in config.dataset.targets:
+        same["threshold"] = config.eval.threshold
     rule = not_chosen(config)
     try:
         found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
@@ -166,6 +167,12 @@ def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict
     except (OSError, KeyError, ValueError, TypeError, AttributeError):
         pass
     return rule
+
+
+def _chosen_for(config: ConfigDict) -> tuple[Any, ...]:
+    """What a decision depends on; shares of pixels on the threshold, too, the answer for the whole image not."""
+    share = dataset.COVID19 not in config.dataset.targets
+    return config.eval.flips, config.dataset.image_size, config.eval.threshold if share else None
 
 
 def _checked(rule: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
@@ -226,7 +233,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     tensors, metadata = pretrained.read_safetensors(path)
     try:
         config, step = config_lib.from_json(metadata["config"]), int(metadata["checkpoint_step"])
-        chosen_for = (config.eval.threshold, config.eval.flips, config.dataset.image_size)
+        chosen_for = _chosen_for(config)
         rule = _checked(json.loads(metadata["detection"]), config) if "detection" in metadata else not_chosen(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -235,7 +242,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     config.update_from_flattened_dict(overrides or {})
     fit_batch_size(config)
     config_lib.check(config, training=False)
-    if (config.eval.threshold, config.eval.flips, config.dataset.image_size) != chosen_for:
+    if _chosen_for(config) != chosen_for:
         rule = not_chosen(config)
     size = config.dataset.image_size or dataset.IMAGE_SIZE
     model = build_model(config.model, config.dataset.targets, axis_name=None)

@@ -55,7 +55,10 @@ def render(
     called = np.ones(len(data.ids), bool)
     if covid19 is not None:  # without controls, nothing was chosen on these images
         called = covid19 > result.get("detection", predictor.detection)["threshold"]
-    targets = [_describe(predictor, data, counts[:, c], target, called) for c, target in enumerate(predictor.targets)]
+    targets = [
+        _describe(predictor, data, counts[:, c], target, called if c == 0 else np.ones_like(called))
+        for c, target in enumerate(predictor.targets)
+    ]
     stored = _pictures_to_store(len(data.ids), targets, seed=predictor.config.seed)
     sweeps, pictures = _predict(predictor, data, counts, stored)
     page = {

@@ -215,6 +215,10 @@ def test_exported_files_answer_too(format, network, workdir, tmp_path):
     np.testing.assert_allclose(found["covid19"], 1 / (1 + np.exp(-logits[:, 0, 0, 2])), atol=1e-4)
     if format == "safetensors":
         assert predictor.load_safetensors(tmp_path / "file").detection == network.detection
+        other = predictor.load_safetensors(tmp_path / "file", {"eval.threshold": 0.3})  # of pixels: another matter
+        assert other.detection == network.detection
+        flipped = predictor.load_safetensors(tmp_path / "file", {"eval.flips": True})
+        assert flipped.detection["threshold"] == 0.5
 
 
 def test_the_more_likely_answer_counts_until_a_threshold_is_chosen(config):
@@ -230,7 +234,8 @@ def test_the_more_likely_answer_counts_until_a_threshold_is_chosen(config):
     ("targets", "train_config", "model", "words"),
     [
         (("covid19", "infection"), "infection_all", "unet", "comes last"),
-        (("lung", "covid19"), "infection_all", "unet", "goes with 'infection'"),
+        (("lung", "covid19"), "infection_all", "unet", "goes with 'infection' first"),
+        (("lung", "infection", "covid19"), "infection_all", "unet", "goes with 'infection' first"),
         (("covid19",), "infection_all", "unet", "must name"),
         (("infection", "covid19"), "infection", "unet", "train_config='infection_all'"),
         (("infection", "covid19"), "infection_all", "separable_unet", "separable_unet"),
@@ -254,7 +259,7 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 256, 256), np.uint8)
     np.testing.assert_allclose(loaded.logits(images), original.logits(images), atol=1e-5)
     assert loaded.config.eval.flips
-    with pytest.raises(UserError, match="leave out config.eval.flips"):
+    with pytest.raises(UserError, match="give --config.eval.flips=False"):
         export.export(config, workdir, checkpoint="latest", format="onnx", output=tmp_path / "flipped.onnx")
 
 
