@@ -1,8 +1,10 @@
 """The target "covid19": an answer for the whole image beside the masks, from the loss to the files that it leads to."""
 
+import base64
 import csv
 import dataclasses
 import functools
+import io
 import json
 
 import jax
@@ -199,6 +201,23 @@ def test_predict_marks_nothing_where_it_is_not_covid19(gate, config, workdir, tm
         assert (float(row["infected_pixels"]) == 0) == blank
         assert (np.asarray(Image.open(out / f"masks/{i}_lung.png")) > 0).any()
     assert not (out / "masks/0_covid19.png").exists()
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_serve_marks_nothing_where_it_is_not_covid19(gate, workdir):
+    serve = pytest.importorskip("jaxunet.serve")
+    config = config_lib.load(workdir)
+    config.eval.gate, config.eval.threshold = gate, 0.01
+    network = predictor.load(config, workdir, checkpoint="latest")
+    network = dataclasses.replace(network, detection={"score": "probability", "threshold": 1.0, "from": "a test"})
+    image = io.BytesIO()
+    Image.fromarray(evaluate.load_eval_split(config, "test").image[0]).save(image, "png")
+    found = serve.answer(network, image.getvalue())
+    assert found["row"]["covid19_detected"] is False
+    assert 0 < found["row"]["covid19_probability"] < 1
+    assert (found["row"]["infected_pixels"] == 0) == gate
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["masks"]["infection"]))))
+    assert mask.any() != gate
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx", "safetensors"])
