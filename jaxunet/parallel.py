@@ -77,7 +77,7 @@ def replicated_shapes(tree: Any) -> Any:
 
 def _zero_totals() -> Metrics:
     """Sums over the steps of one dispatch; `bad_step` is the first step with a non-finite loss or gradient, or -1."""
-    sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", "grad_norm", "score")}
+    sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", "grad_norm", "score", "scored")}
     return sums | {"steps": jnp.zeros((), jnp.int32), "bad_step": jnp.full((), -1, jnp.int32)}
 
 

@@ -14,7 +14,7 @@ from jaxunet.optimizer import Durations
 
 _INPUT_BOUND = 0.2  # share of steps that found the device idle, from which on it is said
 _PROFILED_CALLS = (2, 5)  # first and last, counted from the start of the process
-_SUMS = ("loss", "grad_norm", "score", "steps")
+_SUMS = ("loss", "grad_norm", "score", "scored", "steps")
 _SHOWN_IDS = 8
 
 
@@ -128,10 +128,12 @@ class Progress:
         if not n:
             return
         rate = self._timed_steps * config.train.batch_size / (time.perf_counter() - self._clock)
-        names = {"loss": "loss", "score": self._score_name, "grad_norm": "grad_norm"}
-        values = {f"train/{name}": sums[key] / n for key, name in names.items()}
+        values, shown = {"train/loss": sums["loss"] / n}, {"loss": f"{sums['loss'] / n:.4f}"}
+        if sums["scored"]:  # of COVID-19 images, there may be none in a few small batches
+            score = sums["score"] / sums["scored"]
+            values[f"train/{self._score_name}"], shown[self._score_name] = score, f"{score:.3f}"
+        values["train/grad_norm"] = sums["grad_norm"] / n
         values |= {"train/learning_rate": float(self._schedule(step - 1)), "images_per_second": rate}
-        shown = {"loss": f"{values['train/loss']:.4f}", self._score_name: f"{values[f'train/{self._score_name}']:.3f}"}
         shown["images_s"] = f"{rate:.1f}"
         devices = jax.device_count()
         if devices > 1:

@@ -49,7 +49,8 @@ def train_step(
       reduce: mean over replicas of a pytree; the identity for one.
 
     Returns:
-      The next state, and float32 scalars `loss`, `grad_norm` and `score`.
+      The next state, and float32 scalars: `loss`, `grad_norm`, and in the same unit `score` and `scored`, a sum and a
+      number of images: steps are added up before one is divided by the other.
     """
 
     def loss_and_aux(params: Any, batch_stats: Any, part: Batch) -> tuple[Array, tuple[Any, Array]]:
@@ -89,8 +90,7 @@ def train_step(
         ema_params=ema_params,
         ema_batch_stats=ema_batch_stats,
     )
-    score = score[0] / jnp.maximum(score[1], 1e-6)
-    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "score": score}
+    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "score": score[0], "scored": score[1]}
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

@@ -50,7 +50,7 @@ def write_down(state: Seen, batch: dict[str, jax.Array]) -> tuple[Seen, dict[str
     mask = batch["target"][:, 3, :, 0].astype(jnp.int32) @ (2 ** jnp.arange(7, -1, -1))
     image, mask = (jax.lax.all_gather(x, parallel.AXIS, tiled=True) for x in (image, mask))
     state = Seen(state.step + 1, state.images.at[state.step].set(image), state.masks.at[state.step].set(mask))
-    return state, dict.fromkeys(("loss", "grad_norm", "score"), jnp.zeros(()))
+    return state, dict.fromkeys(("loss", "grad_norm", "score", "scored"), jnp.zeros(()))
 
 
 class NoProgress:

@@ -43,8 +43,8 @@ def progress(notes, **flops):
     )
 
 
-def call(steps=2, loss=1.0):
-    sums = {"loss": loss * steps, "score": 0.5 * steps, "grad_norm": 3.0 * steps}
+def call(steps=2, loss=1.0, scored=4):
+    sums = {"loss": loss * steps, "score": 0.5 * scored, "scored": scored, "grad_norm": 3.0 * steps}
     return {k: jnp.float32(v) for k, v in sums.items()} | {"steps": jnp.int32(steps), "bad_step": jnp.int32(-1)}
 
 
@@ -63,6 +63,17 @@ def test_means_are_over_steps_not_calls():
     assert not notes.messages
     p.log(4)
     assert len(notes.rows) == 1
+
+
+def test_the_score_is_a_mean_over_the_images_that_have_one():
+    notes = Notes()
+    p = progress(notes)
+    for scored in (6, 0, 2):  # such as COVID-19 images in a batch
+        p.called(call(scored=scored), was_idle=False)
+    p.log(6)
+    p.called(call(scored=0), was_idle=False)
+    p.log(8)
+    assert [values.get("train/dice") for _, values in notes.rows] == [0.5, None]
 
 
 @pytest.mark.parametrize(("idle", "warned"), [([True, False, True, True], True), ([False] * 4, False)])
