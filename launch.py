@@ -1,5 +1,6 @@
 """Train, evaluate, predict, compare, export: `python launch.py --config=configs/demo.py --workdir=runs/demo`."""
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -7,17 +8,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-MODES = {
-    "train": "train, or go on with the run in --workdir",
-    "evaluate": "score a checkpoint of --workdir, or without one the network that comes along, on --split",
-    "predict": "masks and a table of the X-rays at --input, by the same, into --output",
-    "serve": "a page in the browser that takes an X-ray and shows what the same says, at --port",
-    "compare": "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
-    "export": "write a checkpoint of --workdir as --format to --output, with a model card beside it",
-    "preflight": "compile the config for --topology, without having it: memory, traffic, times, collectives",
-    "verify": "check every file of the dataset at config.dataset.source",
-    "import_torch": "make a --workdir of the PyTorch weights in --source",
-}
+from jaxunet.commands import MODES, Flags, execute
+
 FORMATS = ["stablehlo", "onnx", "safetensors", "safetensors_float16", "torch"]
 
 
@@ -27,7 +19,7 @@ def define_flags() -> None:
         "config", str(default), "Settings; any key can be overridden with --config.section.key=value."
     )
     flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluations.")
-    flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v}" for k, v in MODES.items()) + ".")
+    flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v.help}" for k, v in MODES.items()) + ".")
     flags.DEFINE_enum("split", "val", ["train", "val", "test"], "evaluate, compare: images to score.")
     flags.DEFINE_string("source", None, "import_torch: state dict, .pth or .safetensors.")
     flags.DEFINE_string(
@@ -67,27 +59,10 @@ def main(argv: list[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.FATAL)  # what Orbax and TFDS log as errors, they also raise
 
-    from jaxunet import run  # late, so that --help answers at once
-
-    return run.run(
-        flags.FLAGS.mode,
-        config=config,
-        overrides=overrides,
-        workdir=flags.FLAGS.workdir,
-        split=flags.FLAGS.split,
-        checkpoint=flags.FLAGS.checkpoint,
-        source=flags.FLAGS.source,
-        input=flags.FLAGS.input,
-        output=flags.FLAGS.output,
-        probabilities=flags.FLAGS.probabilities,
-        host=flags.FLAGS.host,
-        port=flags.FLAGS.port,
-        format=flags.FLAGS.format,
-        runs=flags.FLAGS.runs,
-        topology=flags.FLAGS.topology,
-        batch_per_chip=flags.FLAGS.batch_per_chip,
-        processes=(flags.FLAGS.coordinator_address, flags.FLAGS.num_processes, flags.FLAGS.process_id),
-    )
+    given = {
+        field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Flags) if field.name in flags.FLAGS
+    }
+    return execute(flags.FLAGS.mode, Flags(**given | {"config": config, "overrides": overrides}))
 
 
 def complain(sentence: str) -> int:

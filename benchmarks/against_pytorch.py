@@ -21,11 +21,12 @@ import torch
 import torch_networks
 
 from configs import default
-from jaxunet.losses import bce_loss
-from jaxunet.metrics import batch_dice
-from jaxunet.models import build_model, pretrained
-from jaxunet.train_state import create_train_state
-from jaxunet.train_step import predict_step, train_step
+from jaxunet.models import torch_weights
+from jaxunet.models.build import build_model, predict_step
+from jaxunet.scoring.counts import batch_dice
+from jaxunet.scoring.losses import bce_loss
+from jaxunet.training.state import create_train_state
+from jaxunet.training.step import train_step
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -56,7 +57,7 @@ def main() -> None:
     predict = jax.jit(functools.partial(predict_step, model=model))
 
     theirs = {"resnet_unet": torch_networks.ResNetUNet, "separable_unet": torch_networks.SeparableUNet}[args.model]()
-    tensors = pretrained.to_torch({"params": state.params, "batch_stats": state.batch_stats}, args.model)
+    tensors = torch_weights.to_torch({"params": state.params, "batch_stats": state.batch_stats}, args.model)
     missing, unexpected = theirs.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()}, strict=False)
     assert not unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing), missing

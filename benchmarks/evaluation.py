@@ -20,7 +20,11 @@ from absl import app
 from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from jaxunet import analysis, dataset, evaluate, metrics, per_image, plots  # noqa: E402
+from jaxunet.data.archive import COVID
+from jaxunet.data.targets import mask_targets
+from jaxunet.evaluation import analysis, figures, per_image
+from jaxunet.scoring import split_pass
+from jaxunet.scoring.counts import pixel_counts  # noqa: E402
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _CONFIG = config_flags.DEFINE_config_file("config", str(_ROOT / "configs" / "unet.py"))
@@ -40,8 +44,8 @@ def timed(name: str, stage: Callable[[], Any]) -> Any:
 def main(_: list[str]) -> None:
     config = _CONFIG.value
     config.dataset.image_size = 0
-    targets = dataset.mask_targets(config.dataset.targets)
-    data = evaluate.load_eval_split(config, "val")
+    targets = mask_targets(config.dataset.targets)
+    data = split_pass.load_eval_split(config, "val")
     print(f"{len(data.ids)} images of {data.image.shape[1]}x{data.image.shape[2]}, targets {targets}")
     truth = np.unpackbits(data.arrays["mask"], axis=2)
     soft = scipy.ndimage.gaussian_filter(np.roll(truth, (5, 7), axis=(1, 2)).astype(np.float32), (0, 6, 6, 0))
@@ -49,16 +53,13 @@ def main(_: list[str]) -> None:
 
     @jax.jit
     def count(logits: jax.Array, truth: jax.Array) -> jax.Array:
-        return metrics.histogram(logits, truth)
+        return counts.histogram(logits, truth)
 
     def histograms() -> np.ndarray:
         return np.concatenate([count(logits[i : i + 32], truth[i : i + 32]) for i in range(0, len(logits), 32)])
 
     counts = np.concatenate(
-        [
-            metrics.pixel_counts(jnp.asarray(logits[i : i + 32]), truth[i : i + 32], 0.5)
-            for i in range(0, len(logits), 32)
-        ]
+        [pixel_counts(jnp.asarray(logits[i : i + 32]), truth[i : i + 32], 0.5) for i in range(0, len(logits), 32)]
     )
     histograms()  # compiles
     histogram = timed("histograms (on the device)", histograms)
@@ -67,7 +68,7 @@ def main(_: list[str]) -> None:
     table = timed(
         "distances and columns", lambda: per_image.tabulate(measured, data, targets, tolerances, threads=threads)
     )
-    result = timed("P1, P2, P3 with intervals", lambda: evaluate.summarize(counts, data, targets, resamples=10_000))
+    result = timed("P1, P2, P3 with intervals", lambda: split_pass.summarize(counts, data, targets, resamples=10_000))
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
         share_of = "lung" if "lung" in targets else "image"
@@ -79,8 +80,8 @@ def main(_: list[str]) -> None:
         )
     timed("per_image.csv", lambda: per_image.to_csv(table, data))
     with tempfile.TemporaryDirectory() as folder:
-        path, covid = pathlib.Path(folder) / "analysis.png", data.labels == metrics.COVID
-        timed("analysis.png", lambda: plots.analysis({"threshold": 0.5, **result}, table[targets[0]], covid, path))
+        path, covid = pathlib.Path(folder) / "analysis.png", data.labels == COVID
+        timed("analysis.png", lambda: figures.analysis({"threshold": 0.5, **result}, table[targets[0]], covid, path))
     print(f"{'sum':32s}{_total:8.2f} s")
 
 

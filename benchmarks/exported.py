@@ -16,10 +16,11 @@ import time
 import jax
 import numpy as np
 
-from jaxunet import config as config_lib
-from jaxunet import metrics, predictor
-from jaxunet.evaluate import load_eval_split
-from jaxunet.export import FORMATS, export
+from jaxunet.export.export import FORMATS, export
+from jaxunet.prediction import predictor
+from jaxunet.runs import config_file
+from jaxunet.scoring.counts import positive
+from jaxunet.scoring.split_pass import load_eval_split
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args()
 
-    config = config_lib.load(flags.workdir)
+    config = config_file.load(flags.workdir)
     config.eval.batch_size = flags.batch
     source = predictor.load(config, flags.workdir, checkpoint="latest")
     images = load_eval_split(config, "val").image[: flags.images]
@@ -53,7 +54,7 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     logits = results["checkpoint"]["logits"]
     logits = logits[..., : len(source.targets)]
-    probability, mask = np.asarray(jax.nn.sigmoid(logits)), np.asarray(metrics.positive(logits, source.threshold))
+    probability, mask = np.asarray(jax.nn.sigmoid(logits)), np.asarray(positive(logits, source.threshold))
     print(
         f"\n{len(images)} images of {images.shape[1]}x{images.shape[2]}, batch {flags.batch}, {mask.size:,} mask pixels"
     )

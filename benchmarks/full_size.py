@@ -18,11 +18,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxunet import config as config_lib  # noqa: E402
-from jaxunet import evaluate, letterbox, metrics, predictor  # noqa: E402
-from jaxunet.analysis import by_lesion_size  # noqa: E402
-from jaxunet.bootstrap import RESAMPLES  # noqa: E402
-from jaxunet.per_image import COUNTS  # noqa: E402
+from jaxunet.data.archive import COVID
+from jaxunet.evaluation.analysis import by_lesion_size  # noqa: E402
+from jaxunet.evaluation.per_image import COUNTS  # noqa: E402
+from jaxunet.prediction import predictor
+from jaxunet.runs import config_file
+from jaxunet.runs.config_file import from_json, to_json  # noqa: E402
+from jaxunet.scoring import detection, protocols, split_pass
+from jaxunet.scoring.bootstrap import RESAMPLES  # noqa: E402
+from jaxunet.scoring.counts import pixel_counts
+from jaxunet.xrays import letterbox  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs/unet.py"))
 _WORKDIR = flags.DEFINE_string("workdir", "", "of a run; without it, the network that comes with jaxunet")
@@ -36,14 +41,14 @@ def main(_: list[str]) -> None:
     if _FLIPS.value is not None:
         where["eval.flips"] = _FLIPS.value
     if _WORKDIR.value:
-        config = config_lib.load(workdir := pathlib.Path(_WORKDIR.value))
+        config = config_file.load(workdir := pathlib.Path(_WORKDIR.value))
         config.update_from_flattened_dict(where)
         network = predictor.load(config, workdir, checkpoint="latest")
     else:
         network = predictor.load_shipped(where)
-    full = config_lib.from_json(config_lib.to_json(network.config))
+    full = from_json(to_json(network.config))
     full.dataset.image_size = 0
-    data = evaluate.load_eval_split(full, _SPLIT.value)
+    data = split_pass.load_eval_split(full, _SPLIT.value)
     counts, called = [], []
     for start in range(0, len(data.ids), 64):
         images = data.image[start : start + 64]
@@ -51,16 +56,16 @@ def main(_: list[str]) -> None:
         truth = np.unpackbits(data.arrays["mask"][start : start + 64], axis=2)
         for logits, place, mask in zip(network.logits(np.stack(squares)), places, truth, strict=True):
             masks = letterbox.restore(logits[..., : len(network.targets)], place)
-            counts.append(metrics.pixel_counts(jnp.asarray(masks[None]), mask[None], network.threshold)[0])
+            counts.append(pixel_counts(jnp.asarray(masks[None]), mask[None], network.threshold)[0])
             called.append(not network.answers_covid19 or network.covid19(logits) > network.detection["threshold"])
     counts, called = np.asarray(counts, np.int64), np.array(called)
     print(f"{len(data.ids)} images of {_SPLIT.value} at {data.image.shape[1]}x{data.image.shape[2]}, {network.origin}")
     for c, target in enumerate(network.targets):
-        print(f"\n{target}\n{metrics.table(metrics.summarize(counts[:, c], data.labels, resamples=RESAMPLES))}")
-    gated = metrics.summarize(metrics.gate(counts[:, 0], called), data.labels, resamples=RESAMPLES)
-    print(f"\n{network.targets[0]}, blank where not called COVID-19\n{metrics.table(gated)}")
-    covid = counts[data.labels == metrics.COVID, 0]
-    columns = dict(zip(COUNTS, covid.T, strict=True)) | metrics.ratios(covid) | {"hd95": np.zeros(len(covid))}
+        print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.labels, resamples=RESAMPLES))}")
+    gated = protocols.summarize(detection.gate(counts[:, 0], called), data.labels, resamples=RESAMPLES)
+    print(f"\n{network.targets[0]}, blank where not called COVID-19\n{protocols.table(gated)}")
+    covid = counts[data.labels == COVID, 0]
+    columns = dict(zip(COUNTS, covid.T, strict=True)) | protocols.ratios(covid) | {"hd95": np.zeros(len(covid))}
     dice = [f"{group['dice']['mean']:.3f}" for group in by_lesion_size(columns)["groups"]]
     print(f"\nDice by quarter of lesion size: {' / '.join(dice)}")
 

@@ -21,15 +21,17 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from jaxunet import input_pipeline, parallel  # noqa: E402
-from jaxunet.losses import build_loss  # noqa: E402
-from jaxunet.metric_writer import MetricWriter  # noqa: E402
-from jaxunet.metrics import batch_dice  # noqa: E402
-from jaxunet.models import build_model  # noqa: E402
-from jaxunet.optimizer import Durations, build_optimizer, build_schedule  # noqa: E402
-from jaxunet.progress import Progress  # noqa: E402
-from jaxunet.train_state import create_train_state  # noqa: E402
-from jaxunet.train_step import augmented_batch, train_step  # noqa: E402
+from jaxunet.data import batches  # noqa: E402
+from jaxunet.devices import replicas  # noqa: E402
+from jaxunet.models.build import build_model  # noqa: E402
+from jaxunet.runs.metric_log import MetricWriter  # noqa: E402
+from jaxunet.scoring.counts import batch_dice  # noqa: E402
+from jaxunet.scoring.losses import build_loss  # noqa: E402
+from jaxunet.training import programs  # noqa: E402
+from jaxunet.training.optimizer import Durations, build_optimizer, build_schedule  # noqa: E402
+from jaxunet.training.progress import Progress  # noqa: E402
+from jaxunet.training.state import create_train_state  # noqa: E402
+from jaxunet.training.step import augmented_batch, train_step  # noqa: E402
 
 EXAMPLES, STEPS = 256, 20
 
@@ -53,7 +55,7 @@ def main() -> None:
     }
     length = Durations(total_steps=10_000, steps_per_epoch=EXAMPLES / args.batch)
     schedule = build_schedule(config.optimizer, length)
-    model = build_model(config.model, ("infection",), axis_name=parallel.AXIS if config.model.bn_sync else None)
+    model = build_model(config.model, ("infection",), axis_name=replicas.AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, schedule)
     step = functools.partial(
         train_step,
@@ -62,15 +64,15 @@ def main() -> None:
         score_fn=batch_dice,
         tx=tx,
         ema_decay=config.train.ema_decay,
-        reduce=parallel.reduce_mean,
+        reduce=replicas.reduce_mean,
     )
     make_batch = functools.partial(augmented_batch, seed=0, augment=config.augment)
-    ready = input_pipeline.decode(input_pipeline.gather(raw, np.arange(args.batch)))
+    ready = batches.decode(batches.gather(raw, np.arange(args.batch)))
     kwargs = {"seed": 0, "batch_size": args.batch, "num_examples": EXAMPLES, "max_steps": 1}
-    full = parallel.map_resident_steps(step, make_batch, **kwargs)
-    bare = parallel.map_resident_steps(step, lambda _raw, _positions: ready, **kwargs)
-    arrays = parallel.replicate(raw)
-    state = parallel.replicate(create_train_state(model, tx, seed=0, image_shape=(256, 256, 1), ema=True))
+    full = programs.map_resident_steps(step, make_batch, **kwargs)
+    bare = programs.map_resident_steps(step, lambda _raw, _positions: ready, **kwargs)
+    arrays = replicas.replicate(raw)
+    state = replicas.replicate(create_train_state(model, tx, seed=0, image_shape=(256, 256, 1), ema=True))
     holder = [state]
 
     def call(program) -> dict:  # noqa: ANN001

@@ -21,7 +21,7 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from jaxunet.dataset.drawing import draw_chest_xray  # noqa: E402
+from jaxunet.data.drawing import draw_chest_xray  # noqa: E402
 
 
 def measure(workdir: str, source: pathlib.Path, output: pathlib.Path) -> dict[str, float]:

@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from jaxunet import train
+from jaxunet.training import loop
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -85,5 +85,5 @@ def finished_config(make_config: Callable[[], ConfigDict]) -> ConfigDict:
 def finished(tmp_path_factory: pytest.TempPathFactory, finished_config: ConfigDict) -> pathlib.Path:
     """Workdir of a run of six steps without interruption."""
     workdir = tmp_path_factory.mktemp("run")
-    train.train(finished_config, workdir)
+    loop.train(finished_config, workdir)
     return workdir

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxunet.errors import UserError
+from jaxunet.core.errors import UserError
 from jaxunet.models.convolution import conv3x3
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")

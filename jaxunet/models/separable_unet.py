@@ -1,7 +1,7 @@
 """The original study's own network: a U-Net of depthwise-separable convolutions, 54,703,584 parameters.
 
 From its published code (github.com/NianzhenGu/Covid-19-Infection-Area-Localization-on-Chest-X-Ray-Images, class
-`u_shape`), written anew. Modules are named after the layers of its state dict, see `pretrained.py`.
+`u_shape`), written anew. Modules are named after the layers of its state dict, see `torch_weights.py`.
 """
 
 import flax.linen as nn

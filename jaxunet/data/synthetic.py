@@ -1,0 +1,84 @@
+"""Synthetic chest X-rays as a TFDS dataset with the features of the real one, drawn from a seed.
+
+Numbers (seed, counts) come in, array_record files come out; demo and tests read them as they read the real data.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from jaxunet.core.errors import UserError
+from jaxunet.core.pictures import png
+from jaxunet.data.archive import CLASSES
+from jaxunet.data.covid_qu_ex import features
+from jaxunet.data.drawing import SPLITS, check_seed, draw_chest_xray
+
+_FILE_PREFIX = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class SyntheticConfig(tfds.core.BuilderConfig):
+    """Made by `synthetic_config`. `train`, `val`, `test`: COVID-19 images; `controls`: as many others besides."""
+
+    train: int
+    val: int
+    test: int
+    seed: int
+    controls: bool
+
+
+def synthetic_config(*, train: int, val: int, test: int, seed: int, controls: bool) -> SyntheticConfig:
+    """The configuration of `SyntheticCxr` for these numbers, whose name, and so whose folder, is theirs alone.
+
+    Args:
+      train, val, test: COVID-19 images in each split, at least 1. They are the same images with and without controls.
+      seed: of the drawing, in [0, 2**63).
+      controls: adds as many images without infection, half Non-COVID (one more if odd), half Normal.
+    """
+    counts = {"train": train, "val": val, "test": test}
+    for split, count in counts.items():
+        if count < 1:
+            raise UserError(f"The synthetic dataset needs at least 1 image in each split, but {split}={count}.")
+    check_seed(seed)
+    kind = "infection_all" if controls else "infection"
+    return SyntheticConfig(
+        name=f"{kind}_train{train}_val{val}_test{test}_seed{seed}",
+        description="COVID-19 and control images." if controls else "COVID-19 images only.",
+        controls=controls,
+        seed=seed,
+        **counts,
+    )
+
+
+class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
+    """Synthetic chest X-rays with the features of the real dataset; needs `file_format="array_record"`."""
+
+    # The folder's name: to be raised whenever the drawing changes, so that no stale files are read.
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First drawing."}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Chest X-rays drawn by a program, for demonstration and tests. No patient is shown.",
+            features=features(("lung_mask", "infection_mask")),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
+        return {split: self._generate_examples(split) for split in SPLITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        config = self.builder_config
+        count = getattr(config, split)
+        counts = {"COVID-19": count, "Non-COVID": count - count // 2, "Normal": count // 2}
+        labels = CLASSES if config.controls else CLASSES[:1]
+        wanted = [(label, index) for label in labels for index in range(counts[label])]
+        for label, index in tqdm(wanted, desc=f"Drawing {split}", unit="X-ray", dynamic_ncols=True):
+            name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
+            image, lung_mask, infection_mask = draw_chest_xray(config.seed, index, split, label)
+            # PNG bytes, as TFDS encodes arrays with TensorFlow only.
+            pictures = {"image": image, "lung_mask": lung_mask, "infection_mask": infection_mask}
+            yield name, {**{k: png(v) for k, v in pictures.items()}, "label": label, "id": name}

@@ -1,0 +1,214 @@
+"""Exact evaluation: every image of a split once, counts from the device, protocols P1-P3, tables and pictures."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxunet.core.files import write_atomically
+from jaxunet.core.pictures import png
+from jaxunet.data.archive import COVID
+from jaxunet.data.examples import Split
+from jaxunet.devices import processes, replicas
+from jaxunet.evaluation import analysis, figures, per_image, report
+from jaxunet.evaluation.per_image import Columns, Measured
+from jaxunet.prediction.predictor import Predictor, ensemble
+from jaxunet.prediction.predictor import load as load_predictor
+from jaxunet.runs.metric_log import read_metrics
+from jaxunet.scoring import bootstrap, protocols
+from jaxunet.scoring.counts import positive
+from jaxunet.scoring.split_pass import (
+    EvalFn,
+    build_eval_fn,
+    count_split,
+    load_eval_split,
+    map_split,
+    measure_step,
+    summarize,
+)
+
+Decision = tuple[float, str]  # score above which an image counts as COVID-19, and where that number is from
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A checkpoint and what it scored on a split.
+
+    Attributes:
+      predictor: the network.
+      eval_fn: `(variables, raw batch) -> counts`, compiled.
+      split: name of the split, and `data` its images.
+      counts: int64 [N, C, 4], in the order of `data`.
+    """
+
+    predictor: Predictor
+    eval_fn: EvalFn
+    split: str
+    data: Split
+    counts: np.ndarray
+
+    def predict_masks(self, index: np.ndarray) -> np.ndarray:
+        """bool [K, H, W]: the first target's predicted mask of the images `index` int [K]."""
+        logits = self.predictor.logits(self.data.image[index])
+        return np.asarray(positive(logits[..., 0], self.predictor.threshold))
+
+
+def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
+    """Restores a checkpoint of `workdir` and counts every image of `split`; arguments as for `evaluate`."""
+    predictor = load_predictor(config, workdir, checkpoint=checkpoint)
+    data = load_eval_split(config, split)
+    eval_fn = build_eval_fn(predictor.model, config)
+    counts = count_split(eval_fn, predictor.variables, data, config.eval.batch_size)
+    return Scored(predictor, eval_fn, split, data, counts)
+
+
+def evaluate(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    split: str,
+    checkpoint: str,
+    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of `workdir` on `split` and writes `eval/<split>/`; returns what `metrics.json` holds.
+
+    Args:
+      config: of the run, as `config.load` gives it.
+      workdir: of the run.
+      split: "train", "val" or "test".
+      checkpoint: "latest", "best" or a step.
+      members: config and workdir of several runs, to evaluate their mean probability on the data of `config`; `workdir`
+        is then only written to.
+    """
+    runs = list(members) or [(config, workdir)]
+    predictors = [load_predictor(c, w, checkpoint=checkpoint) for c, w in runs]
+    predictor = ensemble(predictors, [w for _, w in runs]) if members else predictors[0]
+    averaged = [
+        {"workdir": str(w), "checkpoint_step": p.step} for p, (_, w) in zip(predictors, runs, strict=True) if members
+    ]
+    return evaluate_predictor(predictor, workdir, split=split, members=averaged)
+
+
+def evaluate_predictor(
+    predictor: Predictor,
+    workdir: pathlib.Path,
+    *,
+    split: str,
+    members: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """As `evaluate`, of a network from anywhere.
+
+    Args:
+      predictor, workdir, split: as for `evaluate`.
+      members: the runs that it averages, as `metrics.json` has them.
+    """
+    config = predictor.config
+    data, targets = load_eval_split(config, split), predictor.targets
+    measured = measure(predictor, data)
+    table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
+
+    out = workdir / "eval" / split
+    result = {
+        "split": split,
+        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
+        "image_size": list(data.image.shape[1:]),
+        "target": targets[0],
+        "threshold": config.eval.threshold,
+        "flips": config.eval.flips,
+        "checkpoint_step": predictor.step,
+        "members": list(members),
+        "empty_mask_rule": protocols.EMPTY_MASK_RULE,
+        **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
+    }
+    known = (predictor.detection["threshold"], predictor.detection["from"])
+    chosen = None if split == "val" else _decision_of_val(out.parent / "val" / "metrics.json", result) or known
+    share_of = "lung" if "lung" in targets else "image"
+    for i, target in enumerate(targets):
+        block = result if i == 0 else result["targets"][target]
+        block |= analysis.analyse(
+            table[target], measured.histogram[:, i], data.labels, share_of=share_of, decision=chosen
+        )
+
+    _print(result, targets, len(data.ids))
+    if predictor.best_step not in (None, predictor.step):
+        print(f"Step {predictor.best_step} scored best in validation: --checkpoint=best evaluates it.")
+    if processes.is_first():
+        write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+        write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
+        figures.analysis(result, table[targets[0]], data.labels == COVID, out / "analysis.png")
+        _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[targets[0]])
+    page = out / "report.html"
+    if config.eval.report:
+        name = workdir.absolute().name
+        text = report.render(
+            predictor, data, measured.counts, result, read_metrics(workdir), name=name, covid19=measured.covid19
+        )
+        if processes.is_first():
+            write_atomically(page, text)
+    elif processes.is_first():
+        page.unlink(missing_ok=True)  # of an earlier evaluation
+    print(f"Written to {out}")
+    return result
+
+
+def measure(predictor: Predictor, data: Split) -> Measured:
+    """Everything that evaluation wants to know of every image, in one pass over the device."""
+    config = predictor.config
+    step = functools.partial(measure_step, model=predictor.model, threshold=config.eval.threshold)
+    return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data, config.eval.batch_size))
+
+
+def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> Decision | None:
+    """What the same checkpoint's evaluation on Val chose, if there was one."""
+    keys = ("dataset", "image_size", "target", "flips", "checkpoint_step", "members")
+    try:
+        val = json.loads(path.read_text())
+        found = (val if "detection" in val else val["targets"]["infection"])["detection"]
+        by_pixels = found["score"] != "probability"
+        if all(val[key] == result[key] for key in (*keys, *(["threshold"] if by_pixels else []))):
+            return found["threshold"], f"chosen in {path}"
+    except (OSError, KeyError, ValueError, TypeError):
+        pass
+    return None
+
+
+def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
+    height, width = result["image_size"]
+    steps = ", ".join(str(m["checkpoint_step"]) for m in result["members"])
+    which = f"mean of {len(result['members'])} runs at steps {steps}" if steps else result["checkpoint_step"]
+    print(
+        f"{targets[0]} on {result['split']} ({images} images of {height}x{width}), checkpoint {which}, "
+        f"threshold {result['threshold']}{', with flips' if result['flips'] else ''}"
+    )
+    for target in targets:
+        block = result if target == targets[0] else result["targets"][target]
+        if block is not result:
+            print(f"\n{target}")
+        print(protocols.table(block))
+        print("\n".join(analysis.lines(block)))
+    print(f"Empty masks: {protocols.EMPTY_MASK_RULE}. Intervals: 95 %, bootstrap over images.")
+
+
+def _write_overlays(out: pathlib.Path, overlays: int, data: Split, measured: Measured, columns: Columns) -> None:
+    """Best and worst images by Dice among those with infection: one PNG each, and all on one sheet."""
+    dice, area = columns["dice"], columns["tp"] + columns["fn"]
+    ranked = [int(i) for i in np.argsort(-dice, kind="stable") if area[i] > 0]
+    n = min(overlays, len(ranked) // 2)
+    chosen = [("best", i) for i in ranked[:n]] + [("worst", i) for i in ranked[::-1][:n]]
+    if not chosen:
+        return
+    epath.Path(out).rmtree(missing_ok=True)
+    drawn = []
+    for row, (kind, i) in enumerate(chosen):
+        rank = row % n + 1
+        stem = pathlib.PurePosixPath(data.ids[i]).stem
+        caption = f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}"
+        drawn.append(figures.overlay(data.image[i], data.truth(i), measured.predicted(i), caption))
+        write_atomically(out / f"{kind}_{rank:02d}_{stem}.png", png(drawn[-1]))
+    write_atomically(out / "sheet.png", png(figures.contact_sheet(drawn, columns=min(n, 4))))

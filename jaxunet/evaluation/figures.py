@@ -1,0 +1,178 @@
+"""Pictures of a run: learning curves, and predictions beside the truth."""
+
+import pathlib
+from collections.abc import Mapping
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image, ImageDraw
+
+from jaxunet.core.pictures import save_figure
+
+matplotlib.use("Agg")
+
+
+_HIT, _FALSE, _MISSED = (70, 190, 90), (230, 70, 60), (60, 130, 240)
+
+
+def _outcomes(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits, false alarms, misses: bool, of the shape of both."""
+    return truth & predicted, predicted & ~truth, truth & ~predicted
+
+
+def _painted(image: np.ndarray, layers: list[tuple[np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
+    """uint8 [H, W, 3]: the X-ray uint8 [H, W] with each layer's pixels (bool [H, W]) tinted in its colour."""
+    gray = np.repeat(image[..., None], 3, axis=-1).astype(np.float32)
+    painted = gray.copy()
+    for where, colour in layers:
+        painted[where] = 0.6 * gray[where] + 0.4 * np.array(colour, np.float32)
+    return painted.astype(np.uint8)
+
+
+def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption: str) -> Image.Image:
+    """X-ray, and the same with hits green, false alarms red and misses blue.
+
+    Args:
+      image: uint8 [H, W].
+      truth, predicted: bool [H, W].
+      caption: one line below.
+    """
+    h, w = image.shape
+    hit, false, missed = _outcomes(truth, predicted)
+    picture = Image.new("RGB", (2 * w + 4, h + 18), "white")
+    picture.paste(Image.fromarray(image).convert("RGB"), (0, 0))
+    picture.paste(Image.fromarray(_painted(image, [(hit, _HIT), (false, _FALSE), (missed, _MISSED)])), (w + 4, 0))
+    ImageDraw.Draw(picture).text((4, h + 3), caption, fill="black")
+    return picture
+
+
+def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pathlib.Path) -> None:
+    """One group of bars per metric, one bar per system, whiskers from `ci95`.
+
+    Args:
+      systems: name -> metric -> `{"mean", "ci95"}`.
+      names: metric -> how it is printed.
+      path: of the PNG.
+    """
+    figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
+    width, at = 0.8 / len(systems), np.arange(len(names))
+    for i, (system, summary) in enumerate(systems.items()):
+        means = np.array([summary[metric]["mean"] for metric in names])
+        whiskers = np.abs(np.array([summary[metric]["ci95"] for metric in names]).T - means)
+        where = at + (i - (len(systems) - 1) / 2) * width
+        bars = axes.bar(where, means, 0.92 * width, yerr=whiskers, label=system, error_kw={"lw": 1, "capsize": 2})
+        axes.bar_label(bars, [f"{mean:.3f}" for mean in means], fontsize=8, padding=2)
+    axes.set(xticks=at, xticklabels=list(names.values()), ylim=(0, 1.08), ylabel="mean over COVID-19 images (P1)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    save_figure(figure, path, dpi=110)
+
+
+def side_by_side(
+    images: np.ndarray,
+    truths: np.ndarray,
+    predicted: dict[str, tuple[np.ndarray, np.ndarray]],
+    captions: list[str],
+    path: pathlib.Path,
+) -> None:
+    """One row per image: the X-ray with its truth, then each system's hits, false alarms and misses.
+
+    Args:
+      images: uint8 [K, H, W].
+      truths: bool [K, H, W].
+      predicted: system -> (masks bool [K, H, W], Dice [K]).
+      captions: K names.
+      path: of the PNG.
+    """
+    k, columns = len(images), 1 + len(predicted)
+    figure, axes = plt.subplots(k, columns, figsize=(2.1 * columns, 2.3 * k), layout="constrained", squeeze=False)
+    for row, caption in enumerate(captions):
+        axes[row, 0].imshow(_painted(images[row], [(truths[row], _HIT)]))
+        axes[row, 0].set_title(caption, fontsize=8)
+        for column, (masks, dice) in enumerate(predicted.values(), 1):
+            hit, false, missed = _outcomes(truths[row], masks[row])
+            axes[row, column].imshow(_painted(images[row], [(hit, _HIT), (false, _FALSE), (missed, _MISSED)]))
+            axes[row, column].set_title(f"Dice {dice[row]:.3f}", fontsize=8)
+    for column, name in enumerate(["truth", *predicted]):
+        axes[-1, column].set_xlabel(name, fontsize=9)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    figure.suptitle("hits green, false alarms red, misses blue", fontsize=9)
+    save_figure(figure, path, dpi=100)
+
+
+def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray, path: pathlib.Path) -> None:
+    """Reliability curve, Dice over the threshold, Dice over the lesion's size, infected shares, true and predicted.
+
+    Args:
+      result: what `metrics.json` holds of one target.
+      columns: of its images, as `per_image.tabulate` gives them.
+      covid: bool [N], which of them are COVID-19.
+      path: of the PNG.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 8.5), layout="constrained")
+    curve, sweep, size, severity = axes.flat
+    curve.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
+    for name, label in (("covid", "COVID-19 images"), ("all", "all images")):
+        if name in result["calibration"]:
+            block = result["calibration"][name]
+            points = [
+                (p, o) for p, o in zip(block["mean_probability"], block["observed_share"], strict=True) if p is not None
+            ]
+            label = f"{label}, ECE {block['ece']['value']:.4f}"
+            curve.plot(*zip(*points, strict=True), marker="o", ms=4, label=label)
+    curve.set(xlabel="predicted probability", ylabel="share of pixels that are positive", title="Reliability")
+    thresholds = result["threshold_sweep"]["thresholds"]
+    for protocol in ("P1", "P2", "P3"):
+        if protocol in result["threshold_sweep"]:
+            block = result["threshold_sweep"][protocol]
+            (line,) = sweep.plot(thresholds, block["dice"], label=protocol)
+            sweep.fill_between(thresholds, *zip(*block["ci95"], strict=True), alpha=0.2)
+            if "gated" in result:
+                dice = result["gated"][protocol]["dice"]
+                height = dice.get("mean", dice.get("value"))
+                style = {"marker": "D", "color": line.get_color(), "ls": "", "mec": "black"}
+                sweep.plot(result["threshold"], height, label=f"{protocol} gated, {height:.3f}", **style)
+    sweep.axvline(result["threshold"], color="tab:gray", lw=1, ls=":")
+    sweep.set(xlabel="threshold", ylabel="Dice", title="Dice by threshold, 95 % intervals", ylim=(0, 1))
+    area = columns["tp"] + columns["fn"]
+    drawn = area > 0
+    size.scatter(area[drawn], columns["dice"][drawn], s=8, alpha=0.5, label="one image")
+    groups = [g for g in result.get("by_lesion_size", {}).get("groups", []) if g["n"]]
+    if groups:
+        edges = [g["from_pixels"] for g in groups] + [groups[-1]["to_pixels"]]
+        size.stairs(
+            [g["dice"]["mean"] for g in groups],
+            edges,
+            color="tab:red",
+            lw=2,
+            baseline=None,
+            label="mean of each quarter",
+        )
+    size.set(xlabel="true area, pixels", ylabel="Dice", title="Dice by size", xscale="log", ylim=(-0.02, 1.02))
+    if "severity" in result:
+        for chosen, label in ((covid, "COVID-19"), (~covid, "controls")):
+            severity.scatter(
+                columns["true_share"][chosen], columns["predicted_share"][chosen], s=8, alpha=0.5, label=label
+            )
+        severity.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
+        severity.set(xlabel="true", ylabel="predicted", title=f"Infected share of the {result['severity']['share_of']}")
+    else:
+        severity.axis("off")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    save_figure(figure, path, dpi=110)
+
+
+def contact_sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Equal pictures in rows of `columns`."""
+    w, h = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (w + 6) - 6, rows * (h + 6) - 6), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * (w + 6), i // columns * (h + 6)))
+    return sheet

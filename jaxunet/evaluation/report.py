@@ -1,0 +1,265 @@
+"""The report of an evaluation: one HTML file with every number, picture and probability, that needs nothing else.
+
+`report.html` beside this file is the page; what is written into it is data only: one JSON block, and one per image, so
+that the page decodes no picture before it is looked at. Called by evaluate.py.
+"""
+
+import base64
+import io
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxunet.data.archive import CLASSES
+from jaxunet.data.examples import Split
+from jaxunet.prediction.predictor import Predictor
+from jaxunet.runs import checks
+from jaxunet.scoring import counts, protocols
+
+TEMPLATE = pathlib.Path(__file__).with_name("report.html")
+TOP = 31  # the code of probability 1: at steps of 3.2 % a map takes two thirds of what it would at steps of 1.6 %
+MAX_PICTURES = 2000  # of so many images the page holds the pictures, at most; of 256 x 256 they take 10 to 35 KB each
+_PLACE = "<!-- data -->"
+_XRAY = {"format": "WEBP", "quality": 90, "method": 0}
+_EXACT = {"format": "WEBP", "lossless": True, "quality": 25, "method": 4}  # more effort: 4 % smaller, twice the time
+_SHOWN = 8  # images in a gallery
+_CURVES = ("train/loss", "train/dice", "val/P1/dice", "val/P2/dice", "val/P3/dice", "val/gated/P3/dice")
+_MAX_POINTS = 300  # of a curve of training
+
+
+def render(
+    predictor: Predictor,
+    data: Split,
+    counts: np.ndarray,
+    result: dict[str, Any],
+    rows: list[dict],
+    *,
+    name: str,
+    covid19: np.ndarray | None = None,
+) -> str:
+    """The page as text. Predicts all images once more, batch by batch; of several processes, all must call it.
+
+    Args:
+      predictor: the network.
+      data: the images of the split, N of them.
+      counts: int64 [N, C, 4], what the evaluation counted.
+      result: what `metrics.json` holds; whatever it has beside the protocols is shown as tables.
+      rows: of `metrics.jsonl`; none for weights that were not trained here.
+      name: of the run.
+      covid19: float [N], probability of COVID-19, of a network that answers that.
+    """
+    called = np.ones(len(data.ids), bool)
+    if covid19 is not None:  # without controls, nothing was chosen on these images
+        called = covid19 > result.get("detection", predictor.detection)["threshold"]
+    targets = [
+        _describe(predictor, data, counts[:, c], target, called if c == 0 else np.ones_like(called))
+        for c, target in enumerate(predictor.targets)
+    ]
+    stored = _pictures_to_store(len(data.ids), targets, seed=predictor.config.seed)
+    sweeps, pictures = _predict(predictor, data, counts, stored)
+    page = {
+        "run": name,
+        "network": predictor.config.model.name,
+        "parameters": sum(x.size for x in jax.tree.leaves(predictor.variables["params"])),
+        "best_step": predictor.best_step,
+        "result": result,
+        "protocols": protocols.PROTOCOLS,
+        "config": checks.flatten(predictor.config),
+        "curves": _curves(rows),
+        "evaluated_epoch": _epoch(rows, predictor.step),
+        "threshold_code": threshold_code(predictor.threshold),
+        "top": TOP,
+        "ids": data.ids,
+        "covid19": None if covid19 is None else [round(float(p), 4) for p in covid19],
+        "classes": [CLASSES[label] for label in data.labels],
+        "pictures": len(stored),
+        "targets": [target | sweep for target, sweep in zip(targets, sweeps, strict=True)],
+    }
+    blocks = [_block("data", page), *(_block(f"image-{i}", picture) for i, picture in pictures.items())]
+    before, after = TEMPLATE.read_text(encoding="utf-8").split(_PLACE)
+    return "".join([before, *blocks, after])
+
+
+# ---- probabilities in few bits ---------------------------------------------------------------------------------------
+
+
+def threshold_code(threshold: float) -> int:
+    """The largest stored probability that is not positive at `threshold`, in (0, 1): 31 at 0.5."""
+    return int(TOP * threshold)
+
+
+def quantize(logits: np.ndarray, threshold: float) -> np.ndarray:
+    """uint8 in [0, TOP], of the shape of `logits`: TOP x the probability, rounded to the nearest on its side of
+    `threshold`.
+
+    So `quantize(logits, t) > threshold_code(t)` is `metrics.positive(logits, t)` in every pixel.
+    """
+    code = threshold_code(threshold)
+    nearest = np.rint(TOP / 2 * (1 + np.tanh(np.asarray(logits, np.float64) / 2)))  # sigmoid, without overflow
+    positive = np.asarray(counts.positive(logits, threshold))
+    return np.where(positive, np.fmax(nearest, code + 1), np.fmin(nearest, code)).astype(np.uint8)
+
+
+def counts_per_code(quantized: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """int64 [TOP, 4]: true and false positives, false and true negatives if codes above k are positive, k < TOP.
+
+    Args:
+      quantized: uint8 [H, W] in [0, TOP].
+      truth: bool [H, W].
+    """
+    histogram = np.bincount((quantized + (TOP + 1) * truth).ravel(), minlength=2 * (TOP + 1)).reshape(2, TOP + 1)
+    tn, fn = histogram.cumsum(axis=1)[:, :-1]
+    return np.stack([truth.sum() - fn, (~truth).sum() - tn, fn, tn], axis=-1)
+
+
+def _predict(
+    predictor: Predictor, data: Split, counts: np.ndarray, stored: set[int]
+) -> tuple[list[dict], dict[int, list]]:
+    """One pass over the images.
+
+    Returns:
+      Of each target, `sweep`: the mean Dice and IoU of the COVID-19 images (P1) above each code, and
+      `recount_differs`: how many images another compiled program of the same network counted otherwise.
+      And the pictures of the images `stored`, WebP in base64: the X-ray, the true mask and the probability of the first
+      target, and of each other target the masks of truth and prediction, which take a tenth of its probability.
+    """
+    code, targets = threshold_code(predictor.threshold), range(len(predictor.targets))
+    covid = protocols.protocol_images("P1", data.labels)
+    sums = np.zeros((len(targets), 2, TOP))
+    differs = np.zeros(len(targets), int)
+    pictures: dict[int, list] = {}
+    batch_size = predictor.config.eval.batch_size
+    for start in range(0, len(data.ids), batch_size):
+        quantized = quantize(predictor.logits(data.image[start : start + batch_size]), predictor.threshold)
+        for i, codes in enumerate(quantized, start):
+            truth = np.unpackbits(data.arrays["mask"][i], axis=1).astype(bool)
+            for c in targets:
+                per_code = counts_per_code(codes[..., c], truth[..., c])
+                differs[c] += not np.array_equal(per_code[code], counts[i, c])
+                if covid[i]:
+                    ratios = protocols.ratios(per_code)
+                    sums[c] += ratios["dice"], ratios["iou"]
+            if i in stored:
+                exact = [truth[..., 0], codes[..., 0]]
+                exact += [mask[..., c] for c in targets[1:] for mask in (truth, codes > code)]
+                pictures[i] = [_encode(data.image[i], **_XRAY), *(_encode(x, **_EXACT) for x in exact)]
+    means = (sums / max(covid.sum(), 1)).round(5).tolist()
+    sweeps = [
+        {"sweep": dict(zip(("dice", "iou"), mean, strict=True)) if covid.any() else None, "recount_differs": int(n)}
+        for mean, n in zip(means, differs, strict=True)
+    ]
+    return sweeps, pictures
+
+
+# ---- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def _describe(predictor: Predictor, data: Split, counts: np.ndarray, target: str, called: np.ndarray) -> dict[str, Any]:
+    """The table and the galleries of one target, from its counts [N, 4]; `called`: see `galleries`."""
+    groups, names = size_groups(counts[:, 0] + counts[:, 2])
+    return {
+        "name": target,
+        "counts": counts.tolist(),
+        "groups": groups.tolist(),
+        "group_names": names,
+        "galleries": galleries(counts, groups, called, seed=predictor.config.seed),
+    }
+
+
+def size_groups(area: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Which quarter by size the true area of each image belongs to, among those that have one.
+
+    Args:
+      area: int [N], pixels.
+
+    Returns:
+      int [N], 0 where there is no area, else 1 to 4 from small to large; and how the five are called.
+    """
+    present = area[area > 0]
+    edges = np.quantile(present, (0.25, 0.5, 0.75)) if len(present) else np.zeros(3)
+    groups = np.where(area > 0, 1 + np.searchsorted(edges, area), 0)
+    names = ["blank truth"]
+    for group, words in enumerate(("smallest quarter", "second quarter", "third quarter", "largest quarter"), 1):
+        inside = area[groups == group]
+        names.append(f"{words}, {inside.min():,} to {inside.max():,} px" if len(inside) else words)
+    return groups, names
+
+
+def galleries(counts: np.ndarray, groups: np.ndarray, called: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
+    """Which images are shown, as `{"title", "images": indices}`; a gallery without images is left out.
+
+    Args:
+      counts: int [N, 4].
+      groups: int [N], of `size_groups`.
+      called: bool [N], whether an image is called COVID-19; only then can a prediction be a false alarm.
+      seed: of the random choice.
+    """
+    dice, fp = protocols.ratios(counts)["dice"], counts[:, 1]
+    present = np.flatnonzero(groups > 0)
+    ranked = present[np.argsort(-dice[present], kind="stable")]
+    n = min(_SHOWN, len(ranked) // 2)
+    small = ranked[groups[ranked] == 1]
+    alarms = np.flatnonzero((groups == 0) & (fp > 0) & called)
+    random = np.random.default_rng(seed).permutation(len(counts))[:_SHOWN]
+    chosen = {
+        "Best": ranked[:n],
+        "Worst": ranked[::-1][:n],
+        "Random": random,
+        "Small and missed: lowest Dice in the smallest quarter": small[::-1][:_SHOWN],
+        "False alarms: largest prediction on blank truth": alarms[np.argsort(-fp[alarms], kind="stable")][:_SHOWN],
+    }
+    return [{"title": title, "images": images.tolist()} for title, images in chosen.items() if len(images)]
+
+
+def _pictures_to_store(n: int, targets: list[dict], *, seed: int) -> set[int]:
+    """All of `n` images, or so many that a page can hold: those of the galleries, and others at random."""
+    order = [i for target in targets for gallery in target["galleries"] for i in gallery["images"]]
+    order += np.random.default_rng(seed).permutation(n).tolist()
+    return set(list(dict.fromkeys(order))[:MAX_PICTURES])
+
+
+def _curves(rows: list[dict]) -> dict[str, list[list[float]]]:
+    """Name -> points [epoch, value]; means of neighbours where training logged more than a picture can show."""
+    curves = {}
+    for key in _CURVES:
+        points = np.array([(row["epoch"], row[key]) for row in rows if key in row])
+        if len(points) > _MAX_POINTS and key.startswith("train/"):
+            points = np.array([part.mean(axis=0) for part in np.array_split(points, _MAX_POINTS)])
+        if len(points):
+            curves[key] = points.tolist()
+    return curves
+
+
+def _epoch(rows: list[dict], step: int) -> float | None:
+    """When the checkpoint was written, if the log covers it."""
+    return next((row["epoch"] for row in rows if row["step"] == step), None)
+
+
+# ---- as text ---------------------------------------------------------------------------------------------------------
+
+
+def _block(name: str, value: Any) -> str:
+    """`value` as JSON that a page may hold: nothing in it can end the block or begin a tag."""
+    text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>\n'
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: None instead."""
+    if isinstance(value, dict):
+        return {key: _finite(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _encode(x: np.ndarray, **options: Any) -> str:
+    """[H, W], uint8, or bool as 0 and 255."""
+    file = io.BytesIO()
+    Image.fromarray(x).save(file, **options)
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,325 @@
+"""MODEL_CARD.md: what a reader must know of an exported network before using it, from the run itself.
+
+Called by `export.py`. Every number is read from the run's files; what is not there is said to be absent.
+"""
+
+import json
+import pathlib
+import re
+import shlex
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxunet.data import prepared
+from jaxunet.prediction.predictor import Predictor
+from jaxunet.scoring import protocols
+
+NAME = "MODEL_CARD.md"
+
+_DATA = {
+    "covid_qu_ex": (
+        "COVID-QU-Ex, Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
+        "those that https://www.kaggle.com/datasets/anasmohammedtahir/covidqu states, and those of the "
+        "public collections that the dataset was compiled from. jaxunet cannot tell whether they allow to pass on "
+        "weights learnt from it: check them first.",
+    ),
+    "synthetic_cxr": (
+        "synthetic chest X-rays, drawn by jaxunet",
+        "drawn by a program; no patient is shown, and nothing about real X-rays can be concluded.",
+    ),
+}
+
+_OPEN_IMAGE = """\
+image = Image.open("xray.png").convert("L").resize((size, size), Image.Resampling.BOX)
+image = np.asarray(image)[None]  # uint8 [batch, size, size], any number of X-rays
+"""
+# How to run each format; FILE stands for the artefact. docs/export.md shows the same lines, and a test runs them.
+EXAMPLES = {
+    "stablehlo": f"""\
+import json
+import zipfile
+
+import jax.export
+import numpy as np
+from PIL import Image
+
+with zipfile.ZipFile("FILE") as file:
+    about = json.loads(file.read("metadata.json"))
+    model = jax.export.deserialize(bytearray(file.read("model.stablehlo")))
+size = about["image_size"]
+{_OPEN_IMAGE}result = model.call(image)  # "probability" float32, "mask" uint8: [batch, size, size, targets]
+print(about["targets"], np.mean(result["mask"], axis=(0, 1, 2)))  # share of the pixels
+""",
+    "onnx": f"""\
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+model = onnxruntime.InferenceSession("FILE", providers=["CPUExecutionProvider"])
+about = {{k: json.loads(v) for k, v in model.get_modelmeta().custom_metadata_map.items()}}
+size = about["image_size"]
+{_OPEN_IMAGE}probability, mask = model.run(["probability", "mask"], {{"image": image}})  # [batch, size, size, targets]
+print(about["targets"], np.mean(mask, axis=(0, 1, 2)))  # share of the pixels
+""",
+    "safetensors": f"""\
+import numpy as np
+from PIL import Image
+
+from jaxunet.prediction import predictor
+
+model = predictor.load_safetensors("FILE")
+size = model.image_size
+{_OPEN_IMAGE}logits = model.logits(image)[..., : len(model.targets)]
+probability = 1 / (1 + np.exp(-logits))  # float32 [batch, size, size, targets]
+print(model.targets, np.mean(probability > model.threshold, axis=(0, 1, 2)))  # share of the pixels
+""",
+    "torch": """\
+import json
+
+import safetensors.torch
+import segmentation_models_pytorch
+import torch
+
+with safetensors.safe_open("FILE", "pt") as file:
+    about = {key: json.loads(value) for key, value in file.metadata().items()}
+
+config, size = about["config"]["model"], about["image_size"]
+model = segmentation_models_pytorch.Unet(
+    f"resnet{config['depth']}", encoder_weights=None, in_channels=1, classes=len(about["targets"])
+).eval()
+model.load_state_dict(safetensors.torch.load_file("FILE"))
+image = torch.rand(1, 1, size, size)  # in [0, 1], [batch, 1, size, size]
+logits = model((image - config["input_mean"]) / config["input_std"])  # [batch, targets, size, size]
+print(about["targets"], (logits.sigmoid() > about["threshold"]).float().mean(dim=(0, 2, 3)))
+""",
+}
+EXAMPLES["safetensors_float16"] = EXAMPLES["safetensors"]
+
+
+def training_data(config: ConfigDict) -> tuple[str, str]:
+    """Name of the dataset in `config`, and a note on its terms of use."""
+    return _DATA[config.dataset.name]
+
+
+def model_card(
+    source: Predictor, workdir: pathlib.Path, metadata: dict[str, Any], file: str, format: str, agreement: str
+) -> str:
+    """The card's text, in Markdown.
+
+    Args:
+      source: the network.
+      workdir: of the run.
+      metadata: as `export.describe` gives it.
+      file: name of the artefact.
+      format: a key of `EXAMPLES`.
+      agreement: a sentence on how the artefact was checked.
+    """
+    size, targets = source.image_size, " and ".join(source.targets)
+    sections = {
+        "Intended use": (
+            "Research on the segmentation of chest X-rays, and teaching. **Not for clinical use**: it is no medical "
+            "device, and nobody has validated it on patients. It must not be used to diagnose or to treat."
+        ),
+        "Training data": _training_data(source, workdir),
+        "Settings": _settings(source, metadata),
+        "Scores": _scores(source, workdir),
+        "Limits": _limits(source),
+        "How to run it": (
+            f"`FILE` is {format}, {_input_words(format, size)} {text(agreement)}\n\n"
+            f"```python\n{EXAMPLES[format].rstrip()}\n```"
+        ).replace("FILE", code(file)),
+        "Made with": ", ".join(f"{name} {version}" for name, version in metadata["versions"].items()) + ".",
+    }
+    title = f"# {text(workdir.resolve().name)}: {targets} on chest X-rays"
+    lead = (
+        f"A {_network(source.config)} that marks {targets} on frontal chest X-rays of {size}x{size} pixels; checkpoint "
+        f"of step {source.step:,}. Written by jaxunet from the run; every number below was read from it."
+    )
+    body = "\n\n".join(f"## {heading}\n\n{content}" for heading, content in sections.items())
+    return f"{title}\n\n{lead}\n\n{body}\n"
+
+
+def text(words: Any) -> str:
+    """`words` such that Markdown and HTML show them as they are, on one line."""
+    one_line = " ".join(str(words).split())
+    return re.sub(r"([\\`*_\[\]<>!|&~])", r"\\\1", one_line)
+
+
+def code(name: str) -> str:
+    """A file name inside code: without what would end the code or the string in it."""
+    return re.sub(r"[^\w .,+()@=-]", "_", name)
+
+
+def _input_words(format: str, size: int) -> str:
+    if format in ("stablehlo", "onnx"):
+        return (
+            f"from uint8 pixels [batch, {size}, {size}] to probabilities and masks; scaling, normalisation, sigmoid "
+            f"and threshold are inside."
+        )
+    if format == "torch":
+        return "weights named as PyTorch networks name them; scaling and normalisation are outside, as below."
+    return "weights with everything that jaxunet needs to build the network."
+
+
+def _network(config: ConfigDict) -> str:
+    model = config.model
+    return {
+        "unet": f"U-Net of {len(model.channels)} levels",
+        "resnet_unet": f"U-Net with a ResNet{model.depth} encoder",
+        "separable_unet": "U-Net of depthwise-separable convolutions",
+    }.get(model.name, f"network `{code(model.name)}`")
+
+
+def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
+    config, (name, terms) = source.config.dataset, training_data(source.config)
+    lines = [
+        f"- Dataset: {name}; part `{config.train_config}`, scored on `{config.eval_config}`.",
+        f"- Terms of use: {terms}",
+    ]
+    if not (workdir / "metrics.jsonl").is_file():
+        return (
+            "The run holds no training log: these weights were imported or never trained, and the card cannot tell on "
+            "what. The settings name this dataset, which may not be the one:\n\n" + "\n".join(lines)
+        )
+    weights = source.config.init.weights or source.config.init.checkpoint
+    if weights:
+        words = (
+            "ImageNet weights (torchvision, BSD-3)" if weights == "imagenet" else text(pathlib.PurePath(weights).name)
+        )
+        lines.append(f"- Started from {words}: what those were trained on counts, too.")
+    builders = {part: prepared.prepared(config, part) for part in (config.train_config, config.eval_config)}
+    builder = builders[config.train_config]
+    if None in builders.values():
+        return "\n".join(
+            [*lines, "- Its prepared form is not on this machine any more: sizes and leaks were not looked up."]
+        )
+    dropped = prepared.dropped_from_train(builder) if config.drop_leaked else frozenset()
+    if config.drop_near_duplicates:
+        dropped |= {i for i in prepared.near_in_train(builder) if _used(i, config.train_config)}
+    sizes = {split: builders[config.eval_config].info.splits[split].num_examples for split in ("val", "test")}
+    train = builder.info.splits["train"].num_examples
+    lines.append(f"- Images: {train - len(dropped):,} for training, {sizes['val']:,} Val, {sizes['test']:,} Test.")
+    found = prepared.verification(builder)
+    if builder.name != "synthetic_cxr":
+        near = [p for p in found["near"] if any(i.startswith("Train/") and _used(i, config.train_config) for i in p)]
+        identical, fate = len(found["dropped_from_train"]), "left out" if config.drop_leaked else "**kept**"
+        lines.append(
+            f"- Split hygiene: images of Train that are byte for byte one of Val or Test: {identical}, {fate}. Pairs "
+            f"of a training image and one of Val or Test that are nearly identical: {len(near)}, "
+            f"{'left out' if config.drop_near_duplicates else 'kept'}. File names carry no patient, so the same "
+            f"patient may be in two splits."
+        )
+    return "\n".join(lines)
+
+
+def _used(image_id: str, train_config: str) -> bool:
+    return train_config != "infection" or "/COVID-19/" in image_id
+
+
+def _settings(source: Predictor, metadata: dict[str, Any]) -> str:
+    config = source.config
+    parameters = sum(np.size(x) for x in jax.tree.leaves(source.variables["params"]))
+    length = f"{config.train.total_epochs} epochs" if config.train.total_epochs else f"{config.train.total_steps} steps"
+    rows = {
+        "network": f"{_network(config)}, {parameters:,} parameters",
+        "image size": f"{source.image_size}x{source.image_size}",
+        "targets": ", ".join(source.config.dataset.targets),
+        "threshold": source.threshold,
+        "averaged over mirror images": "yes" if source.config.eval.flips else "no",
+        "input": f"(pixel / 255 - {config.model.input_mean}) / {config.model.input_std}",
+        "planned length": f"{length} of batches of {config.train.batch_size}; exported at step {source.step:,}",
+        "loss": config.loss.name,
+        "optimizer": f"{config.optimizer.name}, {config.optimizer.schedule}, rate {config.optimizer.learning_rate:g}",
+        "averaged weights": f"decay {config.train.ema_decay:g}" if config.train.ema_decay else "no",
+        "seed": config.seed,
+    }
+    table = "\n".join(f"| {name} | {text(value)} |" for name, value in rows.items())
+    return f"| setting | value |\n|---|---|\n{table}\n\nEvery setting is in the file's metadata, under `config`."
+
+
+def _scores(source: Predictor, workdir: pathlib.Path) -> str:
+    blocks = []
+    for path in sorted(workdir.glob("eval/*/metrics.json")):
+        try:
+            blocks.append(_score(source, json.loads(path.read_text())))
+        except (KeyError, TypeError, ValueError) as error:
+            blocks.append(f"`eval/{code(path.parent.name)}/metrics.json` cannot be read ({text(repr(error))}).")
+    command = f"python launch.py --mode=evaluate --workdir={shlex.quote(code(workdir.resolve().name))} --split=test"
+    return "\n\n".join(blocks) or f"**Not evaluated.** `{command}` does it; export again after that."
+
+
+def _score(source: Predictor, result: dict[str, Any]) -> str:
+    """One evaluated split: every protocol with its number of images, and 95 % intervals where they were computed."""
+    flips = ", mean over mirror images" if result.get("flips") else ""
+    height, width = result["image_size"]
+    lines = [
+        f"**{text(result['split'])}** of {text(result['dataset'])}, {height}x{width}, threshold {result['threshold']}, "
+        f"checkpoint {result['checkpoint_step']}{flips}. Empty masks: {text(result['empty_mask_rule'])}."
+    ]
+    scored = (result["checkpoint_step"], result["threshold"], result.get("flips", False))
+    if scored != (source.step, source.threshold, source.config.eval.flips):
+        lines.append(
+            f"**These are not the scores of the exported network**, which is checkpoint {source.step} at threshold "
+            f"{source.threshold}, with{'' if source.config.eval.flips else 'out'} the mean over mirror images."
+        )
+    rows = [f"| target | protocol | n | {' | '.join(protocols.METRICS)} |", "|---" * (3 + len(protocols.METRICS)) + "|"]
+    for target, block in {result["target"]: result, **result.get("targets", {})}.items():
+        for protocol, meaning in protocols.PROTOCOLS.items():
+            if protocol in block:
+                cells = " | ".join(_cell(block[protocol][m]) for m in protocols.METRICS)
+                n = block[protocol][protocols.METRICS[0]]["n"]
+                rows.append(f"| {text(target)} | {text(protocol)}: {meaning} | {n} | {cells} |")
+        for protocol in ("P1", "P2", "P3") if "gated" in block else ():
+            cells = " | ".join(_cell(block["gated"][protocol][m]) for m in protocols.METRICS)
+            n = block["gated"][protocol][protocols.METRICS[0]]["n"]
+            rows.append(f"| {text(target)} | {protocol} gated: blank where not called COVID-19 | {n} | {cells} |")
+    for block in (result, *result.get("targets", {}).values()):
+        if "score_is" in (found := block.get("detection", {})):
+            rows.append(
+                f"\nCOVID-19 or not, by the {found['score_is']}: ROC AUC {_cell(found['auc'])}. Above "
+                f"{found['threshold']:.4f} ({text(found['threshold_from'])}): sensitivity "
+                f"{_cell(found['sensitivity'])}, specificity {_cell(found['specificity'])}."
+            )
+    controls = result["controls"]
+    if controls["n"]:
+        words = f"{controls['blank_predictions']} of {controls['n']} images with a blank truth were predicted blank."
+        if "gated" in result:
+            words += f" Gated: {result['gated']['controls']['blank_predictions']}."
+        rows.append("\n" + words)
+    return "\n\n".join([*lines, "\n".join(rows)])
+
+
+def _cell(numbers: dict[str, Any]) -> str:
+    value = numbers.get("mean", numbers.get("value"))
+    low, high = numbers.get("ci95", (None, None))
+    return f"{value:.4f}" if low is None else f"{value:.4f} [{low:.4f}, {high:.4f}]"
+
+
+# Of a network with the target "covid19".
+UNGATED = (
+    "Infection was learnt from COVID-19 images alone: its mask says where, if the X-ray is one of COVID-19, which "
+    "covid19 says. For a mask that is blank else, take covid19 above the threshold of detection."
+)
+
+
+def _limits(source: Predictor) -> str:
+    size, controls = source.image_size, source.config.dataset.train_config == "infection_all"
+    answers = source.answers_covid19
+    lines = [
+        f"- It always answers, for any picture: only whole frontal chest X-rays, reduced to {size}x{size}, are like "
+        "what it has seen. Children, lateral views, other scanners and crops have not been tried.",
+        "- The probabilities have not been calibrated; scores depend on the threshold and, strongly, on the protocol.",
+        "- Scores on the dataset's own splits say little about other hospitals.",
+    ]
+    if "infection" in source.targets:
+        lines.append(
+            "- Other pneumonia and normal lungs were among the training images." + (f" {UNGATED}" if answers else "")
+            if controls
+            else "- It has learnt from COVID-19 images only: expect it to mark infection on lungs that have none."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""Networks made of networks: the mean over flipped images, and over several runs. Built by predictor.py.
+
+Averaged are probabilities, not logits. They have the `apply` that Flax modules have, so that all which takes a network
+takes them; their logits are those of the mean probability.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxunet.models.build import Network
+
+
+def mean_logits(logits: Array) -> Array:
+    """float32 [K, ...] -> [...]: the logit of the mean of K probabilities, finite for all finite logits."""
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0) for x in (logits, -logits))
+    return yes - no
+
+
+@dataclasses.dataclass(frozen=True)
+class Flipped:
+    """`model` on the image and on its mirror image, left and right exchanged; the mean of both."""
+
+    model: Network
+
+    def apply(self, variables: Any, image: Array, *, train: bool) -> Array:
+        """float32 [B, H, W, 1] -> [B, H, W, C]; twice the work and memory of `model`."""
+        both = jnp.concatenate([image, image[:, :, ::-1]])
+        straight, mirrored = jnp.split(self.model.apply(variables, both, train=train), 2)
+        return mean_logits(jnp.stack([straight, mirrored[:, :, ::-1]]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Several networks on the same image, the mean of all.
+
+    Their variables are one tree: of each collection, such as "params", a tuple with that of each network.
+    """
+
+    models: tuple[Network, ...]
+
+    def apply(self, variables: Any, image: Array, *, train: bool) -> Array:
+        """float32 [B, H, W, 1] -> [B, H, W, C]."""
+        members = [{name: trees[i] for name, trees in variables.items()} for i in range(len(self.models))]
+        logits = [m.apply(v, image, train=train) for m, v in zip(self.models, members, strict=True)]
+        return mean_logits(jnp.stack(logits))

@@ -1,0 +1,206 @@
+"""Weights from PyTorch: files in, variables of our networks out, every leaf filled exactly once or a sentence.
+
+The table between the two is a function of our own parameter paths, `torch_name`: it is read forwards to export and
+backwards to import, so the two cannot disagree. Files are read as safetensors, or through
+`torch.load(weights_only=True)`, which executes nothing that is in them.
+"""
+
+import pathlib
+import re
+import zipfile
+from typing import Any
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from jaxunet.core.errors import UserError, WeightsUnavailable
+
+Path = tuple[str, ...]
+Tensors = dict[str, np.ndarray]
+
+NETWORKS = ("resnet_unet", "separable_unet")  # that have a counterpart in PyTorch
+# Mean and standard deviation of ImageNet's RGB channels in [0, 1], which its weights expect to be taken out.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def torch_name(model_name: str, path: Path) -> str:
+    """Name in a PyTorch state dict of the leaf at `path`, such as ("encoder", "layer1_0", "bn1", "scale").
+
+    `model_name` is "resnet_unet" (segmentation_models_pytorch's names) or "separable_unet" (the original study's).
+    """
+    *modules, leaf = path
+    dotted = [re.sub(r"_(?=\d+$)", ".", module) for module in modules]  # layer1_0 -> layer1.0
+    if model_name == "resnet_unet":
+        if dotted[0] == "decoder":  # decoder.blocks.0.conv1.0 is the convolution, .1 the norm
+            kind, i = dotted[-1][:-1], dotted[-1][-1]
+            dotted[-1] = f"conv{i}.{0 if kind == 'conv' else 1}"
+        elif dotted[0] == "head":
+            dotted = ["segmentation_head", "0"]
+    else:
+        dotted = [m for m in dotted if m not in ("encoder", "decoder")]
+        inside = {"depthwise": "0.depthwise", "pointwise": "0.pointwise", "bn": "1"}
+        dotted = [inside.get(m, f"3.{m}" if m.startswith("triple") else m) for m in dotted]
+    return ".".join([*dotted, _LEAVES[leaf]])
+
+
+def _to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+    """HWIO -> OIHW, or IOHW for a transposed convolution (named up<i>)."""
+    if path[-1] != "kernel":
+        return value
+    return value.transpose(2, 3, 0, 1) if re.fullmatch(r"up\d", path[-2]) else value.transpose(3, 2, 0, 1)
+
+
+def _from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+    if path[-1] != "kernel" or value.ndim != 4:
+        return value
+    return value.transpose(2, 3, 0, 1) if re.fullmatch(r"up\d", path[-2]) else value.transpose(2, 3, 1, 0)
+
+
+def to_torch(variables: Any, model_name: str) -> Tensors:
+    """Variables -> PyTorch state dict (without `num_batches_tracked`), convolutions OIHW, transposed ones IOHW."""
+    tensors = {}
+    for collection in ("params", "batch_stats"):
+        for path, value in flax.traverse_util.flatten_dict(variables.get(collection, {})).items():
+            tensors[torch_name(model_name, path)] = _to_torch_layout(path, np.asarray(value))
+    return tensors
+
+
+def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str, encoder_only: bool = False) -> Any:
+    """Variables with every leaf replaced by the tensor of its name.
+
+    Args:
+      tensors: PyTorch state dict; for `encoder_only`, with or without the prefix "encoder.".
+      variables: `{"params", "batch_stats"}` of the network, arrays or shapes.
+      model_name: see `torch_name`.
+      source: what to call the tensors in messages.
+      encoder_only: fill the encoder and leave the rest as it is. An RGB stem then fits a network for one channel.
+
+    Raises:
+      UserError: for a leaf without tensor, a tensor without leaf, a shape that differs, or numbers that no network has.
+    """
+    left = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    if encoder_only:
+        left = {n.removeprefix("encoder."): v for n, v in left.items() if not re.match(r"(fc|decoder|segmentation)", n)}
+    result = {}
+    for collection in ("params", "batch_stats"):
+        leaves = flax.traverse_util.flatten_dict(variables.get(collection, {}))
+        for path, old in leaves.items():
+            if path[0] == "covid19" or (encoder_only and path[0] != "encoder"):
+                continue
+            name = torch_name(model_name, path).removeprefix("encoder." if encoder_only else "")
+            if name not in left:
+                raise UserError(f"{source} has no tensor {name!r} for {'/'.join(path)}: it is of another network.")
+            new = _from_torch_layout(path, left.pop(name))
+            rgb = (*old.shape[:2], 3, *old.shape[3:])
+            if path[-2:] == ("conv1", "kernel") and encoder_only and old.shape[2] == 1 and new.shape == rgb:
+                pass  # RGB for gray: `fold_rgb_stem` sums it
+            elif new.shape != old.shape:
+                raise UserError(f"{source}: {name!r} gives {'/'.join(path)} the shape {new.shape}, not {old.shape}.")
+            leaves[path] = _usable(new, path, f"{source}: {name!r}")
+        result[collection] = flax.traverse_util.unflatten_dict(leaves)
+    if left:
+        names = ", ".join(sorted(left)[:3])
+        raise UserError(f"{source} has {len(left)} tensors that the network has no place for ({names}).")
+    return result
+
+
+def _usable(value: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """float32; UserError for what would make every prediction NaN."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise UserError(f"{name} holds {value.dtype}, not floating-point numbers.")
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise UserError(f"{name} holds numbers that are not finite: the file is damaged, or its training had failed.")
+    if path[-1] == "var" and (value < 0).any():
+        raise UserError(f"{name} holds variances below 0: the file is damaged.")
+    return value
+
+
+def fold_rgb_stem(variables: Any, *, mean: float, std: float) -> Any:
+    """A stem for ImageNet-normalised RGB -> one for gray images normalised as (x - mean) / std, in place of x thrice.
+
+    x_c = (x - mean_c) / std_c is affine in g = (x - mean) / std, so the kernel is summed over RGB with weights
+    std / std_c, and what is constant moves into the running mean of the norm that follows. Exact, except that the zero
+    padding of the border stands for `mean` in all channels, where it stood for each channel's own.
+    """
+    kernel = variables["params"]["encoder"]["conv1"]["kernel"]
+    if kernel.shape[2] != 3:
+        return variables
+    rgb_mean, rgb_std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    constant = np.einsum("hwio,i->o", kernel, (mean - rgb_mean) / rgb_std)
+    flat = flax.traverse_util.flatten_dict(variables)
+    flat["params", "encoder", "conv1", "kernel"] = np.einsum("hwio,i->hwo", kernel, std / rgb_std)[:, :, None]
+    flat["batch_stats", "encoder", "bn1", "mean"] = variables["batch_stats"]["encoder"]["bn1"]["mean"] - constant
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_tensors(path: pathlib.Path) -> Tensors:
+    """Name -> array of a `.safetensors`, `.pth`, `.pt` or `.bin` file; wrappers and DDP's `module.` are taken off.
+
+    Raises:
+      UserError: for a file that is absent, damaged, of another kind, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")
+    tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
+    result = {name.removeprefix("module."): value for name, value in tensors.items()}
+    if len(result) != len(tensors):
+        raise UserError(f"{path} holds the same tensor with and without the prefix 'module.'.")
+    return result
+
+
+def read_safetensors(path: pathlib.Path) -> tuple[Tensors, dict[str, str]]:
+    """(name -> array, metadata) of a safetensors file of any name; raises as `read_tensors` does."""
+    if not path.is_file():
+        raise WeightsUnavailable(f"{path} does not exist: give a .safetensors file of weights.")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # SafetensorError, and what NumPy says to types and shapes that it does not have
+        raise UserError(f"{path} is not a complete safetensors file ({error}).") from error
+
+
+def _read_torch(path: pathlib.Path) -> Tensors:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsUnavailable(f"Reading {path} needs PyTorch: pip install 'jaxunet[torch]'.") from error
+    try:
+        _check_torch_zip(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes the unpickler raise
+        reason = str(error).split("\n", 1)[0][:200]
+        raise UserError(f"{path} cannot be loaded as tensors alone ({reason}).") from error
+    for wrapper in ("model", "state_dict", "model_state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not a state dict of a network.")
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise UserError(f"{path} holds {name!r}, which is no tensor: this is no state dict of a network.")
+    # A tensor can be a view, of any shape, of a single number.
+    if sum(value.numel() * value.element_size() for value in loaded.values()) > 2 * path.stat().st_size:
+        raise UserError(f"{path} claims tensors larger than the file: this is no state dict of a network.")
+    try:
+        return {name: value.detach().float().numpy() for name, value in loaded.items()}
+    except Exception as error:  # sparse, quantized or without data
+        raise UserError(f"{path} holds tensors that are no plain arrays ({error}).") from error
+
+
+def _check_torch_zip(path: pathlib.Path) -> None:
+    """PyTorch stores its files as they are; ones that are packed or overlap would grow beyond all memory."""
+    if not zipfile.is_zipfile(path):  # its format before 2020
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("it expands to more than its own size")

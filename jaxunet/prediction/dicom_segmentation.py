@@ -1,0 +1,89 @@
+"""Writes predicted masks as a DICOM Segmentation, with highdicom (`pip install 'jaxunet[dicom]'`).
+
+The header it starts from holds no patient data: see `xrays/dicom.py`.
+"""
+
+import importlib.metadata
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxunet import __name__ as package
+from jaxunet.core.errors import UserError
+from jaxunet.core.files import atomic_file
+
+
+def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndarray], spacing: Any) -> None:
+    """Writes a DICOM Segmentation with one segment per target.
+
+    Args:
+      path: of the file.
+      header: of the X-ray, `Xray.header`.
+      masks: target -> bool [H, W] at the X-ray's size.
+      spacing: `Xray.spacing_mm`.
+
+    Raises:
+      UserError: if the header lacks what the standard demands, or highdicom is not installed.
+    """
+    try:
+        segmentation = _segmentation(header, masks, spacing)
+    except Exception as error:  # highdicom raises whatever it meets in an odd header
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"no DICOM segmentation could be made ({reason})") from error
+    with atomic_file(path) as file:
+        segmentation.save_as(file)
+
+
+def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> Any:
+    import highdicom
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    meanings = {
+        "infection": (
+            codes.SCT.MorphologicallyAbnormalStructure,
+            highdicom.sr.CodedConcept("233604007", "SCT", "Pneumonia"),
+        ),
+        "lung": (codes.SCT.AnatomicalStructure, codes.SCT.Lung),
+    }
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=package, version=_version(), family=codes.DCM.ArtificialIntelligence
+    )
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=target,
+            segmented_property_category=meanings[target][0],
+            segmented_property_type=meanings[target][1],
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, target in enumerate(masks, 1)
+    ]
+    measures = None
+    if spacing is not None:  # a projection has no thickness, but readers (highdicom among them) insist on one
+        measures = highdicom.PixelMeasuresSequence(pixel_spacing=list(spacing), slice_thickness=1.0)
+    return highdicom.seg.Segmentation(
+        source_images=[header],
+        pixel_array=np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8),
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=generate_uid(),
+        series_number=1,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=package,
+        manufacturer_model_name=package,
+        software_versions=_version(),
+        device_serial_number="0",
+        pixel_measures=measures,
+        omit_empty_frames=False,
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from its folder
+        return "unknown"

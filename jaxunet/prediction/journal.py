@@ -1,0 +1,137 @@
+"""The rows of all X-rays, written as they come, so that a second run goes on; then one CSV and one JSON of them.
+
+`predictions.jsonl` has the settings in its first line and one image in each other. The tables are written from it at
+the end, in the order of the input; in memory is one pair of numbers per image.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+from jaxunet.core.errors import UserError
+from jaxunet.core.files import atomic_file
+from jaxunet.prediction.measures import MEASURES
+from jaxunet.xrays.files import XrayFile
+
+COLUMNS = ("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm")
+COLUMNS = (*COLUMNS, "covid19_probability", "covid19_detected", "warnings", "error")
+
+
+class PredictionLog:
+    """The log and the tables of one process; keeps other processes away from them."""
+
+    def __init__(self, output: pathlib.Path, settings: dict[str, Any], share: tuple[int, int]):
+        """Args:
+        output: folder of the predictions.
+        settings: all that changes predictions. A log of other settings is started anew.
+        share: (process, processes).
+
+        Raises:
+          UserError: if the folder has predictions of another input, or another process writes there.
+        """
+        name = "predictions" if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}"
+        self._output, self._name, self._settings = output, name, settings
+        self._lines: dict[int, int] = {}  # which image in which version -> where its row is; below 0 if it failed
+        self.finished = self.failed = 0
+        output.mkdir(parents=True, exist_ok=True)
+        self._file = (output / f"{name}.jsonl").open("a+b")
+        try:
+            self._lock()
+            self._read_back()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another process is predicting into {self._output}: choose another --output.") from error
+        except OSError:  # a file system without locks
+            pass
+
+    def _read_back(self) -> None:
+        self._file.seek(0)
+        at = 0
+        for number, line in enumerate(self._file):
+            row = _parse(line)
+            if number == 0:
+                settings = (row or {}).get("settings", {})
+                if settings.get("input", self._settings["input"]) != self._settings["input"]:
+                    raise UserError(f"{self._output} has predictions for {settings['input']}: choose another --output.")
+                if settings != self._settings:
+                    break
+            elif row is not None:
+                self._lines[_key(row["input"], row["version"])] = -at if row["error"] else at
+            at += len(line)
+            if row is None:  # cut off when the process was killed
+                at -= len(line)
+                break
+        self._file.truncate(at)
+        if at == 0:
+            self._write({"settings": self._settings})
+
+    def has(self, file: XrayFile) -> bool:
+        """Whether the image has been predicted, in this version and with these settings."""
+        return self._lines.get(_key(file.name, file.version), -1) > 0
+
+    def add(self, file: XrayFile, row: dict[str, Any]) -> None:
+        """Writes a row of `COLUMNS` (those that are missing are empty), visible to readers at once."""
+        row = dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": []} | row
+        at = self._write(row | {"version": file.version})
+        self._lines[_key(file.name, file.version)] = -at if row["error"] else at
+
+    def _write(self, row: dict[str, Any]) -> int:
+        at = self._file.seek(0, io.SEEK_END)
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.flush()
+        return at
+
+    def write_tables(self, files: Iterable[XrayFile]) -> None:
+        """Writes the CSV and the JSON file of those of `files` that have a row, and counts them."""
+        with atomic_file(self._output / f"{self._name}.csv") as file:
+            text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+            writer.writeheader()
+            self.finished = self.failed = 0
+            for row in self._rows(files):
+                self.failed += bool(row["error"])
+                self.finished += not row["error"]
+                writer.writerow(row | {"warnings": "; ".join(row["warnings"])})
+            text.detach()  # flushes, and leaves the file open
+        with atomic_file(self._output / f"{self._name}.json") as file:
+            file.write(b'{"settings": ' + json.dumps(self._settings, indent=2).encode() + b',\n"images": [')
+            for number, row in enumerate(self._rows(files)):
+                del row["version"]
+                file.write((b",\n" if number else b"\n") + json.dumps(row).encode())
+            file.write(b"\n]}\n")
+
+    def _rows(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
+        for file in files:
+            at = self._lines.get(_key(file.name, file.version))
+            if at is not None:
+                self._file.seek(abs(at))
+                yield json.loads(self._file.readline())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def _key(name: str, version: str) -> int:
+    digest = hashlib.blake2b(f"{name}\n{version}".encode("utf-8", "surrogateescape"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")

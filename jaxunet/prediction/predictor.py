@@ -1,0 +1,278 @@
+"""A trained network, ready for any number of X-rays of one size: what predicts, exports and serves starts from here."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from jaxunet.core.errors import UserError
+from jaxunet.data import batches
+from jaxunet.data.archive import IMAGE_SIZE
+from jaxunet.data.examples import RawBatch
+from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.devices import replicas
+from jaxunet.models import torch_weights
+from jaxunet.models.averaging import Ensemble, Flipped
+from jaxunet.models.build import Network, build_model, predict_step
+from jaxunet.runs import checks
+from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
+from jaxunet.runs.config_file import from_json
+
+SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
+_ANY_PIXEL = {"score": "image", "threshold": 0.0, "from": "not chosen on val: any infected pixel counts"}
+_LIKELY = {"score": "probability", "threshold": 0.5, "from": "not chosen on val: the more likely answer"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A checkpoint with the network and the settings that it was trained with.
+
+    Attributes:
+      config: of the run.
+      step: of the checkpoint.
+      best_step: of the one that was best in validation, if any was validated.
+      model, variables: the network, and its weights and running statistics (the averages where they were kept). With
+        `config.eval.flips`, or of an ensemble, the network is one of averaging.py.
+      origin: where it is from, in words.
+      detection: when an image counts as COVID-19, {"score": "probability", which the network answers for the whole
+        image, or the infected share of the "lung" or of the "image"; "threshold": in [0, 1), above which it does;
+        "from": where that number is from}.
+    """
+
+    config: ConfigDict
+    step: int
+    best_step: int | None
+    model: Network
+    variables: Any
+    origin: str
+    detection: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(_ANY_PIXEL))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The masks that the last axis of the logits stands for, such as ("infection", "lung")."""
+        return mask_targets(self.config.dataset.targets)
+
+    @property
+    def answers_covid19(self) -> bool:
+        """Whether one more logit, the last and the same in all pixels, answers for the whole image."""
+        return COVID19 in self.config.dataset.targets
+
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of the square images that the network was trained on."""
+        return self.config.dataset.image_size or IMAGE_SIZE
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """`detection` as `measures.detected` takes it."""
+        return {key: self.detection[key] for key in ("score", "threshold")}
+
+    @property
+    def gate(self) -> bool:
+        """Whether the infection mask of an X-ray that is not called COVID-19 is left blank."""
+        return self.answers_covid19 and self.config.eval.gate
+
+    @property
+    def threshold(self) -> float:
+        """A pixel is positive where its probability exceeds this: `metrics.positive(logits, threshold)`."""
+        return self.config.eval.threshold
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Predicts in batches of `config.eval.batch_size` over all devices, compiled once.
+
+        Args:
+          images: uint8 [N, image_size, image_size] in [0, 255].
+
+        Returns:
+          float32 [N, image_size, image_size, C], C being the number of `targets`, and one more if `answers_covid19`.
+        """
+        if not len(images):
+            return np.empty((*images.shape, len(self.config.dataset.targets)), np.float32)
+        batch_size = self.config.eval.batch_size
+        results = []
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            padded = np.concatenate([part, np.repeat(part[:1], batch_size - len(part), axis=0)])
+            results.append((self._compiled(self.variables, {"image": padded}), len(part)))
+        return np.concatenate([np.asarray(logits)[:n] for logits, n in results])
+
+    def covid19(self, logits: np.ndarray) -> float | None:
+        """Probability of COVID-19 from the `logits` [H, W, C] of one image, if the network answers that."""
+        return float(1 / (1 + np.exp(-np.float64(logits[0, 0, -1])))) if self.answers_covid19 else None
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Any, RawBatch], Array]:
+        def logits(variables: Any, raw: RawBatch) -> Array:
+            return predict_step(variables, batches.decode_image(raw), model=self.model)
+
+        return replicas.map_eval_step(logits)
+
+
+def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predictor:
+    """The network of a run, from its workdir alone.
+
+    Args:
+      config: of the run, as `config.load` gives it, maybe with another threshold or batch size.
+      workdir: of the run.
+      checkpoint: "latest", "best" or a step.
+
+    Raises:
+      UserError: if there is no such checkpoint, or the run learnt classes instead of masks.
+    """
+    checks.check(config, training=False)
+    if config.dataset.name == "labelled_images":
+        raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
+    size = config.dataset.image_size or IMAGE_SIZE
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
+    with Checkpoints(workdir, config.checkpoint) as checkpoints:
+        step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
+        try:
+            variables = checkpoints.restore_weights(step)
+            _check_tensors(variables, model, size, source=f"Checkpoint {step} in {workdir}")
+        except DamagedCheckpoint as error:
+            raise UserError(f"{error} Name another with --checkpoint, or train on, which puts it aside.") from error
+    if config.eval.flips:
+        model = Flipped(model)
+    rule = detection_rule(config, workdir, step)
+    return Predictor(config, step, best, model, replicas.replicate(variables), str(workdir), rule)
+
+
+def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict[str, Any]:
+    """`Predictor.detection` of a checkpoint: what `--mode=evaluate --split=val` chose for it with the same settings,
+    else `not_chosen`."""
+    size = config.dataset.image_size or IMAGE_SIZE
+    same = {
+        "checkpoint_step": step,
+        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
+        "image_size": [size, size],
+    }
+    if COVID19 not in config.dataset.targets:
+        same["threshold"] = config.eval.threshold
+    rule = not_chosen(config)
+    try:
+        found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
+        if all(found[key] == value for key, value in same.items()) and found.get("flips", False) == config.eval.flips:
+            block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
+            rule = _checked({**block, "from": "chosen on val"}, config)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError):
+        pass
+    return rule
+
+
+def _chosen_for(config: ConfigDict) -> tuple[Any, ...]:
+    """What a decision depends on; shares of pixels on the threshold, too, the answer for the whole image not."""
+    share = COVID19 not in config.dataset.targets
+    return config.eval.flips, config.dataset.image_size, config.eval.threshold if share else None
+
+
+def _checked(rule: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """`rule` as `Predictor.detection`; a ValueError or KeyError for one that the network cannot be asked."""
+    score, threshold = rule["score"], float(rule["threshold"])
+    if (score == "probability") != (COVID19 in config.dataset.targets) or not 0 <= threshold <= 1:
+        raise ValueError(f"COVID-19 is not told by {score!r} above {threshold}")
+    if score not in ("probability", "lung", "image"):
+        raise ValueError(f"COVID-19 is not told by {score!r}")
+    return {"score": score, "threshold": threshold, "from": str(rule["from"])}
+
+
+def not_chosen(config: ConfigDict) -> dict[str, Any]:
+    """`Predictor.detection` where no evaluation chose a threshold."""
+    return dict(_LIKELY if COVID19 in config.dataset.targets else _ANY_PIXEL)
+
+
+def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
+    """The mean probability of several runs, as one predictor with the config and step of the first.
+
+    Args:
+      predictors: at least one; of different networks if need be.
+      workdirs: theirs, for what is said if they do not fit together.
+
+    Raises:
+      UserError: if they were not trained for the same masks and image size.
+    """
+    first = predictors[0]
+    for other, workdir in zip(predictors[1:], workdirs[1:], strict=True):
+        both = [(tuple(p.config.dataset.targets), p.image_size) for p in (first, other)]
+        for key, mine, theirs in zip(("targets", "image_size"), *both, strict=True):
+            if mine != theirs:
+                raise UserError(
+                    f"{workdirs[0]} and {workdir} cannot be averaged: config.dataset.{key} is {mine!r} and {theirs!r}."
+                )
+    variables = {name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")}
+    model, origin = Ensemble(tuple(p.model for p in predictors)), f"the mean of {len(predictors)} runs"
+    return Predictor(first.config, first.step, None, model, variables, origin, not_chosen(first.config))
+
+
+def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:
+    """The network that comes with jaxunet, trained on COVID-QU-Ex; arguments as of `load_safetensors`."""
+    found = load_safetensors(SHIPPED, overrides)
+    return dataclasses.replace(found, origin="the weights that come with jaxunet")
+
+
+def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None = None) -> Predictor:
+    """The network of a file that `--mode=export --format=safetensors` wrote; the file alone is enough.
+
+    Args:
+      path: the file.
+      overrides: settings to change, such as `{"eval.threshold": 0.4}`.
+
+    Raises:
+      UserError: if it is absent, damaged, of another kind, or its tensors are not those of the network it describes.
+    """
+    path = pathlib.Path(path)
+    tensors, metadata = torch_weights.read_safetensors(path)
+    try:
+        config, step = from_json(metadata["config"]), int(metadata["checkpoint_step"])
+        chosen_for = _chosen_for(config)
+        rule = _checked(json.loads(metadata["detection"]), config) if "detection" in metadata else not_chosen(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} was not written by --mode=export --format=safetensors, or by an older jaxunet ({error!r} in it)."
+        ) from error
+    config.update_from_flattened_dict(overrides or {})
+    fit_batch_size(config)
+    checks.check(config, training=False)
+    if _chosen_for(config) != chosen_for:
+        rule = not_chosen(config)
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
+    wide = {name: x.astype(np.float32) for name, x in tensors.items()}
+    variables = flax.traverse_util.unflatten_dict(wide, sep="/")
+    _check_tensors(variables, model, config.dataset.image_size or IMAGE_SIZE, source=str(path))
+    if config.eval.flips:
+        model = Flipped(model)
+    return Predictor(config, step, None, model, replicas.replicate(variables), str(path), rule)
+
+
+def fit_batch_size(config: ConfigDict) -> None:
+    """Rounds `eval.batch_size` up to what the devices share evenly; where every image counts by itself, no matter."""
+    devices = jax.device_count()
+    config.eval.batch_size = -(-config.eval.batch_size // devices) * devices
+
+
+def flatten(variables: Any) -> dict[str, np.ndarray]:
+    """`{"params": {"encoder": {"conv1": {"kernel": x}}}}` -> `{"params/encoder/conv1/kernel": x}`, on the host."""
+    return flax.traverse_util.flatten_dict(jax.device_get(variables), sep="/")
+
+
+def _check_tensors(variables: Any, model: Network, size: int, *, source: str) -> None:
+    """Raises UserError unless `variables` have the names and shapes that `model` needs for images of `size` pixels."""
+    image = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
+    like = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+    theirs, ours = (
+        {name: x.shape for name, x in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+        for tree in (variables, like)
+    )
+    if wrong := sorted(theirs.keys() ^ ours.keys()):
+        kind = "has no" if wrong[0] in ours else "has a superfluous"
+        raise UserError(f"{source} {kind} tensor {wrong[0]!r}: it is not of the network that its metadata describe.")
+    for name, shape in theirs.items():
+        if shape != ours[name]:
+            raise UserError(f"{source}: {name!r} has the shape {shape}, and the network needs {ours[name]}.")

@@ -1,0 +1,197 @@
+"""`--mode=serve`: a page in the browser that takes an X-ray and shows what the network says of it.
+
+`serve.html` beside this file is the page. An X-ray comes as the body of a POST, without its name, and is answered as
+JSON; it is in memory for as long as that takes, and nothing of it is written, logged or kept. Called by commands.py.
+"""
+
+import base64
+import contextlib
+import ipaddress
+import logging
+import os
+import pathlib
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxunet.core.errors import UserError
+from jaxunet.core.pictures import png
+from jaxunet.prediction import outputs, web_guard
+from jaxunet.prediction.predictor import Predictor
+from jaxunet.xrays import letterbox
+from jaxunet.xrays.read import read_xray
+
+try:
+    import flask
+    import waitress
+    from werkzeug.exceptions import HTTPException
+except ImportError as error:
+    raise UserError("--mode=serve needs Flask and waitress: pip install 'jaxunet[serve]'.") from error
+
+TEMPLATE = pathlib.Path(__file__).with_name("serve.html")
+MAX_BYTES = 64 * 2**20  # of an X-ray; those of detectors have 8 to 30 MiB
+_IN_MEMORY = 2**31  # bytes: what is larger, waitress would write to a temporary file
+
+
+def serve(predictor: Predictor, *, host: str, port: int) -> None:
+    """Answers until Ctrl-C or SIGTERM, which end the process with status 0.
+
+    Args:
+      predictor: the network; its batch size becomes one image per device.
+      host: name or address to listen at.
+      port: to listen at; 0 for any that is free.
+
+    Raises:
+      UserError: if it cannot listen there.
+    """
+    predictor.config.eval.batch_size = jax.device_count()
+    with _listen(host, port) as listener, _quiet():
+        for number in (signal.SIGINT, signal.SIGTERM):  # at once, also within an X-ray: there is nothing to save
+            signal.signal(number, lambda *_: os._exit(0))
+        address, number = listener.getsockname()[:2]
+        app = make_app(predictor, host=host, address=address)
+        predictor.logits(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))  # compiled before "ready"
+        server = waitress.create_server(
+            app,
+            sockets=[listener],
+            threads=4,  # each may hold a second copy of its upload
+            connection_limit=12,  # two are waitress's own; uploads are in memory before their sender is checked
+            max_request_body_size=MAX_BYTES + 1,
+            inbuf_overflow=_IN_MEMORY,
+            outbuf_overflow=_IN_MEMORY,
+            ident=None,
+        )
+        if not ipaddress.ip_address(address).is_loopback:
+            said = f"warning: everyone who can reach {host} can use this page, and what they send is not encrypted."
+            print(said, file=sys.stderr, flush=True)
+        which = f"{' and '.join(predictor.targets)} from step {predictor.step} of {predictor.origin}"
+        print(f"{which}, threshold {predictor.threshold}")
+        print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
+        with contextlib.closing(server):
+            server.run()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries neither warn nor log: what pydicom has to say may quote a patient's header."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *_, **__: None
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        reason = os.strerror(error.errno) if getattr(error, "errno", 0) and error.errno > 0 else "no such host"
+        raise UserError(f"--host={host} --port={port} cannot be used ({reason}): choose another.") from error
+
+
+def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> flask.Flask:
+    """The page at /, what it says of the network at /network, and POST /predict.
+
+    Args:
+      predictor, host: as for `serve`.
+      address: that it listens at.
+    """
+    app = flask.Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+    page = TEMPLATE.read_text(encoding="utf-8")
+    headers = web_guard.response_headers(page)
+    worker = ThreadPoolExecutor(1, "predict")  # one X-ray at a time is read and predicted, whatever comes
+
+    @app.before_request
+    def check_sender() -> None:
+        if reason := web_guard.refusal(flask.request.method, flask.request.headers, host, address):
+            flask.abort(403, reason)
+
+    @app.after_request
+    def add_headers(response: flask.Response) -> flask.Response:
+        response.headers.update(headers)
+        return response
+
+    @app.errorhandler(Exception)
+    def refuse(error: Exception) -> tuple[dict[str, str], int]:
+        if isinstance(error, UserError):
+            return {"error": str(error)}, 400
+        if isinstance(error, HTTPException):
+            too_large = f"it has more than {MAX_BYTES // 2**20} MiB."
+            return {"error": too_large if error.code == 413 else error.description}, error.code
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            return {"error": "the memory is not enough for it."}, 413
+        where = traceback.extract_tb(error.__traceback__)[-1]  # no message: it may quote what was read
+        print(f"error: {type(error).__name__} in {where.filename}:{where.lineno}", file=sys.stderr, flush=True)
+        return {"error": f"something went wrong here ({type(error).__name__})."}, 500
+
+    @app.get("/")
+    def show_page() -> flask.Response:
+        return flask.Response(page, mimetype="text/html")
+
+    @app.get("/network")
+    def show_network() -> dict[str, Any]:
+        return {
+            "network": predictor.config.model.name,
+            "step": predictor.step,
+            "targets": predictor.targets,
+            "image_size": predictor.image_size,
+            "threshold": predictor.threshold,
+            "flips": predictor.config.eval.flips,
+            "rule": predictor.rule,
+            "gate": predictor.gate,
+            "max_bytes": MAX_BYTES,
+            "colours": outputs.COLOURS,
+        }
+
+    @app.post("/predict")
+    def predict() -> dict[str, Any]:
+        data = flask.request.get_data(cache=False)
+        return worker.submit(answer, predictor, data).result()
+
+    return app
+
+
+def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
+    """What the page is told of one file: numbers as in `predictions.json`, pictures as base64 of PNG.
+
+    `xray` and `layers` are what `outputs.overlay` draws, reduced; `masks` have the X-ray's own size.
+
+    Raises:
+      UserError: if the file cannot be used.
+    """
+    image = read_xray(data)
+    square, place = letterbox.fit(image.pixels, predictor.image_size)
+    (logits,) = predictor.logits(square[None])
+    probability = predictor.covid19(logits)
+    logits = letterbox.restore(logits[..., : len(predictor.targets)], place)
+    settings = {
+        "targets": predictor.targets,
+        "threshold": predictor.threshold,
+        "detection": predictor.rule,
+        "gate": predictor.gate,
+    }
+    masks, row = outputs.describe(image, logits, probability, settings)
+    picture, layers = outputs.overlay_layers(image.pixels, masks)
+    return {
+        "row": row,
+        "mirrored": image.mirrored,
+        "xray": _base64_png(picture),
+        "layers": {target: _base64_png(layer) for target, layer in layers.items()},
+        "masks": {target: _base64_png(mask.astype(np.uint8) * 255) for target, mask in masks.items()},
+    }
+
+
+def _base64_png(pixels: np.ndarray) -> str:
+    return base64.b64encode(png(pixels, compress_level=1)).decode()

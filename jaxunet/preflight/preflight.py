@@ -1,0 +1,224 @@
+"""`--mode=preflight`: what a config will do on a slice, from compiling it ahead of time on a machine without one.
+
+The train and evaluation steps of the config are compiled by the TPU compiler (libtpu, the extra `[tpu]`) for the named
+topology; nothing is run. Compiled is one step of the many that a dispatch runs in a loop: the compiler's figures count
+a loop's body once anyway. Memory and work are the compiler's figures, memory traffic is read from its program. Times
+are these over the chip's peak rates, so they are bounds, not measurements.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxunet.core.errors import UserError
+from jaxunet.core.files import write_atomically
+from jaxunet.data import batches
+from jaxunet.data.archive import IMAGE_SIZE
+from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.devices import peak_rates, replicas
+from jaxunet.devices.replicas import AXIS, reduce_mean
+from jaxunet.models.build import build_model
+from jaxunet.preflight import hlo, roofline
+from jaxunet.runs import checks
+from jaxunet.runs.config_file import from_json, to_json
+from jaxunet.scoring.counts import batch_dice
+from jaxunet.scoring.losses import build_loss
+from jaxunet.scoring.split_pass import eval_step
+from jaxunet.training import programs
+from jaxunet.training.optimizer import build_optimizer
+from jaxunet.training.state import create_train_state
+from jaxunet.training.step import augmented_batch, train_step
+
+_TRAIN_IMAGES = {"infection": 1864, "infection_all": 3728, "lung": 21715}  # published counts of COVID-QU-Ex
+
+
+def preflight(
+    config: ConfigDict, topologies: list[str], workdir: pathlib.Path | None, *, batch_per_chip: int
+) -> dict[str, Any]:
+    """Compiles for each topology, prints what was found, and writes `preflight.json` into `workdir` if there is one.
+
+    Args:
+      config: of a segmentation run.
+      topologies: such as "v5e:2x2", or "local" (or "cpu") for the devices present.
+      workdir: a folder, or None.
+      batch_per_chip: images per step and chip; 0 divides `config.train.batch_size` over the chips.
+
+    Raises:
+      UserError: for an unknown topology, or where libtpu is not installed.
+    """
+    if not topologies:
+        raise UserError("--topology is missing: name slices, such as --topology=v5e:1x1,v5e:2x2, or local.")
+    if "local" not in topologies:
+        jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to look for a TPU
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # so several may compile at a time
+    checks.check(config, training=False)
+    if config.dataset.name == "labelled_images":
+        raise UserError("--mode=preflight is for segmentation: give the config of a network that predicts masks.")
+    slices = {name: _devices(name) for name in topologies}  # all names first: compiling takes minutes
+    results = {}
+    for name, devices in slices.items():
+        chip = peak_rates.peak(devices[0].device_kind)
+        per_chip = _batch_per_chip(config, name, len(devices), batch_per_chip)
+        here = from_json(to_json(config))
+        accelerator = devices[0].platform != "cpu"  # "auto" asks the machine this runs on, which need not be the one
+        if here.model.dtype == "auto":
+            here.model.dtype = "bfloat16" if accelerator else "float32"
+        if here.model.layout == "auto":
+            here.model.layout = "patches" if accelerator else "plain"
+        print(f"{name}: {len(devices)} x {devices[0].device_kind}, {per_chip} images per chip; compiling", flush=True)
+        programs = {"train": _lower_train(here, devices, per_chip), "eval": _lower_eval(here, devices, per_chip)}
+        results[name] = {
+            "chips": len(devices),
+            "device_kind": devices[0].device_kind,
+            "batch_per_chip": per_chip,
+            "peak_rates": dataclasses.asdict(chip) if chip else None,
+            **{kind: _examine(lowered, len(devices), per_chip, chip) for kind, lowered in programs.items()},
+        }
+        print(roofline.table(results[name]), flush=True)
+    if workdir:
+        write_atomically(workdir / "preflight.json", json.dumps(results, indent=2) + "\n")
+        print(f"Written to {workdir / 'preflight.json'}")
+    return results
+
+
+def _batch_per_chip(config: ConfigDict, topology: str, chips: int, batch_per_chip: int) -> int:
+    batch = batch_per_chip * chips or config.train.batch_size
+    if batch % (chips * config.train.accumulate_steps):
+        raise UserError(
+            f"{batch} images per step cannot be divided over the {chips} chips of {topology} in "
+            f"config.train.accumulate_steps={config.train.accumulate_steps} parts: set --batch_per_chip to a multiple "
+            f"of the parts."
+        )
+    return batch // chips
+
+
+def _devices(topology: str) -> list[jax.Device]:
+    if topology in ("local", "cpu"):
+        return jax.devices()
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(f"--topology={topology} needs the TPU compiler: pip install 'jaxunet[tpu]' (on any Linux).")
+    from jax.experimental import topologies
+
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU VM's metadata server to ask
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    options: dict[str, Any] = {}
+    if topology.startswith("v4"):
+        options["chip_config_name"] = "megacore"  # one device per chip, as on TPU VMs
+    if set(topology.partition(":")[2].split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = [1, 1, 1]  # newer compilers want it said
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
+    except Exception as error:  # whatever the plug-in raises
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--topology={topology} is not known to the TPU compiler ({reason}): use names like v5e:2x2, v6e:4x4."
+        ) from error
+
+
+def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
+    """One step, from resident arrays of the published size, or a batch from the host, to the next state."""
+    targets, dataset = config.dataset.targets, config.dataset
+    images = dataset.synthetic.train if dataset.name == "synthetic_cxr" else _TRAIN_IMAGES[dataset.train_config]
+    if dataset.name == "synthetic_cxr" and dataset.train_config == "infection_all":
+        images *= 2
+    size = dataset.image_size or IMAGE_SIZE
+    model = build_model(config.model, targets, axis_name=AXIS if config.model.bn_sync else None)
+    tx = build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
+    step = functools.partial(
+        train_step,
+        model=model,
+        loss_fn=build_loss(config.loss, targets),
+        score_fn=batch_dice,
+        tx=tx,
+        accumulate_steps=config.train.accumulate_steps,
+        ema_decay=config.train.ema_decay,
+        reduce=reduce_mean,
+    )
+    make_batch = functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
+    batch, shape = per_chip * len(devices), (size, size, 1)
+    state = jax.eval_shape(
+        lambda: create_train_state(model, tx, seed=0, image_shape=shape, ema=config.train.ema_decay > 0)
+    )
+    replicas = jax.ShapeDtypeStruct((len(devices),), jnp.int32)
+    if not batches.use_resident(
+        config.input.mode,
+        num_examples=images,
+        image_shape=shape,
+        masks=len(mask_targets(targets)),
+        limit_gib=config.input.resident_limit_gib,
+    ):
+        program = programs.streamed_program(step, make_batch, batch_size=batch, devices=devices)
+        return program.lower(state, _raw((len(devices), per_chip), size, targets), replicas)
+    program = programs.resident_program(
+        step,
+        make_batch,
+        seed=config.seed,
+        batch_size=batch,
+        num_examples=images,
+        max_steps=1,
+        devices=devices,
+    )
+    return program.lower(state, _raw((images,), size, targets), jax.ShapeDtypeStruct((), jnp.int32), replicas)
+
+
+def _lower_eval(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
+    size, targets = config.dataset.image_size or IMAGE_SIZE, config.dataset.targets
+    model = build_model(config.model, targets, axis_name=None)
+    variables = jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, size, size, 1))
+    )
+    program = replicas.eval_program(
+        functools.partial(eval_step, model=model, threshold=config.eval.threshold), devices=devices
+    )
+    return program.lower(variables, _raw((len(devices), per_chip), size, targets))
+
+
+def _raw(leading: tuple[int, ...], size: int, targets: Sequence[str]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of raw examples, as `data/examples.py` describes them."""
+    raw = {
+        "image": jax.ShapeDtypeStruct((*leading, size, size), jnp.uint8),
+        "mask": jax.ShapeDtypeStruct((*leading, size, size // 8, len(mask_targets(targets))), jnp.uint8),
+    }
+    return raw | ({COVID19: jax.ShapeDtypeStruct(leading, jnp.uint8)} if COVID19 in targets else {})
+
+
+def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_rates.Peak | None) -> dict[str, Any]:
+    """Compiles; everything in the result is per chip and step, or per image where it says so. Bytes and seconds."""
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"compile_seconds": round(time.perf_counter() - start, 1), **roofline.too_large(str(error), per_chip)}
+    seconds = time.perf_counter() - start
+    cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+    fixed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    fixed += memory.generated_code_size_in_bytes
+    result: dict[str, Any] = {
+        "compile_seconds": round(seconds, 1),
+        "flops_per_image": cost.get("flops", 0.0) / per_chip,
+        "bytes_per_image": cost.get("bytes accessed", 0.0) / per_chip,
+        "hbm_bytes_per_image": hlo.traffic(text) / per_chip,
+        "temp_bytes_per_image": memory.temp_size_in_bytes / per_chip,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "alias_bytes": memory.alias_size_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": fixed + memory.temp_size_in_bytes,
+        "collectives": hlo.collectives(text),
+        "padding": hlo.padding(text),
+    }
+    return result | (roofline.project(result, chip, chips=chips, per_chip=per_chip) if chip else {})

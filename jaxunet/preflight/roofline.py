@@ -1,0 +1,125 @@
+"""From the compiler's figures and a chip's peak rates to bounds: what fits, how fast at best, how far it scales.
+
+Called by `preflight`. Nothing here is measured.
+"""
+
+import re
+from typing import Any
+
+from jaxunet.devices.peak_rates import Peak
+
+_SCALES = (1, 4, 16, 64, 256)
+_HOP_SECONDS = 1e-6  # between neighbouring chips; an order of magnitude, no data sheet has it
+
+
+def project(result: dict[str, Any], chip: Peak, *, chips: int, per_chip: int) -> dict[str, Any]:
+    """What `result`, of a program that `preflight` compiled for `per_chip` images on each of `chips`, means on `chip`.
+
+    Returns:
+      Seconds per step; images per second and chip at most; `scaling_efficiency`, number of chips -> share of the speed
+      of one chip that is left if no exchange overlaps with computing. The largest batch assumes that temporaries grow
+      in proportion to it and everything else stays.
+    """
+    compute = result["flops_per_image"] * per_chip / chip.flops
+    traffic = result["hbm_bytes_per_image"] * per_chip / chip.bandwidth
+    step = max(compute, traffic)
+    room = chip.memory - (result["peak_bytes"] - result["temp_bytes"])
+    scales = [n for n in _SCALES if n <= chip.joined]
+    exchanged = bool(result["collectives"])
+    exchange = {n: exchange_seconds(result["collectives"], chip, n) for n in {*scales, chips}}
+    return {
+        "fits": result["peak_bytes"] <= chip.memory,
+        "largest_batch_that_fits": max(int(room / result["temp_bytes_per_image"]), 0) if result["temp_bytes"] else None,
+        "roofline_compute_seconds": compute,
+        "roofline_memory_seconds": traffic,
+        "collective_seconds": exchange[chips],
+        "roofline_images_per_second_per_chip": per_chip / (step + exchange[chips]),
+        "scaling_efficiency": {str(n): step / (step + exchange[n]) for n in scales} if exchanged else {},
+    }
+
+
+def exchange_seconds(collectives: dict[str, dict[str, int]], chip: Peak, chips: int) -> float:
+    """Time of all collectives of a step, one after the other, each counted as an all-reduce over `chips`.
+
+    The bytes: 2 (n - 1) / n of them leave each chip, at half the two-way bandwidth, or half of that along an axis too
+    short to be a closed ring. The way: there and back along every axis, hop by hop.
+    """
+    if chips == 1:
+        return 0.0
+    sides = _sides(chips, chip.axes)
+    closed = [side >= chip.closed_from for side in sides]
+    share = sum(1.0 if c else 0.5 for c, side in zip(closed, sides, strict=True) if side > 1) / len(sides)
+    hops = sum(2 * (side // 2 if c else side - 1) for c, side in zip(closed, sides, strict=True))
+    moved, count = (sum(c[key] for c in collectives.values()) for key in ("bytes", "count"))
+    return 2 * (chips - 1) / chips * moved / (chip.interconnect / 2 * share) + count * hops * _HOP_SECONDS
+
+
+def _sides(chips: int, axes: int) -> list[int]:
+    """The most even box of `chips`, by doubling the shortest side: 256 chips are 16x16, or 8x8x4."""
+    sides = [1] * axes
+    while chips > 1:
+        factor = next(f for f in range(2, chips + 1) if chips % f == 0)
+        sides[sides.index(min(sides))] *= factor
+        chips //= factor
+    return sides
+
+
+def too_large(error: str, per_chip: int) -> dict[str, Any]:
+    """What the compiler says when a program does not fit: "... required for ... (298.21G) exceeds ... (15.75G)"."""
+    sizes = [float(x) * 2**30 for x in re.findall(r"\(?\b([\d.]+)G\b", error)[:2]]
+    result: dict[str, Any] = {"fits": False, "reason": " ".join(error.split())[:300]}
+    if len(sizes) == 2:
+        needed, available = sizes
+        result |= {"peak_bytes": needed, "available_bytes": available}
+        result["largest_batch_that_fits"] = int(per_chip * available / needed)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """One topology's entry of `preflight.json`, to print."""
+    peak, n = result["peak_rates"], result["batch_per_chip"]
+    lines = [line for kind in ("train", "eval") for line in _program(kind, result[kind], peak, n)]
+    if peak:
+        lines.append(
+            f"  peak rates per chip: {peak['flops'] / 1e12:.0f} TFLOP/s in bfloat16, "
+            f"{peak['bandwidth'] / 1e9:.0f} GB/s of memory, {peak['interconnect'] / 1e9:.0f} GB/s between chips "
+            f"({peak['source']}); {1e6 * _HOP_SECONDS:.0f} us per hop assumed"
+        )
+    else:
+        lines.append(f"  peak rates of {result['device_kind']} are not known here: no times, no verdict")
+    return "\n".join(lines)
+
+
+def _program(kind: str, r: dict[str, Any], peak: dict[str, Any] | None, n: int) -> list[str]:
+    if "flops_per_image" not in r:
+        largest = r.get("largest_batch_that_fits")
+        advice = f"; about {largest} images per chip may fit" if largest else ""
+        return [f"  {kind}: DOES NOT FIT{advice}. The compiler: {r['reason']}"]
+    lines = [
+        f"  {kind}: {r['flops_per_image'] / 1e9:.1f} GFLOP and {r['bytes_per_image'] / 1e6:.0f} MB accessed per image, "
+        f"{r['hbm_bytes_per_image'] / 1e6:.0f} MB of it in memory, the rest on the chip; compiled in "
+        f"{r['compile_seconds']:.0f} s",
+        f"    memory: {r['peak_bytes'] / 1e9:.2f} GB = arguments {r['argument_bytes'] / 1e9:.2f} + temporaries "
+        f"{r['temp_bytes'] / 1e9:.2f} ({r['temp_bytes_per_image'] / 1e6:.0f} MB per image) + outputs not in place "
+        f"{(r['output_bytes'] - r['alias_bytes']) / 1e9:.2f} + code {r['code_bytes'] / 1e9:.2f}",
+    ]
+    if peak:
+        verdict, largest = "fits" if r["fits"] else "DOES NOT FIT", r["largest_batch_that_fits"]
+        about = f"; about {largest} images per chip would (temporaries grow with the batch)" if largest else ""
+        lines += [
+            f"    {verdict} in {peak['memory'] / 1e9:.0f} GB{about}",
+            f"    at least {1e3 * r['roofline_compute_seconds'] / n:.3f} ms of arithmetic and "
+            f"{1e3 * r['roofline_memory_seconds'] / n:.3f} ms of memory traffic per image: at most "
+            f"{r['roofline_images_per_second_per_chip']:,.0f} images/s per chip",
+        ]
+    lines += [f"    {c['count']} x {name}, {c['bytes'] / 1e6:.1f} MB" for name, c in r["collectives"].items()]
+    if r.get("scaling_efficiency"):
+        shares = ", ".join(f"{n} chips {100 * e:.1f} %" for n, e in r["scaling_efficiency"].items())
+        lines.append(f"    exchange {1e3 * r['collective_seconds']:.2f} ms a step; scaling, none hidden: {shares}")
+    factor, worst = r["padding"]["factor"], r["padding"]["worst"]
+    if factor > 1.1:
+        shapes = [f"{name} ({w['factor']:.1f}x, axis {w['lane_axis']} in the lanes)" for name, w in worst.items()]
+        lines.append(f"    warning: tiles of 128 lanes pad what is written {factor:.2f}x; worst: {', '.join(shapes)}")
+        if any(w["lane_axis"] == 0 and w["factor"] > 1 for w in worst.values()):
+            lines.append("      axis 0 is the batch: more images per chip, up to 128, fill its lanes")
+    return lines

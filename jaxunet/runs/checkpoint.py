@@ -1,0 +1,262 @@
+"""Checkpoints: the only file that imports orbax.
+
+A checkpoint holds the whole train state and the resolved config, so that it resumes exactly and can be evaluated
+without the training config at hand. Saves are asynchronous and become visible only when complete. Of every array a
+CRC-32 is kept, because a bit that flips on disk in the middle of one is noticed neither by Orbax nor by the network.
+"""
+
+import json
+import pathlib
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import fsspec
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from jaxunet.core.errors import UserError
+from jaxunet.core.files import in_bucket
+from jaxunet.devices import processes, replicas
+
+_BEST = "val_score"
+_ASIDE = "Go on with the training, which puts it aside."
+_DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
+_COMPLETE = "commit_success.txt"  # Orbax writes it last; a local folder also gets its name only then
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read, or does not hold what was saved."""
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a workdir: kept are the latest few, and the best few in validation."""
+
+    def __init__(self, workdir: pathlib.Path, checkpoint: ConfigDict, *, clean: bool = False):
+        """Args:
+        workdir: of the run.
+        checkpoint: that section of the config.
+        clean: remove what interrupted saves left; for the one process that trains here.
+        """
+        directory = epath.Path(workdir / "checkpoints")
+        self._directory = directory if in_bucket(directory) else directory.absolute()
+        keep = policy.AnyPreservationPolicy(
+            [
+                policy.LatestN(checkpoint.keep_latest),
+                policy.BestN(
+                    get_metric_fn=lambda metrics: metrics[_BEST],
+                    n=checkpoint.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            cleanup_tmp_directories=clean,
+            best_fn=lambda metrics: metrics[_BEST],
+        )
+        with processes.first_then_others():
+            self._tidy(clean)
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, state: Any, config: ConfigDict, *, val_score: float | None, progress: dict[str, float]) -> None:
+        """Starts saving `state`; a step that is already there is left alone, unless it was not validated before.
+
+        Args:
+          state: the train state.
+          config: of the run.
+          val_score: of this state, if it was validated.
+          progress: numbers that `restore_latest` shall give back beside the state.
+        """
+        step = int(state.step)
+        again = step in self._manager.all_steps()
+        if again and val_score is None:
+            return
+        if again:
+            with processes.first_then_others():
+                if processes.is_first():
+                    self._move_over(step, self._folder(step, _REPLACED))
+            self._manager.reload()
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(replicas.to_global(state)),  # several processes write it together
+            config=ocp.args.JsonSave(config.to_dict()),
+            crc32=ocp.args.JsonSave(_checksums(state)),
+            progress=ocp.args.JsonSave(progress),
+        )
+        metrics = None if val_score is None else {_BEST: val_score}
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+        if again:
+            self.wait()
+            if processes.is_first():
+                self._folder(step, _REPLACED).rmtree()
+
+    def best_step(self) -> int | None:
+        return self._manager.best_step()
+
+    def resolve(self, which: str) -> int:
+        """ "latest", "best" or a step number -> the step of an existing checkpoint."""
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise UserError(f"There is no finished checkpoint in {self._directory}: train first.")
+        if which == "latest":
+            return steps[-1]
+        if which == "best":
+            best = self.best_step()
+            return steps[-1] if best is None else best
+        if not which.isdecimal() or int(which) not in steps:
+            raise UserError(f"--checkpoint={which} is not in {self._directory}: use latest, best or one of {steps}.")
+        return int(which)
+
+    def restore_latest(self, like: Any) -> tuple[Any, dict[str, float]] | None:
+        """The latest state that is whole, and its `progress`; None if there is no checkpoint.
+
+        Later ones that are damaged are said, and their folders renamed, so that their steps can be saved again.
+
+        Raises:
+          DamagedCheckpoint: if there are checkpoints and none is whole; nothing is renamed then.
+        """
+        damaged: list[tuple[int, DamagedCheckpoint]] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            error = None
+            try:
+                state = self.restore(step, like)
+                progress = self._progress(step)
+            except DamagedCheckpoint as found:
+                error = found
+            if processes.gather(np.array([error is not None])).any():
+                damaged.append((step, error or self._damaged(step, "another process cannot read it")))
+                continue
+            with processes.first_then_others():
+                for late, error in damaged if processes.is_first() else ():
+                    self._put_aside(late, error, f"from step {step}")
+            if damaged:
+                self._manager.reload()
+            return state, progress
+        if damaged:
+            raise DamagedCheckpoint(f"{damaged[0][1]} There is no other to go on from: use another --workdir.")
+        return None
+
+    def _progress(self, step: int) -> dict[str, float]:
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+            return {name: value + 0 for name, value in restored.items()}  # raises for what is no number
+        except Exception as error:
+            raise self._damaged(step, str(error)) from error
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes).
+
+        Raises:
+          DamagedCheckpoint: if it cannot be read, or an array is not what was saved.
+        """
+        target: Any = replicas.replicated_shapes(like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), crc32=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # of many kinds: what a damaged file makes Orbax and TensorStore stumble over
+            raise self._damaged(step, str(error)) from error
+        return self._checked(step, replicas.to_local(restored.state), restored.crc32)
+
+    def restore_weights(self, step: int) -> dict[str, Any]:
+        """`{"params", "batch_stats"}` of any network, the averages where they were kept; its config is not needed."""
+        path = self._folder(step) / "state"
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                shapes = checkpointer.metadata(path).item_metadata.tree
+                names = ("ema_params", "ema_batch_stats") if shapes["ema_params"] else ("params", "batch_stats")
+                target = replicas.replicated_shapes({name: shapes[name] for name in names})
+                how = ocp.checkpoint_utils.construct_restore_args(target)
+                restored = checkpointer.restore(
+                    path, args=ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
+                )
+            checksums = self._manager.restore(step, args=ocp.args.Composite(crc32=ocp.args.JsonRestore())).crc32
+        except Exception as error:
+            raise self._damaged(step, str(error)) from error
+        weights = self._checked(step, replicas.to_local(restored), checksums)
+        return {name.removeprefix("ema_"): tree for name, tree in weights.items()}
+
+    def _folder(self, step: int, suffix: str = "") -> epath.Path:
+        return self._directory / f"{step}{suffix}"
+
+    def _tidy(self, clean: bool) -> None:
+        """Deals with what crashes left behind, where Orbax would stumble over it."""
+        for old in self._directory.glob(f"*{_REPLACED}") if clean else ():
+            new = old.with_suffix("")
+            if (new / _COMPLETE).exists():
+                old.rmtree()
+            else:
+                new.rmtree(missing_ok=True)
+                _move(old, new)
+        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
+            step = path.parents[1].name
+            if step.isdecimal() and not _is_score(path):
+                error = self._damaged(int(step), "its score cannot be read")
+                if not clean:
+                    raise DamagedCheckpoint(f"{error} {_ASIDE}")
+                self._put_aside(int(step), error, "without it")
+
+    def _put_aside(self, step: int, error: DamagedCheckpoint, how: str) -> None:
+        aside = self._folder(step, _DAMAGED)
+        print(f"{error} Going on {how}; the damaged one was renamed {aside.name}.")
+        self._move_over(step, aside)
+
+    def _move_over(self, step: int, new: epath.Path) -> None:
+        new.rmtree(missing_ok=True)
+        _move(self._folder(step), new)
+
+    def _checked(self, step: int, tree: Any, checksums: dict[str, int]) -> Any:
+        if not isinstance(checksums, dict):
+            raise self._damaged(step, "its checksums cannot be read")
+        if wrong := [name for name, value in _checksums(tree).items() if checksums.get(name) != value]:
+            raise self._damaged(step, f"{wrong[0]} is not what was saved")
+        return tree
+
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
+        reason = (reason.splitlines() or ["unknown"])[0][:200]
+        return DamagedCheckpoint(
+            f"Checkpoint {step} in {self._directory} is damaged, or was made by another version ({reason})."
+        )
+
+    def wait(self) -> None:
+        """Blocks until every save has been written."""
+        self._manager.wait_until_finished()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Waits for what is being saved; after an error not for other processes, which may be gone."""
+        if not (error and processes.several()):
+            self._manager.close()
+
+
+def _move(old: epath.Path, new: epath.Path) -> None:
+    """Renames the folder of a checkpoint; in a bucket by copying, so that one of the two is complete at any time."""
+    if not in_bucket(old):
+        old.rename(new)
+        return
+    files, root = fsspec.url_to_fs(str(old))
+    for path in sorted(files.find(root), key=f"{root}/{_COMPLETE}".__eq__):  # that one last
+        files.cp_file(path, path.replace(root, files._strip_protocol(str(new)), 1))
+    (old / _COMPLETE).unlink(missing_ok=True)
+    old.rmtree(missing_ok=True)
+
+
+def _is_score(path: pathlib.Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes())[_BEST], float)
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """CRC-32 of every array, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    with ThreadPoolExecutor() as pool:
+        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)
+        return dict(zip(names, values, strict=True))

@@ -1,0 +1,113 @@
+"""The config of a run: checked before anything is built, saved beside the results, read back to evaluate."""
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxunet.core.errors import UserError
+from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.runs.settings import check_kinds, check_values
+
+
+def check(config: ConfigDict, *, training: bool = True) -> None:
+    """Raises UserError for the first value or combination that cannot work; looks at values only, builds nothing.
+
+    With `training=False`, what only concerns training may be unfit for the devices present.
+    """
+    if "systems" in config:
+        raise UserError("This config lists systems to compare: use --mode=compare, or the config of one system.")
+    check_kinds(config)
+    check_values(config)
+    _check_dataset(config)
+    _check_divisible("eval", config.eval.batch_size)
+    if training:
+        _check_training(config)
+
+
+def _check_dataset(config: ConfigDict) -> None:
+    dataset = config.dataset
+    targets = tuple(dataset.targets)
+    classes = dataset.name == "labelled_images"
+    if classes != (targets == ("class",)) or classes != (config.loss.name == "cross_entropy"):
+        raise UserError(
+            "config.dataset.name='labelled_images', config.dataset.targets=('class',) and config.loss.name="
+            "'cross_entropy' go together: use all three, or none."
+        )
+    if classes:
+        if dataset.image_size <= 0 or dataset.image_size % 32:
+            raise UserError(f"config.dataset.image_size={dataset.image_size} must be a multiple of 32, such as 224.")
+        return
+    if dataset.image_size not in (0, 32, 64, 128):
+        raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), 32, 64, 128.")
+    masks = mask_targets(targets)
+    if not masks or set(masks) - {"infection", "lung"} or len(set(targets)) != len(targets):
+        raise UserError(
+            f"config.dataset.targets={targets!r} must name 'infection', 'lung' or both, each once, and may end in "
+            f"'covid19'."
+        )
+    if COVID19 in targets:
+        _check_covid19(config, targets)
+    for key in ("train_config", "eval_config"):
+        if dataset[key] == "lung" and "infection" in targets:
+            raise UserError(
+                f"config.dataset.{key}='lung' has no infection masks: set config.dataset.targets to ('lung',)."
+            )
+        if dataset[key] == "lung" and dataset.name == "synthetic_cxr":
+            raise UserError(f"config.dataset.{key}='lung' exists only for covid_qu_ex: use 'infection_all'.")
+
+
+def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
+    if targets[-1] != COVID19 or targets[0] != "infection":
+        raise UserError(f"config.dataset.targets={targets!r}: 'covid19' goes with 'infection' first, and comes last.")
+    if config.dataset.train_config != "infection_all":
+        raise UserError(
+            "'covid19' among config.dataset.targets needs X-rays that are not of COVID-19: set "
+            "config.dataset.train_config='infection_all'."
+        )
+    if config.model.name not in ("unet", "resnet_unet"):
+        raise UserError(
+            f"config.model.name={config.model.name!r} is a network that answers nothing for the whole image: take "
+            f"'covid19' out of config.dataset.targets, or use 'unet' or 'resnet_unet'."
+        )
+
+
+def _check_divisible(section: str, size: int) -> None:
+    devices = jax.device_count()
+    if size % devices:
+        raise UserError(
+            f"config.{section}.batch_size={size} cannot be divided over {devices} devices: "
+            f"use a multiple of {devices}, such as {-(-size // devices) * devices}."
+        )
+
+
+def _check_training(config: ConfigDict) -> None:
+    train, devices = config.train, jax.device_count()
+    if config.augment.rotate_degrees > 45:
+        raise UserError(
+            f"config.augment.rotate_degrees={config.augment.rotate_degrees} must be at most 45: "
+            f"config.augment.quarter_turns does the rest."
+        )
+    if bool(train.total_epochs) == bool(train.total_steps):
+        raise UserError(
+            f"Exactly one of config.train.total_epochs={train.total_epochs} and config.train.total_steps="
+            f"{train.total_steps} must be set: give 0 for the other."
+        )
+    _check_divisible("train", train.batch_size)
+    if (train.batch_size // devices) % train.accumulate_steps:
+        raise UserError(
+            f"config.train.accumulate_steps={train.accumulate_steps} does not divide the "
+            f"{train.batch_size // devices} images that each of {devices} devices gets per step."
+        )
+    if config.init.weights and config.init.checkpoint:
+        raise UserError("config.init.weights and config.init.checkpoint cannot both be set: clear one of them.")
+    if config.init.weights and config.dataset.name == "labelled_images":
+        raise UserError("config.init.weights is for segmentation: clear it where classes are learnt.")
+    if config.init.weights and config.model.name not in ("resnet_unet", "separable_unet"):
+        raise UserError(
+            "config.init.weights is for resnet_unet and separable_unet: clear it, or change config.model.name."
+        )
+    if config.init.weights == "imagenet" and (config.model.name, config.model.depth) != ("resnet_unet", 101):
+        raise UserError("config.init.weights='imagenet' is for config.model.name='resnet_unet' of depth 101.")
+    if config.optimizer.name == "adam" and config.optimizer.weight_decay:
+        raise UserError(
+            "config.optimizer.name='adam' has no weight decay: use 'adamw', or set config.optimizer.weight_decay=0."
+        )

@@ -1,0 +1,133 @@
+"""Exact segmentation metrics: integer pixel counts per image from the device, ratios once on the host in float64.
+
+Three protocols are computed from the same predictions, because the averaging alone moves Dice by 12 points:
+  P1      mean over the COVID-19 images (what the original project and most papers report);
+  P2      all pixels of the COVID-19 images pooled, then one ratio; `P2_all` pools every image;
+  P3      mean over the images of all classes.
+
+Empty masks: a ratio 0/0 is 1 where truth and prediction are both empty, else 0. So an empty prediction on an empty
+truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
+"""
+
+import numpy as np
+
+from jaxunet.data.archive import COVID
+from jaxunet.scoring.bootstrap import interval, times_drawn
+
+METRICS = ("dice", "iou", "accuracy", "precision", "recall", "specificity")
+PROTOCOLS = {
+    "P1": "mean over COVID-19 images",
+    "P2": "pooled pixels, COVID-19 images",
+    "P2_all": "pooled pixels, all images",
+    "P3": "mean over images of all classes",
+}
+POOLED = ("P2", "P2_all")
+EMPTY_MASK_RULE = (
+    "a ratio 0/0 is 1 where ground truth and prediction are both empty, else 0 "
+    "(empty prediction on empty truth: Dice 1; any predicted pixel on empty truth: Dice 0)"
+)
+
+
+def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of each row of `counts` int64 [N, 4] (tp, fp, fn, tn): name -> float64 [N]."""
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.int64), -1, 0)
+    empty = (tp + fp + fn) == 0
+
+    def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+        safe = np.maximum(denominator, 1)
+        return np.where(denominator > 0, numerator / safe, empty.astype(np.float64))
+
+    return {
+        "dice": ratio(2 * tp, 2 * tp + fp + fn),
+        "iou": ratio(tp, tp + fp + fn),
+        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+    }
+
+
+def summarize(counts: np.ndarray, labels: np.ndarray, *, resamples: int = 0) -> dict[str, dict]:
+    """The protocols' numbers.
+
+    Args:
+      counts: int [N, 4], one row per image.
+      labels: int [N], index into `archive.CLASSES`.
+      resamples: if not 0, 95 % bootstrap intervals are added from so many resamples of the images.
+
+    Returns:
+      `{"P1": {"dice": {"mean", "median", "min", "max", "n"}, ...}, "P2": {"dice": {"value", "n"}, ...}, "P2_all", "P3",
+      "controls": {"n", "blank_predictions"}}`, with `"ci95": [low, high]` of each mean or value. A protocol without
+      images is left out. `controls` are the images whose ground truth is blank.
+    """
+    counts, labels = np.asarray(counts, np.int64), np.asarray(labels)
+    result: dict[str, dict] = {}
+    for protocol in PROTOCOLS:
+        chosen = counts[protocol_images(protocol, labels)]
+        if len(chosen):
+            result[protocol] = _pooled(chosen) if protocol in POOLED else _averaged(chosen)
+            if resamples:
+                for name, values in resampled(protocol, chosen, resamples).items():
+                    result[protocol][name]["ci95"] = interval(values)
+    blank_truth = counts[(counts[:, 0] + counts[:, 2]) == 0]
+    result["controls"] = {"n": len(blank_truth), "blank_predictions": int((blank_truth[:, 1] == 0).sum())}
+    return result
+
+
+def protocol_images(protocol: str, labels: np.ndarray) -> np.ndarray:
+    """bool [N]: which images count in `protocol`."""
+    return labels == COVID if protocol in ("P1", "P2") else np.ones(len(labels), bool)
+
+
+def _averaged(counts: np.ndarray) -> dict[str, dict[str, float]]:
+    statistics = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
+    return {
+        name: {key: float(f(values)) for key, f in statistics.items()} | {"n": len(values)}
+        for name, values in ratios(counts).items()
+    }
+
+
+def _pooled(counts: np.ndarray) -> dict[str, dict[str, float]]:
+    pooled = ratios(counts.sum(axis=0, keepdims=True))
+    return {name: {"value": float(values[0]), "n": len(counts)} for name, values in pooled.items()}
+
+
+def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np.ndarray]:
+    """The protocol's numbers on bootstrap samples of the images (Efron 1979): metric -> float64 [resamples].
+
+    Which images a sample holds depends on their number alone, so two systems scored on the same images in the same
+    order are resampled alike: differences of these arrays are paired.
+
+    Args:
+      protocol: a key of `PROTOCOLS`.
+      counts: int [N, 4] of the images of that protocol.
+      resamples: how many.
+    """
+    n = len(counts)
+    times = times_drawn(n, resamples)
+    if protocol in POOLED:
+        return ratios(np.rint(times @ counts.astype(np.float64)).astype(np.int64))
+    return {name: times @ values / n for name, values in ratios(counts).items()}
+
+
+def table(summary: dict[str, dict]) -> str:
+    """`summary` as text: one row per protocol and statistic."""
+    width = max(len(m) for m in METRICS) + 1
+    names = {"dice": "Dice/F1", "iou": "IoU"}
+    lines = [f"{'':34s}" + "".join(f"{names.get(m, m):>{width}s}" for m in METRICS)]
+    for protocol, meaning in PROTOCOLS.items():
+        block = summary.get(protocol)
+        if not block:
+            continue
+        n = block[METRICS[0]]["n"]
+        lines.append(f"{protocol}: {meaning} (n = {n})")
+        for statistic in [s for s in ("value", "mean", "median", "min", "max") if s in block[METRICS[0]]]:
+            cells = "".join(f"{block[m][statistic]:>{width}.4f}" for m in METRICS)
+            lines.append(f"{'pooled' if statistic == 'value' else statistic:>34s}{cells}")
+        for words, end in (("95 % interval, from", 0), ("to", 1)):
+            if "ci95" in block[METRICS[0]]:
+                lines.append(f"{words:>34s}" + "".join(f"{block[m]['ci95'][end]:>{width}.4f}" for m in METRICS))
+    controls = summary["controls"]
+    if controls["n"]:
+        lines.append(f"blank ground truth, predicted blank: {controls['blank_predictions']} of {controls['n']} images")
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Where the weights of a new run come from: another run, a file of PyTorch weights, ImageNet, or chance."""
+
+import hashlib
+import pathlib
+import re
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxunet.core.errors import UserError, WeightsUnavailable
+from jaxunet.core.files import locate
+from jaxunet.models import torch_weights
+from jaxunet.runs import config_file
+from jaxunet.runs.checkpoint import Checkpoints
+from jaxunet.training.state import TrainState
+
+IMAGENET_REPOSITORY, IMAGENET_FILE = "timm/resnet101.tv_in1k", "model.safetensors"
+
+
+def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
+    """The state to start a new run with, and a few words about where it comes from.
+
+    Args:
+      config: `config.init` names another run's workdir, or a file of weights, or neither.
+      state: freshly initialised.
+
+    Raises:
+      UserError: if what is named does not fit the network.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    if config.init.checkpoint:
+        variables, words = _from_run(locate(config.init.checkpoint), variables)
+    elif config.init.weights:
+        variables, words = _from_weights(config, variables)
+    else:
+        return state, "from scratch"
+    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    if state.ema_params is not None:  # copies: the state is donated, and aliased arrays would be deleted twice
+        copies = jax.tree.map(np.array, variables)
+        state = state.replace(ema_params=copies["params"], ema_batch_stats=copies["batch_stats"])
+    return state, words
+
+
+def _from_run(workdir: pathlib.Path, variables: Any) -> tuple[Any, str]:
+    """The other run's weights wherever path and shape agree: the encoder, and decoder and head if they fit."""
+    run_config = config_file.load(workdir)
+    with Checkpoints(workdir, run_config.checkpoint) as checkpoints:
+        step = checkpoints.resolve("latest")
+        theirs = checkpoints.restore_weights(step)
+    ours, theirs = (flax.traverse_util.flatten_dict(v) for v in (variables, theirs))
+    fitting = {
+        path: np.asarray(theirs[path]) for path, x in ours.items() if path in theirs and theirs[path].shape == x.shape
+    }
+    if not any("encoder" in path for path in fitting):
+        raise UserError(f"config.init.checkpoint={workdir} is a run of another network: nothing of its encoder fits.")
+    words = f"from step {step} of {workdir} ({len(fitting)} of {len(ours)} arrays)"
+    return flax.traverse_util.unflatten_dict(ours | fitting), words
+
+
+def weights_file(config: ConfigDict) -> pathlib.Path:
+    """The file that `config.init.weights` names, fetched if need be.
+
+    Raises:
+      WeightsUnavailable: if it is not there and cannot be fetched.
+    """
+    if config.init.weights == "imagenet":
+        return _download_imagenet()
+    path = pathlib.Path(config.init.weights).expanduser()
+    if not path.is_file():
+        raise WeightsUnavailable(f"config.init.weights={path} does not exist: give a .safetensors or .pth file.")
+    return path
+
+
+def _from_weights(config: ConfigDict, variables: Any) -> tuple[Any, str]:
+    source = config.init.weights
+    tensors = torch_weights.read_tensors(weights_file(config))
+    encoder_only = config.model.name == "resnet_unet" and not any(n.startswith("decoder.") for n in tensors)
+    variables = torch_weights.from_torch(
+        tensors, variables, config.model.name, source=source, encoder_only=encoder_only
+    )
+    if encoder_only:
+        variables = torch_weights.fold_rgb_stem(variables, mean=config.model.input_mean, std=config.model.input_std)
+    return variables, f"{'encoder ' if encoder_only else ''}from {source}"
+
+
+def _download_imagenet() -> pathlib.Path:
+    """The file in the hub's cache, fetched once, its content checked against the hash that the hub names it by."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise WeightsUnavailable(
+            "config.init.weights='imagenet' needs the Hugging Face client: pip install 'jaxunet[weights]'."
+        ) from error
+    try:
+        path = pathlib.Path(huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, IMAGENET_FILE))
+    except Exception as error:  # whatever its HTTP client raises when offline
+        raise WeightsUnavailable(
+            f"{IMAGENET_FILE} of huggingface.co/{IMAGENET_REPOSITORY} (179 MB) could not be fetched: download it on "
+            f"another machine, and give its place with --config.init.weights=FILE.safetensors."
+        ) from error
+    content = path.resolve()  # large files lie in the cache under their SHA-256
+    if re.fullmatch(r"[0-9a-f]{64}", content.name):
+        with content.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != content.name:
+            raise UserError(f"{content} is damaged: its SHA-256 is {digest}. Delete it; it will be fetched again.")
+    return path

@@ -1,0 +1,122 @@
+"""What one replica does: train, evaluate, predict. Pure functions; how replicas are mapped and reduced is passed in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+from jaxunet.data import batches, order
+from jaxunet.data.augment import augment_batch
+from jaxunet.data.examples import RawBatch
+from jaxunet.models.build import Network, predict_step, without_patches
+from jaxunet.scoring.losses import LossFn
+from jaxunet.training.state import TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Network,
+    loss_fn: LossFn,
+    score_fn: Callable[[Array, Array], Array],
+    tx: optax.GradientTransformation,
+    accumulate_steps: int = 1,
+    ema_decay: float = 0.0,
+    reduce: Callable[[Any], Any] = lambda tree: tree,
+) -> tuple[TrainState, Metrics]:
+    """One optimizer step.
+
+    Args:
+      state: the current state.
+      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `target`, masks float32 {0, 1} [B, H, W, C] or
+        labels int32 [B].
+      model: the network.
+      loss_fn: (logits, target) -> float32 [B].
+      score_fn: (logits, target) -> float32 [2], a sum over images and their number, such as `counts.batch_dice`.
+      tx: the Optax transformation.
+      accumulate_steps: the batch is worked off in this many equal parts, one after the other.
+      ema_decay: 0 keeps no averages.
+      reduce: mean over replicas of a pytree; the identity for one.
+
+    Returns:
+      The next state, and float32 scalars: `loss`, `grad_norm`, and in the same unit `score` and `scored`, a sum and a
+      number of images: steps are added up before one is divided by the other.
+    """
+
+    def loss_and_aux(params: Any, batch_stats: Any, part: Batch) -> tuple[Array, tuple[Any, Array]]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updates = model.apply(variables, part["image"], train=True, mutable=["batch_stats"])
+        score = score_fn(logits, part["target"])
+        return loss_fn(logits, part["target"]).mean(), (updates.get("batch_stats", {}), score)
+
+    # A Python loop, not lax.scan: XLA's CPU backend runs convolutions in a loop body about 25 times slower.
+    batch_stats, totals = state.batch_stats, None
+    for part in _split(batch, accumulate_steps):
+        (loss, (batch_stats, score)), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(
+            state.params, batch_stats, part
+        )
+        part_totals = (grads, loss, score)
+        totals = part_totals if totals is None else jax.tree.map(jnp.add, totals, part_totals)
+    grads, loss, score = jax.tree.map(lambda x: x / accumulate_steps, totals)
+    grads, loss, score, batch_stats = reduce((grads, loss, score, batch_stats))
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params, ema_batch_stats = state.ema_params, state.ema_batch_stats
+    if ema_decay:
+        # Short memory at first, so that the random initial weights are forgotten: min(decay, (1 + t) / (10 + t)).
+        t = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
+        ema_params, ema_batch_stats = jax.tree.map(
+            lambda average, new: decay * average + (1 - decay) * new,
+            (ema_params, ema_batch_stats),
+            (params, batch_stats),
+        )
+    new_state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=ema_params,
+        ema_batch_stats=ema_batch_stats,
+    )
+    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "score": score[0], "scored": score[1]}
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    size = batch["image"].shape[0] // parts
+    return [jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], batch) for i in range(parts)]
+
+
+def augmented_batch(raw: RawBatch, positions: Array, *, seed: int, augment: ConfigDict) -> Batch:
+    """Raw uint8 batch -> normalised, augmented training batch; `positions` int32 [B] of the example stream."""
+    batch = batches.decode(raw)
+    image, target = batch["image"], batch["target"]
+    keys = order.example_keys(seed, positions)
+    masks = target[..., : raw["mask"].shape[-1]] if "mask" in raw else jnp.zeros((*image.shape[:-1], 0), jnp.float32)
+    image, masks = augment_batch(keys, image, masks, augment)
+    return {"image": image, "target": batches.append_covid19(masks, raw) if "mask" in raw else target}
+
+
+def flops_per_image(model: Network, variables: Any, image_shape: tuple[int, int, int]) -> float:
+    """Arithmetic of training on one image: three times the forward pass, as backward costs twice as much.
+
+    Args:
+      model: the network; one that works in patches is counted as if it did not, because those multiply by zeros.
+      variables: its variables, arrays or shapes.
+      image_shape: (H, W, C).
+    """
+    model = without_patches(model)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # on others, JAX counts only after compiling
+        lowered = jax.jit(lambda v, x: predict_step(v, x, model=model)).lower(shapes, image)
+    return 3 * lowered.cost_analysis()["flops"]

@@ -1,0 +1,132 @@
+"""What is learnt, as the training loop sees it: masks of X-rays, or, to pretrain an encoder, classes of images."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from jaxunet.core.errors import UserError
+from jaxunet.data import prepared
+from jaxunet.data.archive import COVID
+from jaxunet.data.examples import ExampleSource, Source, Split, load_split
+from jaxunet.data.targets import COVID19
+from jaxunet.devices import replicas
+from jaxunet.models.build import Network, build_classifier, build_model
+from jaxunet.scoring import detection, protocols, split_pass
+from jaxunet.scoring.counts import batch_dice, batch_dice_covid19
+from jaxunet.scoring.losses import LossFn, build_loss
+from jaxunet.scoring.split_pass import eval_classifier_step
+
+Validation = tuple[dict[str, float], float, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything that differs between the two.
+
+    Attributes:
+      score_name: "dice" or "accuracy"; what is logged of training, and ranks checkpoints in validation.
+      source: training examples, not yet read.
+      val: the validation split, in host memory.
+      model: the network, with batch statistics over all devices if the config says so.
+      loss_fn: (logits, target) -> float32 [B].
+      score_fn: (logits, target) -> float32 [2], sum over the batch and number.
+      validate: (variables, should_stop) -> (numbers to log, the score, a line to print), or None if stopped.
+    """
+
+    score_name: str
+    source: Source
+    val: Split
+    model: Network
+    loss_fn: LossFn
+    score_fn: Callable[[Array, Array], Array]
+    validate: Callable[[Any, Callable[[], bool]], Validation | None]
+
+
+def build_task(config: ConfigDict) -> Task:
+    """Opens the data of `config` and builds its network."""
+    return (_classification if config.dataset.name == "labelled_images" else _segmentation)(config)
+
+
+def _axis_name(config: ConfigDict) -> str | None:
+    return replicas.AXIS if config.model.bn_sync else None
+
+
+def _segmentation(config: ConfigDict) -> Task:
+    targets = tuple(config.dataset.targets)
+    source, val = load_segmentation_data(config)
+    model = build_model(config.model, targets, axis_name=_axis_name(config))
+    eval_fn = split_pass.build_eval_fn(model, config)
+
+    def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
+        counts = split_pass.count_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        if counts is None:
+            return None
+        summary = split_pass.summarize(counts, val, targets)
+        values = {
+            f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
+            for protocol in protocols.PROTOCOLS
+            for name, numbers in summary.get(protocol, {}).items()
+        }
+        shown = [(p, f"val/{p}") for p in ("P1", "P2", "P3")]
+        rates = {}
+        if COVID19 in targets:
+            rates = detection.detection_rates(counts[:, -1])
+            gated = protocols.summarize(detection.gate(counts[:, 0], counts[:, -1, :2].any(axis=1)), val.labels)
+            values |= {f"val/covid19/{name}": rate for name, rate in rates.items()}
+            values |= {f"val/gated/P3/{name}": numbers["mean"] for name, numbers in gated["P3"].items()}
+            shown[2] = ("gated P3", "val/gated/P3")
+        words = [f"{name} Dice {values[f'{key}/dice']:.4f} IoU {values[f'{key}/iou']:.4f}" for name, key in shown]
+        words += [f"COVID-19 {name} {rate:.3f}" for name, rate in rates.items()]
+        return values, values["val/P1/dice"], ", ".join(words)
+
+    score = batch_dice_covid19 if COVID19 in targets else batch_dice
+    loss_fn = build_loss(config.loss, targets, covid19_share=float(np.mean(source.labels == COVID)))
+    return Task("dice", source, val, model, loss_fn, score, validate)
+
+
+def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
+    """The training examples, not yet read, without those that leak; and the validation split in memory."""
+    builder = prepared.open_builder(config.dataset, config.dataset.train_config)
+    dropped = prepared.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
+    near = prepared.near_in_train(builder) if config.dataset.drop_near_duplicates else frozenset()
+    source = ExampleSource(
+        builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped | near
+    )
+    if COVID19 in config.dataset.targets and len(set(source.labels == COVID)) < 2:
+        raise UserError(
+            "'covid19' among config.dataset.targets needs training images with COVID-19 and without: add what is "
+            "missing, or train without it, --config.dataset.targets=\"('infection','lung')\"."
+        )
+    if source.left_out:
+        alike = "identical or nearly identical" if near else "identical"
+        print(f"{source.left_out} training images are {alike} to a validation or test image and are left out.")
+    return source, split_pass.load_eval_split(config, "val")
+
+
+def _classification(config: ConfigDict) -> Task:
+    from jaxunet.data.labelled_images import LabelledImages
+
+    source, val_source = (
+        LabelledImages(config.dataset.source, split, image_size=config.dataset.image_size) for split in ("train", "val")
+    )
+    val = load_split(val_source, threads=config.input.threads)
+    model = build_classifier(config.model, classes=len(source.classes), axis_name=_axis_name(config))
+    eval_fn = replicas.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
+
+    def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
+        correct = split_pass.count_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        if correct is None:
+            return None
+        accuracy = float(correct.mean())
+        return {"val/accuracy": accuracy}, accuracy, f"accuracy {accuracy:.4f} on {len(correct)} images"
+
+    def score(logits: Array, label: Array) -> Array:
+        right = jnp.argmax(logits, axis=-1) == label
+        return jnp.stack([jnp.sum(right, dtype=jnp.float32), jnp.float32(len(label))])
+
+    return Task("accuracy", source, val, model, build_loss(config.loss, ("class",)), score, validate)

@@ -1,0 +1,302 @@
+"""Exported files compute what the checkpoint computes, say what they are, and come whole or not at all."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxunet.commands import Flags, execute
+from jaxunet.core.errors import UserError
+from jaxunet.data import prepared
+from jaxunet.devices import replicas
+from jaxunet.evaluation.evaluate import evaluate
+from jaxunet.export import export, model_card
+from jaxunet.models import separable_unet, torch_weights
+from jaxunet.models.build import build_model
+from jaxunet.prediction import predictor
+from jaxunet.prediction.predictor import Predictor
+from jaxunet.runs import config_file
+from jaxunet.runs.config_file import from_json
+
+ROOT = pathlib.Path(__file__).parents[2]
+MISSING = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+onnx_format = pytest.param(
+    "onnx", marks=pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+)
+
+
+@pytest.fixture(scope="module")
+def networks(make_config):
+    """name -> a `Predictor` with random weights and running statistics, small where the network allows it."""
+    channels, separable_unet.CHANNELS = separable_unet.CHANNELS, (4, 6, 8, 8, 8)
+    result = {}
+    for name in ("unet", "resnet_unet", "separable_unet"):
+        config = make_config()
+        config.model.name, config.model.depth, config.model.layout, config.dataset.image_size = name, 18, "plain", 32
+        config.model.patch, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
+        config.dataset.targets = ("infection", "lung")
+        config.eval.threshold = 0.4
+        model = build_model(config.model, ("infection", "lung"), axis_name=None)
+        init = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), np.zeros((1, 32, 32, 1)))
+        rng = np.random.default_rng(0)
+
+        def draw(path, x, rng=rng):
+            z = rng.standard_normal(x.shape)
+            value = 1 + 0.1 * z if path[-1].key in ("scale", "var") else z / np.sqrt(max(x.size // x.shape[-1], 10))
+            return np.abs(value).astype(np.float32) if path[-1].key == "var" else value.astype(np.float32)
+
+        variables = jax.tree_util.tree_map_with_path(draw, init)
+        result[name] = Predictor(config, 7, None, model, replicas.replicate(variables), name)
+    yield result
+    separable_unet.CHANNELS = channels
+
+
+def images(count: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, size, size), np.uint8)
+
+
+def exported(source: Predictor, format: str, path: pathlib.Path) -> export.Run:
+    write, read = export.FORMATS[format]
+    write(source, export.describe(source, source.config), path)
+    return read(source, path)
+
+
+@pytest.mark.parametrize("format", ["stablehlo", onnx_format, "safetensors", "torch"])
+@pytest.mark.parametrize("name", ["unet", "resnet_unet", "separable_unet"])
+def test_every_network_computes_the_same(networks, name, format, tmp_path):
+    if (name, format) == ("unet", "torch"):
+        pytest.skip("the U-Net has no counterpart in PyTorch")
+    source = networks[name]
+    computes = exported(source, format, tmp_path / "file")
+    logits = source.logits(images(5))
+    assert logits.std() > 0.1  # so that sameness says something
+    # Of StableHLO, every batch size is compiled anew; one network shows that it may vary.
+    batches = [slice(0, 2), slice(2, 5)] if name == "unet" or format == "onnx" else [slice(0, 5)]
+    for batch in batches:
+        result = {key: np.asarray(value) for key, value in computes(images(5)[batch]).items()}
+        assert (result["mask"].dtype, result["probability"].dtype) == (np.uint8, np.float32)
+        np.testing.assert_allclose(result["probability"], 1 / (1 + np.exp(-logits[batch])), atol=2e-5)
+        sure = np.abs(logits[batch] - np.log(0.4 / 0.6)) > 1e-4
+        np.testing.assert_array_equal(result["mask"][sure], (logits[batch] > np.log(0.4 / 0.6))[sure])
+
+
+def test_safetensors_alone_are_enough(networks, tmp_path):
+    rule = {"score": "lung", "threshold": 0.25, "from": "chosen on val"}
+    source = dataclasses.replace(networks["unet"], detection=rule)
+    exported(source, "safetensors", tmp_path / "whole")
+    loaded = predictor.load_safetensors(tmp_path / "whole")
+    assert loaded.detection == rule
+    assert (loaded.step, loaded.targets, loaded.image_size, loaded.threshold) == (7, ("infection", "lung"), 32, 0.4)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, source.variables)
+    other = predictor.load_safetensors(tmp_path / "whole", {"eval.threshold": 0.3, "eval.flips": True})
+    assert (other.threshold, other.detection["threshold"]) == (0.3, 0.0)  # the rule was chosen for 0.4
+    flipped = source.logits(images(2)[..., ::-1])[:, :, ::-1]
+    expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.logits(images(2))))) / 2
+    np.testing.assert_allclose(1 / (1 + np.exp(-other.logits(images(2)))), expected, atol=1e-5)
+    exported(source, "safetensors_float16", tmp_path / "half")
+    half = predictor.load_safetensors(tmp_path / "half")
+    assert {x.dtype for x in jax.tree.leaves(half.variables)} == {np.dtype(np.float32)}
+    assert 0 < np.abs(half.logits(images(2)) - source.logits(images(2))).max() < 0.05
+    assert (tmp_path / "half").stat().st_size < 0.8 * (tmp_path / "whole").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["resnet_unet", "separable_unet"])
+def test_pytorch_names_come_back_bit_for_bit(networks, name, tmp_path):
+    source = networks[name]
+    exported(source, "torch", tmp_path / "file.safetensors")
+    tensors = torch_weights.read_tensors(tmp_path / "file.safetensors")
+    again = torch_weights.from_torch(tensors, jax.device_get(source.variables), name, source="file")
+    jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(source.variables))
+
+
+def test_safetensors_of_something_else_are_refused(networks, tmp_path):
+    source, path = networks["unet"], tmp_path / "file.safetensors"
+    metadata, tensors = export.describe(source, source.config), predictor.flatten(source.variables)
+    with pytest.raises(UserError, match="does not exist"):
+        predictor.load_safetensors(path)
+    for wrong, sentence in [
+        ({k: v for k, v in tensors.items() if k != "params/head/bias"}, "has no tensor 'params/head/bias'"),
+        (tensors | {"extra": np.zeros(1)}, "has a superfluous tensor 'extra'"),
+        (tensors | {"params/head/bias": np.zeros(3)}, r"'params/head/bias' has the shape \(3,\)"),
+    ]:
+        export._save_safetensors(wrong, metadata, path)
+        with pytest.raises(UserError, match=sentence):
+            predictor.load_safetensors(path)
+    for wrong in ({"targets": 1}, metadata | {"config": {}}, metadata | {"config": [1]}):
+        export._save_safetensors(tensors, wrong, path)
+        with pytest.raises(UserError, match="was not written by --mode=export"):
+            predictor.load_safetensors(path)
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+def test_onnx_says_what_it_is(networks, tmp_path):
+    import onnx
+    import onnxruntime
+
+    source = networks["unet"]
+    exported(source, "onnx", tmp_path / "file")
+    model = onnx.load(tmp_path / "file")
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    session = onnxruntime.InferenceSession(tmp_path / "file", providers=["CPUExecutionProvider"])
+    assert [(x.name, x.type, x.shape) for x in session.get_inputs()] == [("image", "tensor(uint8)", ["batch", 32, 32])]
+    outputs = {x.name: (x.type, x.shape) for x in session.get_outputs()}
+    shape = ["batch", 32, 32, 2]
+    assert outputs == {"mask": ("tensor(uint8)", shape), "probability": ("tensor(float)", shape)}
+    about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    assert (about["targets"], about["threshold"], about["opset"]) == (["infection", "lung"], 0.4, 17)
+    assert from_json(json.dumps(about["config"])).model.name == "unet"
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished, tmp_path_factory):
+    """A copy of the finished run, scored on Val. Its name would do harm where it is not escaped."""
+    workdir = tmp_path_factory.mktemp("runs") / "a*b*<script>`$(id)"
+    shutil.copytree(finished, workdir)
+    evaluate(config_file.load(workdir), workdir, split="val", checkpoint="latest")
+    return workdir
+
+
+def command(workdir: pathlib.Path, output: pathlib.Path | str | None, *, format: str = "stablehlo", **overrides) -> int:
+    keys = {name.replace("__", "."): value for name, value in overrides.items()}
+    name = None if output is None else str(output)
+    flags = Flags(config_file.load(workdir), overrides=keys, workdir=str(workdir), format=format, output=name)
+    return execute("export", flags)
+
+
+@pytest.mark.parametrize("format", ["stablehlo", onnx_format, "safetensors"])
+def test_examples_of_the_docs_run_on_what_the_command_writes(evaluated, format, tmp_path, capsys):
+    """In a fresh process, which for StableHLO and ONNX does without jaxunet."""
+    assert command(evaluated, tmp_path / "new" / "unet.file", format=format, eval__threshold=0.3) == 0
+    assert "of 524,288 mask pixels differ" in capsys.readouterr().out.replace("262,144", "524,288")
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["MODEL_CARD.md", "unet.file"]
+    assert len({p.stat().st_mode for p in (tmp_path / "new").iterdir()}) == 1  # readable as any other file
+    example = model_card.EXAMPLES[format].replace("FILE", "unet.file")
+    assert example in (tmp_path / "new" / "MODEL_CARD.md").read_text()
+    xray = images(1, 256)[0]
+    Image.fromarray(xray).save(tmp_path / "new" / "xray.png")
+    if format != "safetensors":
+        example += "import sys; assert 'jaxunet' not in sys.modules\n"
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        cwd=tmp_path / "new",
+        env={"PYTHONPATH": ":".join([str(ROOT), *sys.path]), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    config = config_file.load(evaluated)
+    config.eval.threshold = 0.3
+    source = predictor.load(config, evaluated, checkpoint="latest")
+    share = (source.logits(xray[None]) > np.log(0.3 / 0.7)).mean(axis=(0, 1, 2))
+    targets, printed = done.stdout.strip().split("]" if format != "safetensors" else ")", 1)
+    assert "infection" in targets
+    np.testing.assert_allclose(np.fromstring(printed.strip(" []"), sep=" "), share, rtol=1e-4)
+
+
+def test_the_docs_show_these_examples():
+    docs = (ROOT / "docs" / "export.md").read_text()
+    names = {
+        "stablehlo": "unet.zip",
+        "onnx": "unet.onnx",
+        "safetensors": "unet.safetensors",
+        "torch": "unet_torch.safetensors",
+    }
+    for format, name in names.items():
+        assert f"```python\n{model_card.EXAMPLES[format].replace('FILE', name)}```" in docs
+
+
+def test_card_has_the_numbers_of_the_run(evaluated, tmp_path):
+    assert command(evaluated, tmp_path / "file", format="safetensors") == 0
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    result = json.loads((evaluated / "eval/val/metrics.json").read_text())
+    dice, pooled = result["P1"]["dice"], result["P2"]["iou"]["value"]
+    low, high = dice["ci95"]
+    assert f"{dice['mean']:.4f} [{low:.4f}, {high:.4f}]" in card
+    assert f"{pooled:.4f} [" in card
+    assert "- Images: 10 for training, 6 Val, 4 Test." in card
+    assert "Not for clinical use" in card
+    assert card.startswith(r"# a\*b\*\<script\>\`$(id): infection on chest X-rays")
+    assert "These are not the scores" not in card
+    source = predictor.load(config_file.load(evaluated), evaluated, checkpoint="latest")
+    other = dataclasses.replace(source, step=3)
+    assert "These are not the scores of the exported network" in model_card._scores(other, evaluated)
+    assert "Not evaluated" in model_card._scores(source, tmp_path)
+    (tmp_path / "eval/val").mkdir(parents=True)
+    (tmp_path / "eval/val/metrics.json").write_text('{"P1": 3}')
+    assert "`eval/val/metrics.json` cannot be read" in model_card._scores(source, tmp_path)
+
+
+def test_card_of_real_data_tells_of_leaks(networks, tmp_path, monkeypatch):
+    source = networks["unet"]
+    source.config.dataset.name = "covid_qu_ex"
+    try:
+        assert "imported or never trained" in model_card._training_data(source, tmp_path)
+        (tmp_path / "metrics.jsonl").touch()
+        monkeypatch.setattr(prepared, "prepared", lambda *_: None)
+        assert "not on this machine" in model_card._training_data(source, tmp_path)
+        near = [("Train/COVID-19/b", "Val/COVID-19/c"), ("Train/Normal/d", "Val/Normal/e"), ("Val/f", "Test/g")]
+        report = {"source": "", "fingerprint": "", "dropped_from_train": ["Train/COVID-19/a"], "near": near}
+        (tmp_path / "verify.json").write_text(json.dumps(report))
+        split = type("Split", (), {"num_examples": 1864})
+        info = type("Info", (), {"splits": {"train": split, "val": split, "test": split}})
+        builder = type("Builder", (), {"name": "covid_qu_ex", "data_dir": tmp_path, "info": info})
+        monkeypatch.setattr(prepared, "prepared", lambda *_: builder)
+        words = model_card._training_data(source, tmp_path)
+    finally:
+        source.config.dataset.name = "synthetic_cxr"
+    assert "1,863 for training" in words
+    assert "one of Val or Test: 1, left out" in words
+    assert "nearly identical: 1, kept" in words
+    assert "kaggle.com/datasets/anasmohammedtahir/covidqu" in words
+
+
+def test_what_cannot_be_written_is_one_sentence(evaluated, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "file"
+    output.write_text("old")
+
+    def refused(**arguments) -> str:
+        assert command(evaluated, **({"output": output} | arguments)) == 1
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        assert output.read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["file"]
+        return error
+
+    assert "'unet' has no counterpart in PyTorch" in refused(format="torch")
+    assert "--output is missing" in refused(output=None)
+    assert "is a folder" in refused(output=tmp_path)
+    assert "is the model card" in refused(output=tmp_path / "MODEL_CARD.md")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert "pip install 'jaxunet[onnx]'" in refused(format="onnx")
+    monkeypatch.undo()
+
+    honest = export.function_of
+    monkeypatch.setattr(
+        export, "function_of", lambda source: honest(dataclasses.replace(source, variables=off(source)))
+    )
+    assert "computes other values than the checkpoint" in refused()
+
+
+def off(source: Predictor) -> dict:
+    """Weights a little beside those of `source`."""
+    return jax.tree.map(lambda x: x + 0.01, jax.device_get(source.variables))
+
+
+def test_unknown_format_is_refused():
+    flags = [sys.executable, "launch.py", "--mode=export", "--format=keras", "--workdir=x"]
+    done = subprocess.run(flags, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "stablehlo|onnx|safetensors|safetensors_float16|torch" in done.stdout + done.stderr

@@ -1,0 +1,252 @@
+"""Our networks against what PyTorch computes, on weights that both sides generate from the tensors' names."""
+
+import functools
+import json
+import math
+import os
+import pathlib
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jaxunet.core.errors import UserError
+from jaxunet.models import layers, torch_weights
+from jaxunet.models.build import Classifier
+from jaxunet.models.layers import Policy
+from jaxunet.models.resnet import ResNetEncoder
+from jaxunet.models.resnet_unet import ResNetUNet
+from jaxunet.models.separable_unet import SeparableUNet
+
+REFERENCE = pathlib.Path(
+    os.environ.get("JAXUNET_REFERENCE", pathlib.Path(__file__).parents[3] / "shared" / "reference")
+)
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE / "u_shape.npz").is_file(),
+    reason="PyTorch reference outputs absent: name them with JAXUNET_REFERENCE",
+)
+
+
+def tensor_for(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The rule by which the reference's weights were made."""
+    z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if name.endswith("running_var"):
+        value = 1 + 0.1 * abs(z)
+    elif name.endswith(("running_mean", "bias")):
+        value = 0.1 * z
+    elif len(shape) == 1:
+        value = (0.25 if name.endswith("bn3.weight") else 1.0) * (1 + 0.1 * z)
+    else:
+        value = z * math.sqrt(2 / math.prod(shape[1:]))
+    return value.astype(np.float32)
+
+
+def reference(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(state dict, what the PyTorch network computes with it)."""
+    shapes = json.loads((REFERENCE / f"{name}.keys.json").read_text())
+    tensors = {key: tensor_for(key, tuple(shape)) for key, shape in shapes.items() if "num_batches" not in key}
+    with np.load(REFERENCE / f"{name}.npz") as outputs:
+        return tensors, dict(outputs)
+
+
+def shapes_of(model, channels=1, size=32):
+    image = jnp.zeros((1, size, size, channels))
+    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+
+
+def error(ours, theirs) -> float:
+    """Largest difference relative to the largest value; `theirs` is NCHW."""
+    theirs = np.moveaxis(theirs, 1, -1)
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+@needs_reference
+@pytest.mark.parametrize(
+    ("name", "model_name", "model", "count"),
+    [
+        ("smp_unet_resnet101", "resnet_unet", ResNetUNet(1, 101, Policy()), 51_506_961),
+        ("u_shape", "separable_unet", SeparableUNet(1, Policy()), 54_703_584),
+    ],
+)
+def test_network_computes_what_pytorch_does(name, model_name, model, count):
+    tensors, outputs = reference(name)
+    shapes = shapes_of(model)
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
+    variables = torch_weights.from_torch(tensors, shapes, model_name, source=name)
+    image = jnp.asarray(np.moveaxis(outputs["image"], 1, -1))
+    run = jax.jit(functools.partial(model.apply, mutable=["batch_stats"]), static_argnames="train")
+    logits, _ = run(variables, image, train=False)
+    assert error(logits, outputs["logits_eval"]) < 1e-4
+    logits, _ = run(variables, image, train=True)
+    assert error(logits, outputs["logits_train"]) < 1e-4
+    again = torch_weights.to_torch(variables, model_name)
+    assert again.keys() == tensors.keys()
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(again[key], value)
+
+
+@needs_reference
+def test_encoder_features_and_classifier_equal_torchvisions():
+    tensors, outputs = reference("torchvision_resnet101")
+    image = jnp.asarray(np.moveaxis(outputs["image"], 1, -1))
+    model = Classifier(1000, ResNetEncoder(101, Policy()))
+    shapes = shapes_of(model, channels=3)
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 44_549_160
+    variables = torch_weights.from_torch(tensors, shapes, "resnet_unet", source="torchvision", encoder_only=True)
+    variables["params"]["fc"] = {"kernel": tensors["fc.weight"].T, "bias": tensors["fc.bias"]}
+    run = jax.jit(functools.partial(model.apply, train=False, capture_intermediates=lambda m, _: m.name == "encoder"))
+    logits, seen = run(variables, image)
+    np.testing.assert_allclose(logits, outputs["logits"], atol=1e-4 * np.abs(outputs["logits"]).max())
+    for stride, feature in zip((2, 4, 8, 16, 32), seen["intermediates"]["encoder"]["__call__"][0], strict=True):
+        assert error(feature, outputs[f"stride{stride}"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("depth", "count"), [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)]
+)
+def test_parameter_counts_are_those_torchvision_publishes(depth, count):
+    shapes = shapes_of(Classifier(1000, ResNetEncoder(depth, Policy())), channels=3)
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
+
+
+def test_gray_stem_equals_rgb_on_normalised_repeated_input():
+    """Away from the border, exactly; see `fold_rgb_stem`."""
+    policy = Policy()
+    gray, rgb = (ResNetUNet(1, 18, policy) for _ in range(2))
+    image = jax.random.uniform(jax.random.key(0), (1, 64, 64, 1))
+    init = jax.jit(functools.partial(rgb.init, train=False))
+    rgb_variables = jax.device_get(init(jax.random.key(1), jnp.repeat(image, 3, -1)))
+    tensors = {
+        n: v for n, v in torch_weights.to_torch(rgb_variables, "resnet_unet").items() if n.startswith("encoder.")
+    }
+    variables = torch_weights.from_torch(tensors, shapes_of(gray), "resnet_unet", source="x", encoder_only=True)
+    variables = torch_weights.fold_rgb_stem(variables, mean=0.449, std=0.226)
+
+    def stem(variables, x):
+        encoder = {collection: variables[collection]["encoder"] for collection in ("params", "batch_stats")}
+        return ResNetEncoder(18, policy).apply(encoder, x, train=False)[0][:, 4:-4, 4:-4]
+
+    normalised = (image - jnp.array(torch_weights.IMAGENET_MEAN).reshape(1, 1, 1, 3)) / jnp.array(
+        torch_weights.IMAGENET_STD
+    ).reshape(1, 1, 1, 3)
+    expected = stem(rgb_variables, normalised)
+    np.testing.assert_allclose(stem(variables, (image - 0.449) / 0.226), expected, atol=1e-4)
+
+
+def small() -> tuple[dict[str, np.ndarray], dict]:
+    shapes = shapes_of(ResNetUNet(1, 18, Policy()))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    return torch_weights.to_torch(zeros, "resnet_unet"), shapes
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            lambda t: t.pop("encoder.layer2.0.bn1.weight"),
+            r"f.pth has no tensor 'encoder.layer2.0.bn1.weight' for encoder/",
+        ),
+        (lambda t: t.update(extra=np.zeros(1)), r"f.pth has 1 tensors that the network has no place for \(extra\)"),
+        (
+            lambda t: t.update({"encoder.conv1.weight": np.zeros((64, 1, 3, 3))}),
+            r"'encoder.conv1.weight' gives encoder/conv1/kernel the shape \(3, 3, 1, 64\), not \(7, 7, 1, 64\)",
+        ),
+    ],
+)
+def test_every_leaf_is_filled_exactly_once_or_named(damage, sentence):
+    tensors, shapes = small()
+    torch_weights.from_torch(tensors, shapes, "resnet_unet", source="f.pth")
+    damage(tensors)
+    with pytest.raises(UserError, match=sentence):
+        torch_weights.from_torch(tensors, shapes, "resnet_unet", source="f.pth")
+
+
+@pytest.mark.parametrize(
+    ("model_name", "path", "name", "axes"),
+    [
+        ("resnet_unet", ("encoder", "conv1"), "encoder.conv1.weight", "oihw"),
+        ("separable_unet", ("encoder", "layer1_0"), "layer1.0.weight", "oihw"),
+        ("separable_unet", ("decoder", "up1"), "up1.weight", "iohw"),
+    ],
+)
+def test_kernels_keep_rows_columns_inputs_and_outputs(model_name, path, name, axes):
+    """Every number says where it belongs: 1000 output + 100 input + 10 row + column. PyTorch's order is `axes`."""
+    sizes, digits = {"h": 3, "w": 3, "i": 2, "o": 4}, {"o": 1000, "i": 100, "h": 10, "w": 1}
+
+    def ordered(axes: str) -> np.ndarray:
+        index = np.indices([sizes[a] for a in axes])
+        return sum(digits[a] * index[k] for k, a in enumerate(axes)).astype(np.float32)
+
+    def tree(kernel: np.ndarray) -> dict:
+        return {"params": {path[0]: {path[1]: {"kernel": kernel}}}}
+
+    assert list(torch_weights.to_torch(tree(ordered("hwio")), model_name)) == [name]
+    np.testing.assert_array_equal(torch_weights.to_torch(tree(ordered("hwio")), model_name)[name], ordered(axes))
+    ours = torch_weights.from_torch({name: ordered(axes)}, tree(np.zeros((3, 3, 2, 4))), model_name, source="x")
+    np.testing.assert_array_equal(ours["params"][path[0]][path[1]]["kernel"], ordered("hwio"))
+
+
+def test_safetensors_files(tmp_path):
+    save_file = safetensors.numpy.save_file
+    path = tmp_path / "weights.safetensors"
+    save_file({"module.a.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}, path)
+    np.testing.assert_array_equal(torch_weights.read_tensors(path)["a.weight"], np.arange(6).reshape(2, 3))
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="is not a complete safetensors file"):
+        torch_weights.read_tensors(path)
+    with pytest.raises(UserError, match="does not exist"):
+        torch_weights.read_tensors(tmp_path / "no.pth")
+
+
+def test_torch_files_never_execute_anything(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is an optional extra")
+    path = tmp_path / "model_epoch_40.pth"
+    torch.save({"model": {"a": torch.ones(2)}, "optimizer": {"lr": 1.0}, "epoch": 40}, path)
+    np.testing.assert_array_equal(torch_weights.read_tensors(path)["a"], [1, 1])
+
+    class Evil:
+        def __reduce__(self):
+            return (pathlib.Path.touch, (tmp_path / "pwned",))
+
+    torch.save({"model": Evil()}, path)
+    with pytest.raises(UserError, match="cannot be loaded as tensors alone"):
+        torch_weights.read_tensors(path)
+    assert not (tmp_path / "pwned").exists()
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        torch_weights.read_tensors(path)
+
+
+def test_transposed_convolution_equals_the_dilated_form():
+    """PyTorch's definition: out[2i - 1 + k] += x[i] w[k]."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+    layer = layers.TransposedConv3x3(6)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
+    variables["params"]["bias"] = jnp.arange(6.0)
+    kernel = np.asarray(variables["params"]["kernel"])
+    expected = np.zeros((2, 8, 12, 6), np.float32)
+    for i in range(3):
+        for j in range(5):
+            for ky in range(3):
+                for kx in range(3):
+                    expected[:, 2 * i + ky, 2 * j + kx] += x[:, i, j] @ kernel[ky, kx]
+    np.testing.assert_allclose(layer.apply(variables, x), expected[:, 1:7, 1:11] + np.arange(6), atol=1e-5)
+
+
+def test_depthwise_convolution_equals_the_grouped_form():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 4))
+    layer = layers.DepthwiseConv3x3()
+    variables = layer.init(jax.random.key(1), x)
+    grouped = layers.Conv(4, groups=4, use_bias=False)
+    np.testing.assert_allclose(layer.apply(variables, x), grouped.apply(variables, x), atol=1e-5)
+
+
+def test_stem_pooling_equals_the_window_reduction():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+    expected = jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+    )
+    np.testing.assert_array_equal(layers.max_pool_3x3_stride2(x), expected)

@@ -1,0 +1,384 @@
+"""X-rays in, masks and tables out: the masks of evaluation, everything inside --output, second runs go on."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jaxunet import commands
+from jaxunet.core.errors import UserError
+from jaxunet.evaluation.evaluate import evaluate
+from jaxunet.prediction import folder, outputs, predictor
+from jaxunet.runs import config_file
+from jaxunet.scoring.counts import positive
+from jaxunet.scoring.split_pass import load_eval_split
+from jaxunet.xrays.pixels import Xray
+from tests.xrays.test_xray import bomb, dicom, encoded
+
+SIZE = 64
+
+
+class Threshold:
+    """In place of a network: infection is brighter than 200, lung than 100."""
+
+    targets, image_size, threshold, step, best_step = ("infection", "lung"), SIZE, 0.5, 7, None
+    origin, detection = "made", {"score": "image", "threshold": 0.0, "from": "any pixel"}
+
+    def __init__(self, config: ConfigDict):
+        self.config, self.variables, self.seen = config, {"w": np.zeros(3)}, []
+
+    gate, answers_covid19 = False, False
+    rule, covid19 = predictor.Predictor.rule, predictor.Predictor.covid19
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        assert len(images) <= self.config.eval.batch_size
+        self.seen += [int(image.max()) for image in images]
+        return np.stack([images.astype(np.float32) - 200, images.astype(np.float32) - 100], axis=-1)
+
+
+@pytest.fixture
+def network(config) -> Threshold:
+    return Threshold(config)
+
+
+@pytest.fixture
+def run(network, tmp_path):
+    def run(source: pathlib.Path | str, output: pathlib.Path | None = None, **more: Any) -> tuple[int, list[dict]]:
+        output = output or tmp_path / "out"
+        options = {"probabilities": False} | more
+        status = folder.predict(network, str(source), output, **options)
+        (table,) = [p for p in output.glob("*.csv") if more.get("share", (0, 1))[0] == 0 or "-1-" in p.name]
+        return status, table_of(table)
+
+    return run
+
+
+def picture(top: int = 250) -> np.ndarray:
+    """Two lungs of 150, in the one at the left a quarter of `top`."""
+    image = np.full((SIZE, SIZE), 20, np.uint8)
+    image[8:56, 6:26] = image[8:56, 38:58] = 150
+    image[8:32, 6:16] = top
+    return image
+
+
+def write(folder: pathlib.Path, name: str, data: bytes | np.ndarray) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else encoded(data))
+
+
+def table_of(path: pathlib.Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mask(path: pathlib.Path) -> np.ndarray:
+    picture = Image.open(path)
+    assert picture.mode == "L"
+    return np.asarray(picture)
+
+
+def files_in(folder: pathlib.Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_masks_are_those_of_evaluation(finished, tmp_path):
+    """256 x 256 pixels and a network for 256: bit for bit."""
+    config = config_file.load(finished)
+    split = load_eval_split(config, "val")
+    for i, image in enumerate(split.image):
+        write(tmp_path / "in", f"{i}.png", image)
+    expected = predictor.load(config, finished, checkpoint="latest").logits(split.image)
+    config.eval.threshold = float(1 / (1 + np.exp(-np.median(expected))))
+    evaluate(config, finished, split="val", checkpoint="latest")
+    rows = table_of(finished / "eval" / "val" / "per_image.csv")
+    source = predictor.load(config, finished, checkpoint="latest")
+    assert folder.predict(source, str(tmp_path / "in"), tmp_path / "out", probabilities=True) == 0
+    for i, name in enumerate(split.ids):
+        found = mask(tmp_path / "out" / "masks" / f"{i}_infection.png")
+        np.testing.assert_array_equal(found > 0, positive(expected[i, ..., 0], config.eval.threshold))
+        (row,) = [r for r in rows if r["id"] == name]
+        assert (found == 255).sum() == int(row["tp"]) + int(row["fp"])
+        assert 0 < found.mean() < 255
+        probability = mask(tmp_path / "out" / "probabilities" / f"{i}_infection.png")
+        np.testing.assert_allclose(probability / 255, 1 / (1 + np.exp(-expected[i, ..., 0])), atol=0.5001 / 255)
+
+
+def test_masks_table_and_overlay(run, tmp_path):
+    write(tmp_path / "in", "a/b c.png", picture())
+    status, (row,) = run(tmp_path / "in")
+    assert status == 0
+    out = tmp_path / "out"
+    names = {"masks/a/b c_infection.png", "masks/a/b c_lung.png", "overlays/a/b c.png"}
+    assert files_in(out) == names | {"predictions.csv", "predictions.json", "predictions.jsonl"}
+    np.testing.assert_array_equal(mask(out / "masks/a/b c_infection.png"), np.where(picture() > 200, 255, 0))
+    np.testing.assert_array_equal(mask(out / "masks/a/b c_lung.png"), np.where(picture() > 100, 255, 0))
+    assert (row["input"], row["height"], row["width"]) == ("a/b c.png", "64", "64")
+    assert (row["infected_pixels"], row["lung_pixels"], row["regions"]) == ("240", "1920", "1")
+    assert (row["severity_percent"], row["severity_right_percent"], row["severity_left_percent"]) == (
+        "12.5",
+        "25.0",
+        "0.0",
+    )
+    assert (row["covid19_detected"], row["infected_cm2"], row["error"]) == ("True", "", "")
+    assert row["warnings"] == "small: 64 x 64 pixels; looks inverted"  # the spine is missing
+    painted = np.asarray(Image.open(out / "overlays/a/b c.png"))
+    assert painted.shape == (64, 64, 3)
+    assert list(painted[8, 10]) == [240, 70, 60]  # the outline of the infection lies on that of the lung
+    assert list(painted[8, 20]) == [70, 160, 240]
+    assert list(painted[20, 10]) == [250] * 3  # inside, the X-ray is as it was
+    written = json.loads((out / "predictions.json").read_text())
+    assert written["settings"]["checkpoint_step"] == 7
+    assert written["images"][0]["severity_percent"] == 12.5
+    assert written["images"][0]["warnings"] == ["small: 64 x 64 pixels", "looks inverted"]
+
+
+def test_pixels_on_the_threshold_are_not_marked(run, tmp_path):
+    """The made-up network's probability of infection is 0.5 at a brightness of 200, which is the threshold."""
+    for top in (200, 201):
+        write(tmp_path / "in", f"{top}.png", picture(top))
+    _, rows = run(tmp_path / "in")
+    assert [(row["infected_pixels"], row["covid19_detected"]) for row in rows] == [("0", "False"), ("240", "True")]
+    assert not mask(tmp_path / "out/masks/200_infection.png").any()
+    np.testing.assert_array_equal(mask(tmp_path / "out/masks/201_infection.png") > 0, picture(201) > 200)
+
+
+@pytest.mark.parametrize(("probability", "marked"), [(0.39, 0), (0.4, 0), (0.41, 6)])
+def test_an_answer_on_the_threshold_is_no_covid19(probability, marked):
+    """For the decision and for the mask that is left blank without it alike."""
+    rule = {"score": "probability", "threshold": 0.4}
+    settings = {"targets": ("infection",), "threshold": 0.5, "detection": rule, "gate": True}
+    logits = np.full((8, 8, 1), -1, np.float32)
+    logits[2:4, 2:5] = 1
+    masks, row = outputs.describe(Xray(np.zeros((8, 8), np.uint8)), logits, probability, settings)
+    assert masks["infection"].sum() == row["infected_pixels"] == marked
+    assert row["covid19_detected"] is (marked > 0)
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (300, 200), (64, 150)])
+def test_masks_have_the_size_of_the_image(run, tmp_path, shape):
+    image = np.asarray(Image.fromarray(picture()).resize(shape[::-1], Image.Resampling.NEAREST))
+    write(tmp_path, "in.png", image)
+    _, (row,) = run(tmp_path / "in.png")
+    found = mask(tmp_path / "out/masks/in_infection.png")
+    assert found.shape == shape == (int(row["height"]), int(row["width"]))
+    assert np.mean((found > 0) == (image > 200)) > 0.97
+    assert float(row["severity_percent"]) == pytest.approx(12.5, abs=2)
+
+
+def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_path):
+    write(tmp_path, "in.png", picture())
+    result = {"checkpoint_step": 7, "threshold": 0.5, "target": "infection"}
+    result |= {"dataset": "synthetic_cxr/infection_all", "image_size": [256, 256]}
+    result["detection"] = {"score": "lung", "threshold": 0.2}
+    report = tmp_path / "run/eval/val/metrics.json"
+    report.parent.mkdir(parents=True)
+    for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
+        result["detection"]["threshold"], result["checkpoint_step"] = share, step
+        report.write_text(json.dumps(result))
+        network.detection = predictor.detection_rule(network.config, tmp_path / "run", network.step)
+        _, (row,) = run(tmp_path / "in.png")
+        assert row["covid19_detected"] == expected
+    report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
+    assert predictor.detection_rule(network.config, tmp_path / "run", 7)["threshold"] == 0
+
+
+def test_broken_files_among_good_ones(run, tmp_path, capsys):
+    write(tmp_path / "in", "1.png", picture())
+    write(tmp_path / "in", "2.png", b"not a picture")
+    write(tmp_path / "in", "3.png", bomb(30000, 30000))
+    write(tmp_path / "in", "4.jpg", encoded(picture())[:90])
+    write(tmp_path / "in", "5\n.png", b"")
+    write(tmp_path / "in", "6.png", picture())
+    status, rows = run(tmp_path / "in")
+    assert status == folder.SOME_FAILED == 2
+    assert [bool(row["error"]) for row in rows] == [False, True, True, True, True, False]
+    assert rows[1]["infected_pixels"] == rows[1]["covid19_detected"] == ""
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert len(said) == 4
+    assert "2.png: this is no PNG" in said[0]
+    assert {p.name for p in (tmp_path / "out/masks").iterdir()} == {
+        f"{n}_{t}.png" for n in (1, 6) for t in ("infection", "lung")
+    }
+
+
+def test_nothing_could_be_done(run, tmp_path):
+    write(tmp_path / "in", "1.png", b"not a picture")
+    assert run(tmp_path / "in")[0] == 1
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no PNG"):
+        run(tmp_path / "empty", tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_second_run_does_only_what_is_missing(run, network, tmp_path):
+    for i in range(9):
+        write(tmp_path / "in", f"{i}.png", picture(210 + i))
+    first = run(tmp_path / "in")
+    table, log = tmp_path / "out/predictions.csv", tmp_path / "out/predictions.jsonl"
+    before, network.seen = table.read_bytes(), []
+    assert run(tmp_path / "in") == first
+    assert network.seen == []
+    assert table.read_bytes() == before
+
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # killed while it wrote
+    (tmp_path / "out/masks/1_lung.png").unlink()
+    assert run(tmp_path / "in") == first
+    assert sorted(network.seen) == [211, *range(213, 219)]
+    assert table.read_bytes() == before
+
+    network.seen = []
+    write(tmp_path / "in", "5.png", picture(240))  # another image under the same name
+    (tmp_path / "in" / "6.png").unlink()
+    _, rows = run(tmp_path / "in")
+    assert network.seen == [240]
+    assert [row["input"] for row in rows] == [f"{i}.png" for i in (0, 1, 2, 3, 4, 5, 7, 8)]
+
+    network.seen, network.threshold = [], 0.6
+    run(tmp_path / "in")
+    assert len(network.seen) == 8
+    write(tmp_path / "other", "0.png", picture())
+    with pytest.raises(UserError, match="choose another --output"):
+        run(tmp_path / "other")
+
+
+def test_two_processes_at_once_and_a_share_for_each(run, tmp_path):
+    for i in range(5):
+        write(tmp_path / "in", f"{i}.png", picture())
+    _, first = run(tmp_path / "in", share=(0, 2))
+    _, second = run(tmp_path / "in", share=(1, 2))
+    assert [row["input"] for row in first] == ["0.png", "2.png", "4.png"]
+    assert [row["input"] for row in second] == ["1.png", "3.png"]
+    assert {"predictions-0-of-2.csv", "predictions-1-of-2.json"} <= files_in(tmp_path / "out")
+    with (tmp_path / "out/predictions-0-of-2.jsonl").open() as file:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(UserError, match="Another process"):
+            run(tmp_path / "in", share=(0, 2))
+
+
+def test_a_zip_with_evil_names_stays_inside_and_is_not_unpacked(run, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    with zipfile.ZipFile(home / "in.zip", "w") as archive:
+        for name in ("a.png", "../up.png", "/abs.png", "x/../../y.png", "C:\\z.png", "a.jpg", "a.png.png"):
+            archive.writestr(name, encoded(picture()))
+    status, rows = run(home / "in.zip", home / "out")
+    assert status == 0
+    assert len(rows) == 7
+    assert files_in(tmp_path) == {"home/in.zip"} | {"home/out/" + name for name in files_in(home / "out")}
+    assert len(list((home / "out/masks").rglob("*_lung.png"))) == 7
+
+
+def test_dicom_gets_a_segmentation_and_no_patient_gets_out(run, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
+    import pydicom
+
+    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 2], WindowCenter=2040.5, WindowWidth=4081)
+    write(tmp_path / "in", "scan.dcm", data)
+    write(tmp_path / "in", "1.2.840", dicom(picture(), WindowCenter=127.5, WindowWidth=256, StudyInstanceUID=None))
+    status, (second, row) = run(tmp_path / "in", probabilities=True)
+    assert status == 0
+    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "24.0", "5.0")
+    assert "no DICOM segmentation" in second["warnings"]
+    found = pydicom.dcmread(tmp_path / "out/segmentations/scan.dcm.seg.dcm")
+    assert [s.SegmentLabel for s in found.SegmentSequence] == ["infection", "lung"]
+    np.testing.assert_array_equal(found.pixel_array[0] > 0, picture() > 200)
+    np.testing.assert_array_equal(found.pixel_array[1] > 0, picture() > 100)
+    assert (found.StudyInstanceUID, found.Rows, found.PatientName, found.PatientID) == ("1.2.3", 64, "", "")
+    assert found.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == "1.2.3.4"
+    for path in (tmp_path / "out").rglob("*"):
+        for secret in (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99", b"STUDY77"):
+            assert path.is_dir() or secret not in path.read_bytes()
+
+
+def test_memory_is_bounded_by_pixels_and_order_is_kept(run, network, tmp_path, monkeypatch):
+    """With room for two images at a time, more threads and larger batches must neither block nor mix."""
+    monkeypatch.setattr(folder, "_HELD_PIXELS", 2 * SIZE * SIZE)
+    network.config.input.threads = 8
+    network.config.eval.batch_size = 16
+    held, most, change = [0], [0], folder._Room.change
+
+    def watched(self: Any, pixels: int) -> None:
+        change(self, pixels)
+        held[0] += pixels
+        most[0] = max(most[0], held[0])
+
+    monkeypatch.setattr(folder._Room, "change", watched)
+    for i in range(40):
+        write(tmp_path / "in", f"{i:02d}.png", picture(210 + i) if i % 7 else b"broken")
+    done = []
+    thread = threading.Thread(target=lambda: done.append(run(tmp_path / "in")), daemon=True)
+    thread.start()
+    thread.join(60)
+    ((status, rows),) = done
+    assert status == 2
+    assert [row["input"] for row in rows] == [f"{i:02d}.png" for i in range(40)]
+    assert network.seen == [210 + i for i in range(40) if i % 7]
+    assert held == [0]
+    assert most[0] <= (2 + 8) * SIZE * SIZE
+
+
+def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch):
+    write(tmp_path / "in", "1.png", picture())
+
+    def full(path: pathlib.Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("jaxunet.prediction.outputs.write_atomically", full)
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--output=out"], "--input is missing"),
+        (["--input=in.png"], "--output is missing"),
+        (["--input=no.png", "--output=out"], "does not exist"),
+        (["--input=in.png", "--output=out", "--num_processes=2"], "--process_id"),
+        (["--input=in.png", "--output=out", "--num_processes=2", "--process_id=2"], "--process_id"),
+        (["--input=in.png", "--output=out", "--checkpoint=12345"], "12345"),
+    ],
+)
+def test_mistakes_are_one_sentence(given, words, finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "in.png", picture())
+    values = dict(x.removeprefix("--").split("=") for x in given)
+    numbers = {name: int(values[name]) for name in ("num_processes", "process_id") if name in values}
+    texts = {name: values[name] for name in ("checkpoint", "input", "output") if name in values}
+    flags = commands.Flags(config_file.load(finished), workdir=str(finished), **numbers, **texts)
+    status = commands.execute("predict", flags)
+    said = capsys.readouterr().err
+    assert status == 1
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line(finished, tmp_path):
+    """From the flags to the files, the threshold overridden; status 2 as one file is broken."""
+    write(tmp_path / "in", "a.png", np.asarray(Image.fromarray(picture()).resize((300, 256))))
+    write(tmp_path / "in", "b.png", b"broken")
+    command = [sys.executable, "launch.py", "--mode=predict", f"--workdir={finished}", f"--input={tmp_path / 'in'}"]
+    command += [f"--output={tmp_path / 'out'}", "--probabilities", "--config.eval.threshold=0.01"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=pathlib.Path(__file__).parents[2])
+    assert done.returncode == 2, done.stderr
+    assert "skipped b.png" in done.stderr
+    assert "threshold 0.01" in done.stdout
+    probability = mask(tmp_path / "out/probabilities/a_infection.png")
+    assert probability.shape == (256, 300)
+    found = mask(tmp_path / "out/masks/a_infection.png") > 0
+    assert found[probability >= 4].all()
+    assert not found[probability <= 1].any()

@@ -1,0 +1,469 @@
+"""The page of --mode=serve: its numbers are those of --mode=predict, it talks to nobody else, and keeps nothing."""
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import waitress
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jaxunet.core.errors import UserError
+from jaxunet.data.drawing import draw_chest_xray
+from jaxunet.prediction import folder, predictor, serve, web_guard
+from jaxunet.runs import config_file
+from jaxunet.xrays.read import read_xray
+from tests.prediction.test_predict import Threshold, picture
+from tests.xrays.test_xray import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
+
+ROOT = pathlib.Path(__file__).parents[2]
+RULE = {"score": "lung", "threshold": 0.1}
+OURS = {web_guard.SENT_BY: "1"}
+SECRETS = (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99", b"STUDY77")
+
+
+def ruled(config: ConfigDict) -> Threshold:
+    network = Threshold(config)
+    network.detection = RULE
+    return network
+
+
+@pytest.fixture
+def client(config):
+    return serve.make_app(ruled(config), host="127.0.0.1").test_client()
+
+
+def decoded(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+@pytest.fixture(scope="module")
+def threshold(finished) -> float:
+    """At which the network of six steps calls about half of an X-ray infected."""
+    network = predictor.load(config_file.load(finished), finished, checkpoint="latest")
+    return float(1 / (1 + np.exp(-np.median(network.logits(xray_of(0)[None])))))
+
+
+def xray_of(index: int) -> np.ndarray:
+    return draw_chest_xray(0, index, "test", "COVID-19")[0]
+
+
+# ---- one X-ray -------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_and_masks_are_those_of_predict(finished, threshold, tmp_path):
+    """Of a PNG of another shape than the network's, and of a DICOM file with pixel sizes."""
+    config = config_file.load(finished)
+    config.eval.threshold = threshold
+    large = Image.fromarray(xray_of(1)).resize((300, 410))
+    files = {"a.png": encoded(np.asarray(large)), "b.dcm": dicom(xray_of(2), PixelSpacing=[0.5, 0.4])}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    network = predictor.load(config, finished, checkpoint="latest")
+    assert folder.predict(network, str(tmp_path), tmp_path / "out", probabilities=False) == 0
+    rows = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+
+    app = serve.make_app(network, host="127.0.0.1").test_client()
+    for row, (name, data) in zip(rows, files.items(), strict=True):
+        found = app.post("/predict", data=data, headers=OURS).get_json()
+        assert {k: v for k, v in row.items() if k not in ("input", "error")} == found["row"]
+        expected = Image.open(tmp_path / f"out/masks/{name.removesuffix('.png')}_infection.png")
+        np.testing.assert_array_equal(decoded(found["masks"]["infection"]), expected)
+        assert 0.1 < np.asarray(expected).mean() / 255 < 0.9
+
+
+def test_pictures_are_the_overlay_in_its_parts(client):
+    found = client.post("/predict", data=encoded(picture()), headers=OURS).get_json()
+    assert found["row"]["severity_percent"] == 12.5
+    assert found["row"]["covid19_detected"] is True
+    np.testing.assert_array_equal(decoded(found["xray"]), picture())
+    infection, lung = decoded(found["layers"]["infection"]), decoded(found["layers"]["lung"])
+    np.testing.assert_array_equal(infection > 0, picture() > 200)
+    assert (infection[8, 10], infection[20, 10], infection[8, 20], lung[8, 20]) == (2, 1, 0, 2)
+
+
+def test_dicom_is_turned_the_right_way_and_says_nothing_of_the_patient(client):
+    values = (255 - picture()).astype(np.uint16) * 16
+    window = {"WindowCenter": 2040.5, "WindowWidth": 4081, "PhotometricInterpretation": "MONOCHROME1"}
+    answer = client.post("/predict", data=dicom(values, PatientOrientation=["R", "F"], **window), headers=OURS)
+    found = answer.get_json()
+    np.testing.assert_array_equal(decoded(found["masks"]["infection"]) > 0, picture() > 200)
+    assert found["mirrored"] is True
+    assert found["row"]["severity_left_percent"] == 25
+    assert not any(secret in answer.data + str(answer.headers).encode() for secret in SECRETS)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program itself has it
+@pytest.mark.parametrize(("attributes", "said"), MISPLACED_NAMES)
+def test_values_of_a_header_do_not_come_back(attributes, said, client):
+    answer = client.post("/predict", data=misplaced(picture(), attributes), headers=OURS)
+    assert answer.status_code == (200 if said is None else 400)
+    assert not any(secret in answer.data + str(answer.headers).encode() for secret in SECRETS)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"some text", encoded(picture())[:90], bomb(30000, 30000), b"\0" * 128 + b"DICM"]
+)
+def test_what_is_no_xray_is_answered_with_the_readers_sentence(client, data):
+    with pytest.raises(UserError) as caught:
+        read_xray(data)
+    answer = client.post("/predict", data=data, headers=OURS)
+    assert (answer.status_code, answer.get_json()) == (400, {"error": str(caught.value)})
+    assert client.post("/predict", data=encoded(picture()), headers=OURS).status_code == 200
+
+
+def test_what_was_not_expected_is_said_without_what_was_read(client, monkeypatch, capfd):
+    def fail(data: bytes) -> None:
+        raise ValueError(f"read {data}")
+
+    monkeypatch.setattr(serve, "read_xray", fail)
+    answer = client.post("/predict", data=b"SECRET42", headers=OURS)
+    assert (answer.status_code, answer.get_json()) == (500, {"error": "something went wrong here (ValueError)."})
+    said = "".join(capfd.readouterr())
+    assert re.fullmatch(r"error: ValueError in .*:\d+\n", said)
+
+
+# ---- who may ask, and how much ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", ["by its header", "by what is read"])
+def test_too_large(read, config, monkeypatch):
+    monkeypatch.setattr(serve, "MAX_BYTES", 2**20)
+    app = serve.make_app(ruled(config), host="127.0.0.1")
+    for extra, status in ((0, 400), (1, 413)):
+        body = {"input_stream": io.BytesIO(b"x" * (2**20 + extra))}
+        if read == "by its header":
+            body["content_length"] = 2**20 + extra
+        else:  # as waitress says it of a request in chunks
+            body["environ_overrides"] = {"wsgi.input_terminated": True}
+        answer = app.test_client().post("/predict", headers=OURS, **body)
+        assert answer.status_code == status
+    assert answer.get_json() == {"error": "it has more than 1 MiB."}
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 405])
+def test_headers_of_every_answer(status, client):
+    answer = {
+        200: lambda: client.get("/"),
+        400: lambda: client.post("/predict", data=b"text", headers=OURS),
+        403: lambda: client.post("/predict", data=b"text"),
+        404: lambda: client.get("/../etc/passwd"),
+        405: lambda: client.get("/predict"),
+    }[status]()
+    assert answer.status_code == status
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", serve.TEMPLATE.read_text(), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
+
+
+@pytest.mark.parametrize(
+    ("host", "headers", "allowed"),
+    [
+        ("127.0.0.1", {"Host": "localhost:9000"}, True),  # through a tunnel
+        ("127.0.0.1", {"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:8080"}, True),
+        ("127.0.0.1", {"Host": "[::1]:8080"}, True),
+        ("127.0.0.1", {"Host": "evil.example:8080"}, False),
+        ("127.0.0.1", {"Host": "127.0.0.1.evil.example"}, False),
+        ("127.0.0.1", {"Host": "192.168.0.9:8080"}, False),
+        ("127.0.0.1", {"Host": "[::1"}, False),
+        ("127.0.0.1", {"Host": "localhost", "Origin": "http://evil.example"}, False),
+        ("127.0.0.1", {"Host": "localhost", "Origin": "null"}, False),
+        ("127.0.0.1", {"Host": "localhost:8080", "Origin": "http://localhost:9000"}, False),
+        ("127.0.0.1", {"Host": "localhost", web_guard.SENT_BY: ""}, False),
+        ("Ward.example", {"Host": "ward.example:80"}, True),
+        ("0.0.0.0", {"Host": "192.168.0.9:8080"}, True),
+        ("0.0.0.0", {"Host": "evil.example"}, False),
+    ],
+)
+def test_other_sites_cannot_use_it(host, headers, allowed, config):
+    address = host if host == "0.0.0.0" else "127.0.0.1"
+    app = serve.make_app(ruled(config), host=host, address=address).test_client()
+    answer = app.post("/predict", data=encoded(picture()), headers=OURS | headers)
+    assert answer.status_code == (200 if allowed else 403)
+    if headers["Host"] != "localhost" and not allowed and "Origin" not in headers:
+        assert app.get("/", headers=headers).status_code == app.get("/network", headers=headers).status_code == 403
+
+
+def test_page_is_shipped_and_needs_nothing_else():
+    text = serve.TEMPLATE.read_text()
+    assert text.isascii()
+    assert "http" not in text
+    assert "innerHTML" not in text
+    assert "Research only, not for clinical use" in text
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert serve.TEMPLATE.name in settings["package-data"]["jaxunet.prediction"]
+
+
+# ---- starting and ending ---------------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_one_sentence(config):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            UserError, match=rf"^--host=127.0.0.1 --port={port} cannot be used \(Address already in use"
+        ):
+            serve.serve(ruled(config), host="127.0.0.1", port=port)
+    with pytest.raises(UserError, match="no such host"):
+        serve.serve(ruled(config), host="no.such.host.invalid", port=0)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "waitress", None)
+    monkeypatch.delitem(sys.modules, "jaxunet.prediction.serve")
+    with pytest.raises(UserError, match=r"pip install 'jaxunet\[serve\]'"):
+        import jaxunet.prediction.serve  # noqa: F401
+
+
+@pytest.mark.parametrize(("host", "everyone"), [("127.0.0.1", False), ("0.0.0.0", True), ("0", True)])
+def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, everyone, config, monkeypatch, capfd):
+    network, statuses, create_server = Threshold(config), [], waitress.create_server
+
+    def end(status: int) -> None:
+        statuses.append(status)
+        raise KeyboardInterrupt  # in place of the end of this process
+
+    def ask_and_press_ctrl_c(port: int) -> None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
+                asking.sendall(b"GET / HTTP/1.0\r\nHost: 192.168.0.9\r\n\r\n")
+                statuses.append(int(asking.makefile("rb").read().split()[1]))  # to the end: then the server has closed
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def create_pressed(app: Any, **options: Any) -> Any:
+        server = create_server(app, **options)
+        (listener,) = options["sockets"]
+        thread = threading.Thread(target=ask_and_press_ctrl_c, args=(listener.getsockname()[1],))
+        run = server.run
+        server.run = lambda: (thread.start(), run(), thread.join())
+        return server
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(waitress, "create_server", create_pressed)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        serve.serve(network, host=host, port=0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert statuses == [200 if everyone else 403, 0]
+    assert len(network.seen) == 1  # compiled before it was ready
+    said = capfd.readouterr()
+    assert f"Ready: http://{host}:" in said.out
+    assert said.err.count("\n") == said.err.count("not encrypted") == everyone
+
+
+def test_what_waits_is_bounded(config, monkeypatch):
+    """No more connections are answered at a time than may lie in memory."""
+    held: dict[str, Any] = {}
+
+    def create(app: Any, **options: Any) -> Any:
+        held.update(options)
+        raise UserError("seen")
+
+    monkeypatch.setattr(waitress, "create_server", create)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(UserError, match="seen"):
+        serve.serve(Threshold(config), host="127.0.0.1", port=0)
+    assert (held["connection_limit"] - 2 + held["threads"]) * serve.MAX_BYTES < 2**30
+
+
+# ---- the program, in a browser ---------------------------------------------------------------------------------------
+
+# Says what is opened for writing, as an audit hook is told of it, temporary files included.
+WATCHED = """
+import os, runpy, sys
+def watch(event, args):
+    if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        os.write(2, f"WRITES {args[0]}\\n".encode())
+sys.addaudithook(watch)
+sys.argv = ["launch.py", *sys.argv[1:]]
+runpy.run_path("launch.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def server(finished, threshold, tmp_path_factory) -> Iterator[dict[str, Any]]:
+    """The address of a started program; at the end SIGTERM, and what it said since it was ready."""
+    log = tmp_path_factory.mktemp("serve") / "stderr"
+    command = [sys.executable, "-c", WATCHED, "--mode=serve", f"--workdir={finished}", "--port=0"]
+    command += [f"--config.eval.threshold={threshold}"]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as err:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, cwd=ROOT, env=environment)
+    try:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        assert lines[1].startswith("Ready: http://127.0.0.1:"), log.read_text()
+        before = len(log.read_text())
+        yield {"url": lines[1].split()[1], "process": process, "said": lambda: log.read_text()[before:]}
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def browser(server, tmp_path_factory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install '.[test]'")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("the page is not tried in a browser: install chromium and chromedriver (chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
+        options.add_argument(flag)
+    downloads = tmp_path_factory.mktemp("downloads")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    try:
+        chrome.downloads = downloads
+        chrome.get(server["url"])
+        wait_for(lambda: chrome.execute_script("return document.documentElement.dataset.ready"))
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+def wait_for(condition: Any) -> Any:
+    deadline = time.monotonic() + 15
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "the page does not get there"
+        time.sleep(0.02)
+    return found
+
+
+def ask(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    with contextlib.closing(connection):
+        connection.request("POST", "/predict", data, OURS)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def find(browser: Any, selector: str) -> Any:
+    return browser.find_element("css selector", selector)
+
+
+def red_pixels(browser: Any, image: np.ndarray) -> float:
+    """Which share of the picture is red; the rest of it must be the X-ray, four times as large."""
+    script = "return document.getElementById('picture').toDataURL().split(',')[1]"
+    shown = decoded(browser.execute_script(script))[..., :3].astype(int)
+    assert shown.shape == (1024, 1024, 3)
+    red = shown[..., 0] - shown[..., 1] > 15
+    expected = np.kron(image.astype(int), np.ones((4, 4), int))
+    assert np.abs(shown[..., 0] - expected)[~red].mean() < 5
+    return red.mean()
+
+
+def pick(browser: Any, path: pathlib.Path) -> None:
+    find(browser, "#file").send_keys(str(path))
+    wait_for(lambda: browser.execute_script("return running === null"))
+
+
+def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
+    from selenium.webdriver.common.keys import Keys
+
+    hostile = "<img src=x onerror=alert(1)>.png"
+    (tmp_path / hostile).write_bytes(encoded(xray_of(1)))
+    (tmp_path / "notes.txt").write_text("no X-ray")
+    pick(browser, tmp_path / hostile)
+    row = ask(server["url"], encoded(xray_of(1)))[1]["row"]
+    assert find(browser, "#severity").text == f"{row['infected_share_percent']:.1f} %"  # this network has no lung
+    assert find(browser, "#decision").text == "COVID-19 detected"
+    assert f"{row['infected_pixels']:,} pixels" in find(browser, "#numbers").text
+    assert find(browser, "#status").text.startswith(hostile)
+    assert browser.find_elements("css selector", "img") == []
+    text = find(browser, "body").text
+    assert "Research only, not for clinical use." in text
+    assert f"probability above {threshold}" in text
+
+    assert red_pixels(browser, xray_of(1)) > 0.01
+    for toggle in ("#original", "#show-infection"):
+        find(browser, toggle).send_keys(" ")
+        assert red_pixels(browser, xray_of(1)) == 0
+        find(browser, toggle).send_keys(" ")
+    before = red_pixels(browser, xray_of(1))
+    find(browser, "#fill").send_keys(Keys.HOME)
+    assert 0.01 < red_pixels(browser, xray_of(1)) < before - 0.01  # the outline alone
+
+    find(browser, "#save-infection").send_keys(Keys.ENTER)
+    saved = wait_for(lambda: [p for p in browser.downloads.iterdir() if p.suffix == ".png"])
+    mask = np.asarray(Image.open(saved[0]))
+    assert (mask == 255).sum() == row["infected_pixels"]
+
+    pick(browser, tmp_path / "notes.txt")
+    assert find(browser, "#error").text == "notes.txt: this is no PNG, JPEG, TIFF or DICOM file."
+    assert not find(browser, "#result").is_displayed()
+
+    opened = "window.opened = 0; document.getElementById('file').addEventListener('click', (e) => {"
+    browser.execute_script(opened + " window.opened += 1; e.preventDefault(); })")
+    find(browser, "#drop").send_keys(Keys.ENTER)
+    assert browser.execute_script("return window.opened") == 1
+    drop = """
+      const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), transfer = new DataTransfer();
+      transfer.items.add(new File([bytes], 'dropped.png'));
+      document.getElementById('drop').dispatchEvent(
+        new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: transfer }));
+    """
+    browser.execute_script(drop, base64.b64encode(encoded(xray_of(0))).decode())
+    wait_for(lambda: find(browser, "#status").text.startswith("dropped.png: done."))
+    assert not find(browser, "#error").is_displayed()
+
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+    assert browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)") == [
+        server["url"] + path for path in ("/network", "/predict", "/predict", "/predict")
+    ]
+
+
+def test_rule_and_share_are_told_apart_in_the_browser(browser):
+    def shown(rule: float, share: float) -> list[str]:
+        return browser.execute_script("return ruleAndShare(...arguments)", rule, share)
+
+    assert shown(10, 12.5) == ["10.0 %", "12.5 %"]
+    assert shown(2.13, 2.1412) == ["2.13 %", "2.14 %"]
+    assert shown(2.134567, 2.1349) == ["2.1346 %", "2.1349 %"]
+    assert shown(2.134567, 2.1346) == ["2.1346 %", "2.1346 %"]  # the share is rounded so: they are the same
+    assert shown(0.0412, 0) == ["0.0412 %", "0.0000 %"]
+
+
+def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
+    """Also of a file that is larger than what waitress holds in memory by default, and of a header to be warned of."""
+    noise = encoded(np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8))
+    damaged = dicom(picture(), WindowCenter=127.5, WindowWidth=256).replace(b"1.2.3.4", b"Doe.3.4")
+    for data, status in ((noise, 200), (damaged, 200), (b"SECRET42", 400)):
+        assert ask(server["url"], data)[0] == status
+    connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=10)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(serve.MAX_BYTES + 1))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+    server["process"].send_signal(signal.SIGTERM)
+    assert server["process"].wait(20) == 0
+    assert (server["process"].stdout.read(), server["said"]()) == ("", "")

@@ -1,0 +1,242 @@
+"""Ahead-of-time compilation: for the devices present, for slices where the TPU compiler is installed, and its text."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import classify
+from jaxunet.core.errors import UserError
+from jaxunet.devices import peak_rates
+from jaxunet.preflight import hlo, preflight, roofline
+
+ROOT = pathlib.Path(__file__).parents[2]
+V5E = peak_rates.peak("TPU v5 lite")
+
+TEXT = """HloModule jit_run
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main.1 (p0: bf16[32,64,64,32]) -> f32[256] {
+  %p0 = bf16[32,64,64,32]{3,2,1,0:T(8,128)(2,1)} parameter(0)
+  %fusion.1 = bf16[32,64,64,32]{3,2,1,0:T(8,128)(2,1)} fusion(%p0), kind=kLoop, calls=%f
+  %fusion.2 = bf16[8,256]{1,0:T(8,128)(2,1)} fusion(%fusion.1), kind=kLoop, calls=%g
+  %all-reduce.3 = (f32[64]{0:T(128)}, /*index=1*/f32[3,3,64]{2,1,0:T(4,128)}) all-reduce(%a, %b), to_apply=%add
+  %start.4 = f32[256]{0:T(256)S(1)} all-reduce-start(%c), to_apply=%add
+  %done.4 = f32[256]{0:T(256)S(1)} all-reduce-done(%start.4)
+  %start.5 = (f32[16]{0}, f32[64]{0}) all-gather-start(%d), dimensions={0}
+  %done.5 = f32[64]{0} all-gather-done(%start.5)
+  %start.6 = (bf16[4,4]{1,0}, bf16[4,4]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%e)
+  ROOT %done.6 = bf16[4,4]{1,0} collective-permute-done(%start.6)
+}
+"""
+
+
+# As published: bfloat16 TFLOPS (dense), memory in GB, its GB/s, GB/s to other chips, axes of the torus, chips joined.
+PUBLISHED = {
+    "TPU v4": (275, 32, 1200, None, 3, 4096),
+    "TPU v5 lite": (197, 16, 819, 400, 2, 256),  # 1600 Gbps one way
+    "TPU v5": (459, 95, 2765, 1200, 3, 8960),  # 4800 Gbps one way
+    "TPU v6 lite": (918, 32, 1638, 800, 2, 256),
+    "NVIDIA A100-SXM4-80GB": (312, 80, 2039, 600, 1, 8),
+    "NVIDIA H100 80GB HBM3": (989, 80, 3350, 900, 1, 8),
+    "NVIDIA H200": (989, 141, 4800, 900, 1, 8),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_hardware_rates_are_the_published_ones(kind):
+    flops, memory, bandwidth, interconnect, axes, joined = PUBLISHED[kind]
+    chip = peak_rates.peak(kind)
+    assert chip.flops == pytest.approx(flops * 1e12, rel=1e-3)
+    assert chip.memory in (memory * 10**9, memory * 2**30)
+    assert chip.bandwidth == pytest.approx(bandwidth * 1e9, rel=1e-3)
+    if interconnect:
+        assert chip.interconnect == pytest.approx(interconnect * 1e9, rel=1e-3)
+    else:  # all-reduce of a pod is published alone, 1.1 PB/s: one way
+        assert chip.interconnect * chip.joined / 2 == pytest.approx(1.1e15, rel=1e-3)
+    assert (chip.axes, chip.joined) == (axes, joined)
+    assert chip.closed_from == {1: 1, 2: 16, 3: 4}[axes]  # a switch; whole pods of 16 x 16; cubes of 4 x 4 x 4
+    assert chip.source
+
+
+def test_every_chip_of_the_table_is_compared_with_what_is_published():
+    assert set(peak_rates._PEAKS) == set(PUBLISHED)
+    assert peak_rates.peak("cpu") is None
+
+
+def test_collectives_are_counted_once_with_the_bytes_of_their_results():
+    assert hlo.collectives(TEXT) == {
+        "all-reduce": {"count": 2, "bytes": 4 * (64 + 3 * 3 * 64 + 256)},
+        "all-gather": {"count": 1, "bytes": 4 * 64},
+        "collective-permute": {"count": 1, "bytes": 2 * 16},
+    }
+
+
+def test_padding_to_tiles():
+    """32 channels are stored as 128; 256 are not padded."""
+    plain, full = 32 * 64 * 64 * 32 * 2, 8 * 256 * 2
+    padding = hlo.padding(TEXT)
+    reduced, tiled = 4 * 3 * 3 * 64, 4 * 3 * 4 * 128
+    expected = (4 * plain + full + tiled) / (plain + full + reduced)
+    assert padding["factor"] == pytest.approx(expected, rel=1e-6)
+    assert list(padding["worst"]) == ["bf16[32,64,64,32]", "f32[3,3,64]"]
+    assert padding["worst"]["bf16[32,64,64,32]"] == {"factor": 4.0, "lane_axis": 3}
+
+
+def test_traffic_leaves_out_what_is_on_the_chip():
+    """Tiles count, loops count once, an asynchronous slice reads what it writes; S(1) is the chip's fast memory."""
+    text = """HloModule m
+
+%body.1 (arg: (f32[8,128])) -> (f32[8,128]) {
+  %arg = (f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %get.1 = f32[8,128]{1,0:T(8,128)} get-tuple-element(%arg), index=0
+  %double.1 = f32[8,128]{1,0:T(8,128)} add(%get.1, %get.1)
+  ROOT %tuple.1 = (f32[8,128]{1,0:T(8,128)}) tuple(%double.1)
+}
+
+ENTRY %main (p0: bf16[16,64], p1: f32[8,128]) -> (f32[8,128]) {
+  %p0 = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %p1 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %near.1 = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} fusion(%p0), kind=kLoop, calls=%f
+  %near.2 = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} fusion(%near.1), kind=kLoop, calls=%f
+  %start.1 = ((f32[8,128]{1,0:T(8,128)}), f32[4,128]{1,0:T(4,128)S(1)}, s32[]{:S(2)}) slice-start(%p1), slice={[0:4]}
+  %done.1 = f32[4,128]{1,0:T(4,128)S(1)} slice-done(%start.1)
+  %tuple.2 = (f32[8,128]{1,0:T(8,128)}) tuple(%p1)
+  ROOT %loop.1 = (f32[8,128]{1,0:T(8,128)}) while(%tuple.2), condition=%c, body=%body.1
+}
+"""
+    p0_padded, slice_read, body = 16 * 128 * 2, 4 * 128 * 4, 3 * 8 * 128 * 4
+    assert hlo.traffic(text) == p0_padded + slice_read + body
+
+
+def test_devices_present(config, tmp_path: pathlib.Path, capsys):
+    """Two simulated devices: figures, a gradient exchange of about the parameters' size, and no verdict."""
+    config.model.dtype = "auto"
+    result = preflight.preflight(config, ["cpu"], tmp_path, batch_per_chip=0)
+    assert json.loads((tmp_path / "preflight.json").read_text()) == result
+    entry = result["cpu"]
+    assert (entry["chips"], entry["batch_per_chip"]) == (jax.device_count(), 2)
+    for kind in ("train", "eval"):
+        assert entry[kind]["flops_per_image"] > 1e6
+        assert entry[kind]["hbm_bytes_per_image"] > 0
+        assert entry[kind]["bytes_per_image"] > entry[kind]["temp_bytes_per_image"] > 0
+        assert entry[kind]["peak_bytes"] > entry[kind]["temp_bytes"]
+        assert "fits" not in entry[kind]
+    assert entry["train"]["flops_per_image"] > 2 * entry["eval"]["flops_per_image"]
+    assert entry["train"]["collectives"]["all-reduce"]["bytes"] > 4 * 1000
+    assert entry["eval"]["collectives"] == {}
+    printed = capsys.readouterr().out
+    assert "compiled in" in printed
+    assert "no times, no verdict" in printed
+    assert config.model.dtype == "auto"
+
+
+def test_streamed_data_is_not_an_argument(config, monkeypatch: pytest.MonkeyPatch):
+    """Resident training images are memory of the chip, streamed ones are not."""
+    config.dataset.synthetic.train = 1000
+    sizes = {}
+    for mode in ("resident", "stream"):
+        config.input.mode = mode
+        lowered = preflight._lower_train(config, jax.devices(), 2)
+        sizes[mode] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(lowered.in_avals))
+    assert sizes["resident"] - sizes["stream"] == pytest.approx(996 * 256 * (256 + 32), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("topologies", "change", "batch_per_chip", "sentence"),
+    [
+        ([], {}, 0, "--topology is missing: name slices"),
+        (["cpu"], {"train.batch_size": 3}, 0, "3 images per step cannot be divided over the 2 chips of cpu"),
+        (["cpu"], {"train.accumulate_steps": 2}, 3, "6 images .* in config.train.accumulate_steps=2 parts"),
+        (["cpu"], {"dataset.image_size": 100}, 0, "dataset.image_size=100 is not one of"),
+    ],
+)
+def test_bad_requests_get_one_sentence(config, topologies, change, batch_per_chip, sentence):
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=sentence) as raised:
+        preflight.preflight(config, topologies, None, batch_per_chip=batch_per_chip)
+    assert "\n" not in str(raised.value)
+
+
+def test_classification_is_refused():
+    with pytest.raises(UserError, match="is for segmentation"):
+        preflight.preflight(classify.get_config(), ["cpu"], None, batch_per_chip=0)
+
+
+def test_without_the_tpu_compiler(config, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--topology=v5e:2x2 needs the TPU compiler: pip install 'jaxunet\[tpu\]'"):
+        preflight.preflight(config, ["v5e:2x2"], None, batch_per_chip=8)
+
+
+def test_unknown_topology(config, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the compiler raises is one line; nothing is compiled before every name is known."""
+    from jax.experimental import topologies
+
+    def refuse(**_):
+        raise RuntimeError("INVALID_ARGUMENT: no such\ntopology")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    monkeypatch.setattr(preflight, "_lower_train", None)
+    with pytest.raises(UserError, match="--topology=v9z:1x1 is not known .*no such topology") as raised:
+        preflight.preflight(config, ["cpu", "v9z:1x1"], None, batch_per_chip=8)
+    assert "\n" not in str(raised.value)
+
+
+def test_roofline_by_hand():
+    """One v5e chip: 197 TFLOP/s, 819 GB/s, 16 GB."""
+    result = {
+        "flops_per_image": 197e9,
+        "hbm_bytes_per_image": 1638e6,
+        "temp_bytes": 10 * 150e6,
+        "temp_bytes_per_image": 150e6,
+        "peak_bytes": 10 * 150e6 + 1e9,
+        "collectives": {"all-reduce": {"count": 3, "bytes": 200_000_000}},
+    }
+    one = roofline.project(result, V5E, chips=1, per_chip=10)
+    assert one["fits"]
+    assert one["largest_batch_that_fits"] == 100
+    assert one["roofline_compute_seconds"] == pytest.approx(0.010)
+    assert one["roofline_memory_seconds"] == pytest.approx(0.020)
+    assert one["roofline_images_per_second_per_chip"] == pytest.approx(500)
+    assert one["scaling_efficiency"]["1"] == 1.0
+    # 256 chips: rings of 16, all 200 GB/s of each direction, 32 hops; 4 chips: open lines, half of it, 4 hops.
+    assert roofline.exchange_seconds(result["collectives"], V5E, 256) == pytest.approx(2 * 255 / 256 * 1e-3 + 96e-6)
+    assert roofline.exchange_seconds(result["collectives"], V5E, 4) == pytest.approx(2 * 3 / 4 * 2e-3 + 12e-6)
+
+
+def test_a_program_that_is_too_large():
+    """The compiler refuses it; its words are reported, and a batch that may fit."""
+    words = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (63.00G) exceeds available HBM (15.75G)."
+    result = roofline.too_large(words, 32)
+    assert not result["fits"]
+    assert result["largest_batch_that_fits"] == 8
+    entry = {"batch_per_chip": 32, "peak_rates": None, "device_kind": "x", "train": result, "eval": result}
+    assert "train: DOES NOT FIT; about 8 images per chip may fit" in roofline.table(entry)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler, the extra [tpu]")
+def test_slices(tmp_path: pathlib.Path):
+    """The whole command, for one chip and four, in its own process: libtpu may be loaded only without a TPU in use."""
+    small = ["--config.model.channels=(8,16)", "--config.model.patch=4", "--config.dataset.image_size=32"]
+    command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *small]
+    slices = ["--topology=v5e:1x1,v5e:2x2", "--batch_per_chip=2", f"--workdir={tmp_path}"]
+    subprocess.run([*command, *slices], cwd=ROOT, check=True, timeout=600)
+    result = json.loads((tmp_path / "preflight.json").read_text())
+    assert [result[name]["chips"] for name in ("v5e:1x1", "v5e:2x2")] == [1, 4]
+    train = result["v5e:2x2"]["train"]
+    assert train["fits"]
+    assert train["collectives"]["all-reduce"]["bytes"] > 4 * 5000
+    assert 0 < train["scaling_efficiency"]["256"] < train["scaling_efficiency"]["1"] == 1
+    assert result["v5e:1x1"]["train"]["collectives"] == {}
+    unknown = subprocess.run([*command, "--topology=v5e:3x3"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert unknown.returncode == 1
+    assert "error: --topology=v5e:3x3 is not known to the TPU compiler" in unknown.stderr

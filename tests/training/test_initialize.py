@@ -1,0 +1,174 @@
+"""Weights from another run, from files, and whole networks from PyTorch."""
+
+import hashlib
+import pathlib
+import sys
+import types
+
+import flax
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxunet.core.errors import UserError, WeightsUnavailable
+from jaxunet.evaluation.evaluate import evaluate
+from jaxunet.models import torch_weights
+from jaxunet.models.build import build_model
+from jaxunet.runs import config_file
+from jaxunet.training import initialize, loop
+from jaxunet.training.import_torch import detect_network, import_torch
+from jaxunet.training.optimizer import build_optimizer
+from jaxunet.training.state import create_train_state
+
+SHAPE = (64, 64, 1)
+
+
+_cache = {}
+
+
+def fresh(config, shift=0.0):
+    """A new state, compiled once for each network, with `shift` added to all of its weights."""
+    key = (config.model.to_json(), tuple(config.dataset.targets))
+    if key not in _cache:
+        _cache[key] = jax.device_get(_make(config))
+    return jax.tree.map(lambda x: x + np.asarray(shift, x.dtype), _cache[key])
+
+
+def _make(config):
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
+    tx = build_optimizer(config.optimizer, lambda _: 0.0)
+    return create_train_state(model, tx, seed=0, image_shape=SHAPE, ema=config.train.ema_decay > 0)
+
+
+def save_torch_names(path: pathlib.Path, state, model_name: str, keep=lambda name: True) -> pathlib.Path:
+    tensors = torch_weights.to_torch({"params": state.params, "batch_stats": state.batch_stats}, model_name)
+    save_file({n: np.ascontiguousarray(v) for n, v in tensors.items() if keep(n)}, path)
+    return path
+
+
+@pytest.fixture
+def resnet(config):
+    config.model.name, config.model.depth = "resnet_unet", 18
+    return config
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_encoder_weights_fill_the_encoder_alone(resnet, tmp_path):
+    theirs, ours = fresh(resnet, shift=0.5), fresh(resnet)
+    path = save_torch_names(tmp_path / "e.safetensors", theirs, "resnet_unet", lambda n: n.startswith("encoder."))
+    resnet.init.weights = str(path)
+    state, words = initialize.initial_state(resnet, ours)
+    assert words == f"encoder from {path}"
+    assert_equal(state.params["encoder"], theirs.params["encoder"])
+    assert_equal(state.params["decoder"], ours.params["decoder"])
+    assert_equal(state.ema_params, state.params)
+    assert state.ema_params["encoder"]["conv1"]["kernel"] is not state.params["encoder"]["conv1"]["kernel"]
+
+
+def test_whole_network_weights_fill_everything(resnet, tmp_path):
+    theirs = fresh(resnet, shift=0.5)
+    resnet.init.weights = str(save_torch_names(tmp_path / "w.safetensors", theirs, "resnet_unet"))
+    state, _ = initialize.initial_state(resnet, fresh(resnet))
+    assert_equal(state.params, theirs.params)
+    assert_equal(state.batch_stats, theirs.batch_stats)
+
+
+def fake_hub(monkeypatch, download):
+    """Stands for the Hugging Face client, which is an optional extra."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+
+
+def test_imagenet_offline_says_which_file_to_fetch(monkeypatch):
+    def offline(*_):
+        raise OSError("no route")
+
+    fake_hub(monkeypatch, offline)
+    with pytest.raises(WeightsUnavailable, match=r"model.safetensors of huggingface.co/timm/resnet101.tv_in1k .*init"):
+        initialize._download_imagenet()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(WeightsUnavailable, match=r"needs the Hugging Face client: pip install 'jaxunet\[weights\]'"):
+        initialize._download_imagenet()
+
+
+def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
+    """As the hub's cache lies on disk: the name links to a file that is named after its content's SHA-256."""
+    blob = tmp_path / "blobs" / hashlib.sha256(b"weights").hexdigest()
+    link = tmp_path / "snapshots" / "model.safetensors"
+    for path in (blob, link):
+        path.parent.mkdir()
+    blob.write_bytes(b"weights")
+    link.symlink_to(blob)
+    fake_hub(monkeypatch, lambda *_: str(link))
+    assert initialize._download_imagenet() == link
+    blob.write_bytes(b"weighty")
+    with pytest.raises(UserError, match="is damaged: its SHA-256 is"):
+        initialize._download_imagenet()
+
+
+def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
+    """Lung first, then infection and lung: all but the head fits."""
+    first = make_config()
+    first.dataset.targets = ("lung",)
+    first.train.total_steps = 2
+    loop.train(first, tmp_path / "lung")
+    config = make_config()
+    config.dataset.targets = ("infection", "lung")
+    config.init.checkpoint = str(tmp_path / "lung")
+    ours = fresh(config)
+    state, words = initialize.initial_state(config, ours)
+    theirs, _ = initialize.initial_state(config, fresh(config, shift=0.5))
+    assert "from step 2 of" in words
+    assert_equal(state.params["encoder"], theirs.params["encoder"])
+    assert_equal(state.params["decoder"], theirs.params["decoder"])
+    assert_equal(state.params["head"], ours.params["head"])
+    config.model.channels = (6, 12)
+    with pytest.raises(UserError, match="is a run of another network: nothing of its encoder fits"):
+        initialize.initial_state(config, fresh(config))
+
+
+def test_imported_network_is_evaluated_and_trained_on(resnet, tmp_path, capsys):
+    theirs = fresh(resnet, shift=0.5)
+    source = save_torch_names(tmp_path / "smp.safetensors", theirs, "resnet_unet")
+    resnet.train.total_steps = 1
+    import_torch(source, resnet, tmp_path / "run")
+    assert "resnet_unet of depth 18, 1 mask(s): all tensors of" in capsys.readouterr().out
+    saved = config_file.load(tmp_path / "run")
+    assert evaluate(saved, tmp_path / "run", split="val", checkpoint="latest")["checkpoint_step"] == 0
+    with pytest.raises(UserError, match="holds a run already"):
+        import_torch(source, resnet, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({"fc.weight": np.zeros((2, 2))}, "holds neither a segmentation_models_pytorch U-Net .*fc.weight"),
+        (
+            {"encoder.conv1.weight": np.zeros((64, 1, 7, 7)), "segmentation_head.0.weight": np.zeros((1, 16, 3, 3))},
+            r"has a ResNet of \[0, 0, 0, 0\] blocks",
+        ),
+        (
+            {"up1.weight": 0, "layer1.0.weight": np.zeros((64, 3, 3, 3)), "final.4.weight": np.zeros((1, 32, 3, 3))},
+            "does not take one-channel images",
+        ),
+        (
+            {"up1.weight": 0, "layer1.0.weight": np.zeros((64, 1, 3, 3)), "final.4.weight": np.zeros((5, 32, 3, 3))},
+            "predicts 5 masks",
+        ),
+    ],
+)
+def test_other_networks_are_refused(tensors, sentence):
+    with pytest.raises(UserError, match=sentence):
+        detect_network(tensors, pathlib.Path("x.pth"))
+
+
+def test_every_network_has_a_module_called_encoder(config):
+    """`optimizer.encoder_rate` and `init.checkpoint` find it by name."""
+    for name in ("unet", "resnet_unet", "separable_unet"):
+        config.model.name, config.model.depth = name, 18
+        shapes = jax.eval_shape(lambda: _make(config).params)
+        assert "encoder" in shapes
+        assert len(flax.traverse_util.flatten_dict(shapes["encoder"])) > 5
