@@ -51,7 +51,7 @@ class Predictor:
     model: Network
     variables: Any
     origin: str
-    rule: Rule
+    rule: Rule = Rule.not_chosen(answers=False)
 
     @property
     def targets(self) -> tuple[str, ...]:
