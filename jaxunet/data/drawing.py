@@ -13,10 +13,9 @@ import functools
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.data.archive import CLASSES as LABELS
+from jaxunet.data.specs import SYNTHETIC_CXR
 
-SIZE = 256
-SPLITS = ("train", "val", "test")
+SIZE, SPLITS, LABELS = SYNTHETIC_CXR.size, SYNTHETIC_CXR.splits, SYNTHETIC_CXR.classes
 # Rows of 5 bits: a font file would tie the pixels to a Pillow release.
 _GLYPHS = {"L": (16, 16, 16, 16, 16, 16, 31), "R": (30, 17, 17, 30, 20, 18, 17)}
 

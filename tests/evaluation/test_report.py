@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
-from jaxunet.data.archive import COVID
 from jaxunet.evaluation import analysis, evaluate, report
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
@@ -93,7 +92,7 @@ def result(scored) -> dict:
     columns = dict(zip(("tp", "fp", "fn", "tn"), scored.counts[:, 0].T, strict=True))
     columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
     found = {"score_is": "predicted infected share of the lung", "threshold": 0.55, "threshold_from": "a test"}
-    extra["gated"] = analysis.gated(columns, columns["predicted_share"], scored.data.labels, found, chosen_here=True)
+    extra["gated"] = analysis.gated(columns, columns["predicted_share"], scored.data.positive, found, chosen_here=True)
     return head | summary | extra
 
 
@@ -379,7 +378,7 @@ def test_sorting_and_filtering(browser, scored):
         script += "e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
         browser.execute_script(script, select, value)
     groups, _ = report.size_groups(scored.counts[:, 0, [0, 2]].sum(axis=1))
-    chosen = np.flatnonzero((groups == 1) & (scored.data.labels == COVID))
+    chosen = np.flatnonzero((groups == 1) & scored.data.positive)
     assert len(chosen)
     assert sorted(browser.execute_script("return state.order")) == chosen.tolist()
     assert (
