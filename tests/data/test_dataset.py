@@ -326,11 +326,7 @@ def test_pictures_of_what_is_in_two_splits(leaking, tmp_path, capsys, monkeypatc
     report, _ = verify.verify(leaking, COVID_QU_EX, "infection")
     with Image.open(io.BytesIO(verify.draw_duplicates(Archive(leaking, COVID_QU_EX), report))) as one:
         assert one.size == (2 * 524, 311)
-    assert (
-        write_findings(write_zip(tmp_path / "sound.zip", fake_files()), tmp_path)), out
-        )
-        == 0
-    )
+    assert write_findings(write_zip(tmp_path / "sound.zip", fake_files()), tmp_path, out) == 0
     assert [p.name for p in out.iterdir()] == ["verify.json"]
 
 
@@ -359,7 +355,7 @@ def test_duplicates_are_left_out_of_training_as_the_config_says(
 
 def test_verify_command_writes_all_of_it(leaking, tmp_path, capsys):
     out = tmp_path / "out"
-    assert verify.write_findings(prepared.archive_of(settings(leaking, tmp_path, out) == 0
+    assert write_findings(leaking, tmp_path, out) == 0
     (written,) = json.loads((out / "verify.json").read_text())
     assert written["counts"]["Train"] == {"COVID-19": 2, "Non-COVID": 2, "Normal": 2}
     assert written["dropped_from_train"] == ["Train/COVID-19/covid_1.png"]
