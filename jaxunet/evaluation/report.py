@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxunet.data.examples import Split
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.runs import checks
+from jaxunet.runs.settings import flatten
 from jaxunet.scoring import counts, protocols
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -68,7 +68,7 @@ def render(
         "best_step": predictor.best_step,
         "result": result,
         "protocols": protocols.PROTOCOLS,
-        "config": checks.flatten(predictor.config),
+        "config": flatten(predictor.config),
         "curves": _curves(rows),
         "evaluated_epoch": _epoch(rows, predictor.step),
         "threshold_code": threshold_code(predictor.threshold),
