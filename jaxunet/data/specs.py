@@ -8,6 +8,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
+from jaxunet.data import drawing
 
 LABELLED_IMAGES = "labelled_images"  # the `config.dataset.name` without a row: classes are learnt, not masks
 
@@ -71,8 +72,6 @@ class DatasetSpec:
       size: pixels per side of the stored images.
       channels: of the stored images.
       splits: of the prepared dataset.
-      finding: a mask that is blank in all but the positive images, and `within`, a mask that holds it; verification
-        reports exceptions.
       archive: the layout of the download; None if there is none.
     """
 
@@ -84,11 +83,9 @@ class DatasetSpec:
     positive: str | None
     subsets: dict[str, Subset]
     builder: str
-    size: int = 256
+    size: int
     channels: int = 1
     splits: tuple[str, ...] = ("train", "val", "test")
-    finding: str | None = None
-    within: str | None = None
     archive: ArchiveLayout | None = None
 
     @property
@@ -126,7 +123,7 @@ class DatasetSpec:
         return self.positive is not None and set(self.subsets[builder_config].classes) != {self.positive}
 
 
-_CLASSES = ("COVID-19", "Non-COVID", "Normal")
+_CLASSES, _MASKS = ("COVID-19", "Non-COVID", "Normal"), ("lung", "infection")
 
 COVID_QU_EX = DatasetSpec(
     name="covid_qu_ex",
@@ -141,16 +138,15 @@ COVID_QU_EX = DatasetSpec(
     positive="COVID-19",
     subsets={
         "infection": Subset(
-            "Infection part, COVID-19 images only.", ("lung", "infection"), _CLASSES[:1], "infection", 1864
+            "Infection part, COVID-19 images only.", _MASKS, _CLASSES[:1], "infection", 1864
         ),
         "infection_all": Subset(
-            "Infection part, with Non-COVID and Normal controls.", ("lung", "infection"), _CLASSES, "infection", 3728
+            "Infection part, with Non-COVID and Normal controls.", _MASKS, _CLASSES, "infection", 3728
         ),
         "lung": Subset("Lung part: 33,920 images, lung masks only.", ("lung",), _CLASSES, "lung", 21715),
     },
     builder="jaxunet.data.covid_qu_ex",
-    finding="infection",
-    within="lung",
+    size=256,
     archive=ArchiveLayout(
         parts={"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"},
         kinds={"image": "images", "lung": "lung masks", "infection": "infection masks"},
@@ -173,13 +169,15 @@ SYNTHETIC_CXR = DatasetSpec(
     title="synthetic chest X-rays",
     citation="drawn by jaxunet",
     terms="drawn by a program; no patient is shown, and nothing about real X-rays can be concluded.",
-    classes=_CLASSES,
+    classes=drawing.CLASSES,
     positive="COVID-19",
     subsets={
-        "infection": Subset("COVID-19 images only.", ("lung", "infection"), _CLASSES[:1]),
-        "infection_all": Subset("COVID-19 and control images.", ("lung", "infection"), _CLASSES),
+        "infection": Subset("COVID-19 images only.", drawing.MASKS, ("COVID-19",)),
+        "infection_all": Subset("COVID-19 and control images.", drawing.MASKS, drawing.CLASSES),
     },
     builder="jaxunet.data.synthetic",
+    size=drawing.SIZE,
+    splits=drawing.SPLITS,
 )
 
 SPECS = {spec.name: spec for spec in (COVID_QU_EX, SYNTHETIC_CXR)}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
 from jaxunet.data.builders import features
-from jaxunet.data.drawing import check_seed, draw_chest_xray
+from jaxunet.data.drawing import MASKS, VERSION, check_seed, draw_chest_xray
 from jaxunet.data.specs import SYNTHETIC_CXR
 
 _FILE_PREFIX = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
@@ -59,8 +59,7 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
     """Synthetic chest X-rays with the features of the real dataset; needs `file_format="array_record"`."""
 
     spec = SYNTHETIC_CXR
-    # The folder's name: to be raised whenever the drawing changes, so that no stale files are read.
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES = {"1.0.0": "First drawing."}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -81,10 +80,9 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
         wanted = [(label, index) for label in labels for index in range(counts[label])]
         for label, index in tqdm(wanted, desc=f"Drawing {split}", unit="X-ray", dynamic_ncols=True):
             name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
-            image, lung_mask, infection_mask = draw_chest_xray(config.seed, index, split, label)
+            pictures = zip(("image", *(f"{m}_mask" for m in MASKS)), draw_chest_xray(config.seed, index, split, label))
             # PNG bytes, as TFDS encodes arrays with TensorFlow only.
-            pictures = {"image": image, "lung_mask": lung_mask, "infection_mask": infection_mask}
-            yield name, {**{k: png(v) for k, v in pictures.items()}, "label": label, "id": name}
+            yield name, {**{k: png(v) for k, v in pictures}, "label": label, "id": name}
 
 
 def make_builder(dataset: ConfigDict, builder_config: str, data_dir: pathlib.Path) -> SyntheticCxr:

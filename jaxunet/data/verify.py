@@ -21,6 +21,7 @@ from jaxunet.data import duplicates
 from jaxunet.data.archive import Archive, Record
 from jaxunet.data.png import decode_gray_png
 from jaxunet.data.specs import DatasetSpec
+from jaxunet.data.targets import TARGETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +117,13 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
 
 
 def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray]) -> Iterator[str]:
-    """What the spec's `finding` and `within` do not expect of these masks."""
-    if spec.finding not in pixels:
-        return
-    found = pixels[spec.finding] > 0
-    if found.any() != (record.label == spec.positive):
-        yield f"the {spec.finding} mask of {record.id} is {'not ' if found.any() else ''}blank"
-    if spec.within in pixels and (outside := int((found & (pixels[spec.within] == 0)).sum())):
-        yield f"{outside} pixels of the {spec.finding} mask of {record.id} lie outside its {spec.within} mask"
+    """Masks that are not what their `Target` says: marked in a control, blank in a positive image, beside the organ."""
+    for name in (name for name in pixels if name in TARGETS):
+        target, marked = TARGETS[name], pixels[name] > 0
+        if target.learnt_from and marked.any() != (record.label == spec.positive):
+            yield f"the {name} mask of {record.id} is {'not ' if marked.any() else ''}blank"
+        if target.within in pixels and (outside := int((marked & (pixels[target.within] == 0)).sum())):
+            yield f"{outside} pixels of the {name} mask of {record.id} lie outside its {target.within} mask"
 
 
 @functools.lru_cache(maxsize=2)

@@ -11,6 +11,7 @@ from configs import default
 from jaxunet.core.errors import UserError
 from jaxunet.data import prepared, specs, verify
 from jaxunet.data.examples import ExampleSource, Split, load_split
+from jaxunet.data.targets import COVID19, TARGETS, Target
 from jaxunet.runs import checks
 from jaxunet.scoring import protocols
 from tests.support.fake_archive import png, write_zip
@@ -86,6 +87,7 @@ def wrists(tmp_path, monkeypatch) -> ConfigDict:
     twice = f"{base}/training/broken/x-rays/broken_0.png"
     files[f"{base}/testing/broken/x-rays/broken_1.png"] = files[twice]
     monkeypatch.setitem(specs.SPECS, "wrists", WRISTS)
+    monkeypatch.setitem(TARGETS, "fracture", Target("fracture", learnt_from=COVID19))
     path = write_zip(tmp_path / "wrists.zip", files)
     return ConfigDict({"name": "wrists", "source": str(path), "data_dir": str(tmp_path / "data"), "image_size": 0})
 

@@ -55,8 +55,8 @@ def test_shipped_config_builds(name):
     state = jax.eval_shape(make)
     assert sum(x.size for x in jax.tree.leaves(state.params)) > 300_000
     assert float(schedule(0)) > 0
-    logits = jnp.zeros((1, 10) if name == "classify" else (1, 8, 8, len(targets)))
-    target = jnp.zeros(1, jnp.int32) if name == "classify" else logits
+    masks = {"masks": jnp.zeros((1, 8, 8, len(targets)))}
+    logits, target = (jnp.zeros((1, 10)), jnp.zeros(1, jnp.int32)) if name == "classify" else (masks, masks)
     assert build_loss(config.loss, targets)(logits, target).shape == (1,)
 
 
@@ -87,7 +87,7 @@ def test_every_key_is_read():
         ("train.ema_decay", 1.0, "train.ema_decay=1.0 must be less than 1"),
         ("seed", -1, "seed=-1 must be at least 0"),
         ("eval.threshold", 1.5, "eval.threshold=1.5 must be less than 1"),
-        ("dataset.targets", ("tumour",), r"must name masks that covid_qu_ex has \('lung', 'infection'\)"),
+        ("dataset.targets", ("tumour",), "must name one or more of 'infection', 'lung', each once"),
         ("dataset.train_config", "lung", r"has no infection masks: set config.dataset.targets to \('lung',\)"),
         ("model.channels", (16, 0), "must be a tuple of 1 to 8 whole numbers from 1 to 4096"),
         ("train.total_steps", 10, "Exactly one of config.train.total_epochs=32 and config.train.total_steps=10"),

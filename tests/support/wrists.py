@@ -21,7 +21,6 @@ WRISTS = DatasetSpec(
     },
     builder="tests.support.wrists",
     size=64,
-    finding="fracture",
     archive=ArchiveLayout(
         parts={"hand": "Hands (left)"},
         kinds={"image": "x-rays", "fracture": "fractures"},
