@@ -87,5 +87,5 @@ def map_split(
 def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
     """Protocols of the first mask at top level, those of any other under `targets`; see `metrics.summarize`."""
     masks = mask_targets(targets)
-    first, *others = (protocols.summarize(counts[:, i], split.labels, resamples=resamples) for i in range(len(masks)))
+    first, *others = (protocols.summarize(counts[:, i], split.positive, resamples=resamples) for i in range(len(masks)))
     return first | ({"targets": dict(zip(masks[1:], others, strict=True))} if others else {})
