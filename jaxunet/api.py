@@ -4,7 +4,6 @@ A mistake in what is given is raised as `UserError`, with one sentence that says
 """
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +43,7 @@ def load(
       UserError: if a network or a setting does not exist, cannot be used, or networks do not fit together.
     """
     members = load_members(source, checkpoint=checkpoint, overrides=overrides, **settings)
-    return predictor.ensemble(members, [pathlib.Path(p.origin) for p in members]) if len(members) > 1 else members[0]
+    return predictor.ensemble(members, [locate(p.origin) for p in members]) if len(members) > 1 else members[0]
 
 
 def load_members(
@@ -103,7 +102,7 @@ def evaluate(
     from jaxunet.evaluation.evaluate import evaluate_predictor  # late: it draws figures
 
     members = load_members(source, checkpoint=checkpoint, overrides=overrides, **settings)
-    places = [pathlib.Path(p.origin) for p in members]
+    places = [locate(p.origin) for p in members]
     if output is not None:
         out = locate(str(output))
         if (out / "config.json").exists():
@@ -120,16 +119,11 @@ def evaluate(
 
 def _load_one(place: Place | None, checkpoint: str, changes: dict[str, Any]) -> Predictor:
     path = None if place is None else locate(str(place))
-    try:
-        if path is None or path.is_file() or path.suffix == ".safetensors":
-            if checkpoint != "latest":
-                raise UserError(f"checkpoint={checkpoint} is of a run, and this network has one only: leave it out.")
-            return predictor.load_shipped(changes) if path is None else predictor.load_safetensors(path, changes)
-        config = config_file.load(path)
-        config.update_from_flattened_dict(changes)
-        predictor.fit_batch_size(config)
-        return predictor.load(config, path, checkpoint=checkpoint)
-    except KeyError as error:
-        raise UserError(f"There is no setting {' '.join(str(error.args[0]).split())}") from error
-    except TypeError as error:
-        raise UserError(" ".join(str(error).split())) from error
+    if path is None or path.is_file() or path.suffix == ".safetensors":
+        if checkpoint != "latest":
+            raise UserError(f"checkpoint={checkpoint} is of a run, and this network has one only: leave it out.")
+        return predictor.load_shipped(changes) if path is None else predictor.load_safetensors(path, changes)
+    config = config_file.load(path)
+    config_file.override(config, changes)
+    predictor.fit_batch_size(config)
+    return predictor.load(config, path, checkpoint=checkpoint)

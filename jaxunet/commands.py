@@ -132,7 +132,9 @@ def _export(flags: Flags) -> None:
 
     folder = _workdir(flags)
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
-    export(_run_config(folder, flags), folder, checkpoint=flags.checkpoint, format=flags.format, output=out)
+    members = [(_run_config(run, flags), run) for run in map(locate, flags.runs)]
+    config = members[0][0] if members else _run_config(folder, flags)
+    export(config, folder, checkpoint=flags.checkpoint, format=flags.format, output=out, members=members)
 
 
 def _preflight(flags: Flags) -> None:
@@ -213,7 +215,7 @@ def _run_config(folder: pathlib.Path, flags: Flags) -> ConfigDict:
     from jaxunet.runs import config_file
 
     config = config_file.load(folder)
-    config.update_from_flattened_dict(flags.overrides)
+    config_file.override(config, flags.overrides)
     return config
 
 

@@ -25,7 +25,7 @@ from jaxunet.models.build import Network, build_model, predict_step
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json
+from jaxunet.runs.config_file import from_json, override
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import names_of
 from jaxunet.xrays.pixels import Xray
@@ -318,7 +318,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
         raise UserError(
             f"{path} was not written by --mode=export --format=safetensors, or by an older jaxunet ({error!r} in it)."
         ) from error
-    config.update_from_flattened_dict(overrides or {})
+    override(config, overrides or {})
     fit_batch_size(config)
     checks.check(config, training=False)
     if _chosen_for(config) != chosen_for:
