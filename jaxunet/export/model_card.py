@@ -66,17 +66,12 @@ size = about["image_size"]
 {_OPEN_IMAGE}probability, mask = model.run(["probability", "mask"], {{"image": image}})  # [batch, size, size, targets]
 print(about["targets"], np.mean(mask, axis=(0, 1, 2)))  # share of the pixels
 """,
-    "safetensors": f"""\
-import numpy as np
-from PIL import Image
+    "safetensors": """\
+import jaxunet
 
-from jaxunet.prediction import predictor
-
-model = predictor.load_safetensors("FILE")
-size = model.image_size
-{_OPEN_IMAGE}logits = model.logits(image)[..., : len(model.targets)]
-probability = 1 / (1 + np.exp(-logits))  # float32 [batch, size, size, targets]
-print(model.targets, np.mean(probability > model.threshold, axis=(0, 1, 2)))  # share of the pixels
+net = jaxunet.load("FILE")
+found = net.predict("xray.png")  # PNG, JPEG, TIFF or DICOM of any size; a list of files gives a list
+print(net.targets, *(float(mask.mean()) for mask in found.masks.values()))  # share of the pixels
 """,
     "torch": """\
 import json

@@ -15,8 +15,9 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.prediction import journal, overlay
-from jaxunet.prediction.measures import detected, doubts, measure
+from jaxunet.prediction.measures import doubts, measure
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import output_name
 from jaxunet.xrays.pixels import Xray
@@ -34,7 +35,7 @@ class Prediction:
       targets: the names of the masks.
       covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not answer that.
       threshold: a pixel is marked where its probability exceeds this.
-      rule: when the X-ray counts as COVID-19, as `measures.detected` takes it.
+      rule: when the X-ray counts as COVID-19, of the network.
       gate: whether the infection mask is blank if `covid19` does not exceed the rule's threshold.
     """
 
@@ -45,14 +46,14 @@ class Prediction:
     targets: tuple[str, ...]
     covid19: float | None
     threshold: float
-    rule: dict[str, Any]
+    rule: Rule
     gate: bool
 
     @functools.cached_property
     def masks(self) -> dict[str, np.ndarray]:
         """By target, bool [H, W]: where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
-        if self.gate and self.covid19 is not None and self.covid19 <= self.rule["threshold"]:
+        if self.gate and self.covid19 is not None and not self.rule.calls(self.covid19):
             masks["infection"] = np.zeros_like(masks["infection"])
         return masks
 
@@ -70,7 +71,7 @@ class Prediction:
     @property
     def detected(self) -> bool | None:
         """Whether the X-ray counts as COVID-19 by `rule`; None if the network does not predict infection."""
-        return detected(self.measures, self.covid19, **self.rule)
+        return self.rule.calls_xray(self.measures, self.covid19)
 
     @functools.cached_property
     def warnings(self) -> list[str]:

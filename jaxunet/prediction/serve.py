@@ -144,7 +144,7 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "image_size": predictor.image_size,
             "threshold": predictor.threshold,
             "flips": predictor.config.eval.flips,
-            "rule": predictor.rule,
+            "rule": predictor.rule.to_dict(),
             "gate": predictor.gate,
             "max_bytes": MAX_BYTES,
             "colours": overlay.COLOURS,
