@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
-from jaxunet.data.examples import RawBatch, Split
+from jaxunet.data.examples import RawBatch
 from jaxunet.data.specs import LABELLED_IMAGES, image_size
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
@@ -170,8 +170,8 @@ class Predictor:
         if not len(images):
             answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}
             return {"masks": np.empty((*images.shape, len(self.targets)), np.float32), **answer}
-        split = Split({"image": images}, np.zeros(len(images), np.int32), [""] * len(images))
-        return split_pass.map_split(self._compiled, self.variables, split, batch_size or self.config.eval.batch_size)
+        batch_size = batch_size or self.config.eval.batch_size
+        return split_pass.map_split(self._compiled, self.variables, {"image": images}, batch_size)
 
     @functools.cached_property
     def _compiled(self) -> Callable[[Any, RawBatch], dict[str, Array]]:
