@@ -198,7 +198,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
-    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
+    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part.arrays, config.eval.batch_size)
     seconds = time.perf_counter() - began
     return System(
         name=name,

@@ -65,7 +65,7 @@ def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: 
     predictor = load_predictor(config, workdir, checkpoint=checkpoint)
     data = load_eval_split(config, split)
     eval_fn = build_eval_fn(predictor.model, config)
-    found = map_split(eval_fn, predictor.variables, data, config.eval.batch_size)
+    found = map_split(eval_fn, predictor.variables, data.arrays, config.eval.batch_size)
     return Scored(predictor, eval_fn, split, data, found["counts"])
 
 
@@ -164,7 +164,7 @@ def measure(predictor: Predictor, data: Split) -> Measured:
     """Everything that evaluation wants to know of every image, in one pass over the device."""
     config = predictor.config
     step = functools.partial(measure_step, model=predictor.model, threshold=config.eval.threshold)
-    return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data, config.eval.batch_size))
+    return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data.arrays, config.eval.batch_size))
 
 
 def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:

@@ -59,7 +59,7 @@ def tabulate(
         names = ("hd95", *map(surface_dice_name, tolerances))
         columns = dict(zip(COUNTS, counts.T, strict=True)) | protocols.ratios(counts)
         result[target] = columns | dict(zip(names, distances.T, strict=True))
-    if (name := finding(targets)) is not None:
+    if name := finding(targets):
         result[name]["true_share"] = infected_shares(truth, targets)
         result[name]["predicted_share"] = infected_shares(measured.mask, targets)
         if measured.covid19 is not None:

@@ -67,14 +67,14 @@ def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
 def map_split(
     fn: Callable[[Any, Any], Any],
     variables: Any,
-    split: Split,
+    arrays: RawBatch,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `split`, in its order, as
+    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `arrays`, in their order, as
     host arrays [N, ...]; None if it was stopped. Padding is computed and thrown away."""
     results: list[tuple[Any, np.ndarray]] = []
-    for raw, valid in batches.eval_batches(split, batch_size):
+    for raw, valid in batches.eval_batches(arrays, batch_size):
         if should_stop():
             return None
         if len(results) > 1:  # not further ahead of the device, so that a stop does not have to wait for it

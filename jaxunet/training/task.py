@@ -63,7 +63,7 @@ def _segmentation(config: ConfigDict) -> Task:
     eval_fn = split_pass.build_eval_fn(model, config)
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        found = split_pass.map_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        found = split_pass.map_split(eval_fn, variables, val.arrays, config.eval.batch_size, should_stop)
         if found is None:
             return None
         counts = found["counts"]
@@ -119,7 +119,7 @@ def _classification(config: ConfigDict) -> Task:
     eval_fn = replicas.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        correct = split_pass.map_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        correct = split_pass.map_split(eval_fn, variables, val.arrays, config.eval.batch_size, should_stop)
         if correct is None:
             return None
         accuracy = float(correct.mean())

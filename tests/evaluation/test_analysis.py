@@ -252,7 +252,8 @@ class Slope:
 
     def apply(self, variables, image, *, train):
         assert not train
-        logits = variables["params"]["w"] * image * jnp.arange(1, 1 + image.shape[2], dtype=jnp.float32)[:, None]
+        slope = jnp.arange(1, 1 + image.shape[2], dtype=jnp.float32)[None, None, :, None]
+        logits = variables["params"]["w"] * image * slope
         return {"masks": logits, "covid19": logits[:, 0, 0, 0]}
 
 
