@@ -17,7 +17,6 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import launch
-from jaxunet import commands
 from jaxunet.core.errors import exit_status
 from jaxunet.runs import checks
 
@@ -46,7 +45,7 @@ def with_checksums(png: bytes) -> bytes:
 
 
 def check_config(_: str, *, config: ConfigDict, **__: object) -> int:
-    """In place of `run.run`: the status of checking the config alone."""
+    """In place of `commands.execute`: the status of checking the config alone."""
     return exit_status(lambda: checks.check(config))
 
 
@@ -57,7 +56,7 @@ def launch_and_check(*arguments: str, check: Callable[..., int] = check_config) 
     argv = ["launch.py", *arguments]
     try:
         with (
-            mock.patch.object(commands, "run", check),
+            mock.patch.object(launch, "execute", lambda mode, given: check(mode, **vars(given))),
             mock.patch.object(sys, "argv", argv),  # ml_collections looks there too
             warnings.catch_warnings(),
         ):
