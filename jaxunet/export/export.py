@@ -113,7 +113,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
     """What every artefact says of itself, as JSON values: `config` is the run's, without paths of this machine."""
     config = from_json(to_json(config))
     config.dataset.source = config.dataset.data_dir = ""
-    for key in ("weights", "checkpoint"):
+    for key in ("weights", "run"):
         config.init[key] = pathlib.PurePath(config.init[key]).name
     size, classes = source.image_size, len(source.targets)
     return {

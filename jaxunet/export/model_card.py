@@ -186,7 +186,7 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             "The run holds no training log: these weights were imported or never trained, and the card cannot tell on "
             "what. The settings name this dataset, which may not be the one:\n\n" + "\n".join(lines)
         )
-    weights = source.config.init.weights or source.config.init.checkpoint
+    weights = source.config.init.weights or source.config.init.run
     if weights:
         words = (
             "ImageNet weights (torchvision, BSD-3)" if weights == "imagenet" else text(pathlib.PurePath(weights).name)

@@ -31,7 +31,7 @@ def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | N
     """
     policy, masks, covid19 = _policy(model, axis_name), len(mask_targets(targets)), COVID19 in targets
     if model.name == "unet":
-        return UNet(masks, tuple(model.channels), model.patch, policy, covid19)
+        return UNet(masks, tuple(model.channels), model.stem, policy, covid19)
     if model.name == "resnet_unet":
         return ResNetUNet(masks, model.depth, policy, covid19)
     if model.name == "separable_unet":
@@ -55,7 +55,7 @@ def build_classifier(model: ConfigDict, *, classes: int, axis_name: str | None) 
     """The encoder of the network that `config.model` describes, with a head for `classes` classes of whole images."""
     policy = _policy(model, axis_name)
     if model.name == "unet":
-        return Classifier(classes, UNetEncoder(tuple(model.channels), model.patch, policy))
+        return Classifier(classes, UNetEncoder(tuple(model.channels), model.stem, policy))
     if model.name == "resnet_unet":
         return Classifier(classes, ResNetEncoder(model.depth, policy))
     if model.name == "separable_unet":

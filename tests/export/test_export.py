@@ -42,7 +42,7 @@ def networks(make_config):
     for name in ("unet", "resnet_unet", "separable_unet"):
         config = make_config()
         config.model.name, config.model.depth, config.model.layout, config.dataset.image_size = name, 18, "plain", 32
-        config.model.patch, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
+        config.model.stem, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
         config.dataset.targets = ("infection", "lung")
         config.eval.threshold = 0.4
         model = build_model(config.model, ("infection", "lung"), axis_name=None)

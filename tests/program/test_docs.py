@@ -167,7 +167,7 @@ LAUNCHES = documented_launches()
 
 
 def check_as_written(mode: str, *, whole: bool, **given: object) -> int:
-    """In place of `commands.execute`: checks the config, or each of a comparison, and, if `whole`, that no flag is missing."""
+    """In place of `commands.execute`: checks the config, or each of a comparison, and, if `whole`, the flags needed."""
 
     def check() -> None:
         config = given["config"]
