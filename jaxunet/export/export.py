@@ -95,18 +95,19 @@ def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
 
     def function(image: Array) -> dict[str, Array]:
         logits = predict_step(variables, batches.decode_image({"image": image}), model=source.model)
-        return _outputs(logits, source)
+        if not source.answers_covid19:
+            return _outputs({"masks": logits}, source)
+        masks, covid19 = split_plane(logits)
+        return _outputs({"masks": masks, "covid19": covid19}, source)
 
     return function
 
 
-def _outputs(logits: Array, source: Predictor) -> dict[str, Array]:
-    answer = {}
-    if source.answers_covid19:
-        logits, covid19 = split_plane(logits)
-        answer = {"covid19": jax.nn.sigmoid(covid19)}
-    mask = positive(logits, source.threshold).astype(jnp.uint8)
-    return {"mask": mask, "probability": jax.nn.sigmoid(logits), **answer}
+def _outputs(logits: Any, source: Predictor) -> dict[str, Array]:
+    """What an exported file computes of the `logits` of a network, see `Predictor.outputs`."""
+    probability = {name: jax.nn.sigmoid(x) for name, x in logits.items()}
+    mask = positive(logits["masks"], source.threshold).astype(jnp.uint8)
+    return {"mask": mask, "probability": probability.pop("masks"), **probability}
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "description": "Segmentation of chest X-rays by jaxunet. Research only, not for clinical use.",
         "targets": list(source.targets),
         "threshold": source.threshold,
-        "detection": source.detection,
+        "detection": source.rule.to_dict() | {"from": source.rule.source},
         "image_size": size,
         "input": {"image": f"uint8 [batch, {size}, {size}]: gray, 0 black to 255 white, whole frontal X-ray"},
         "outputs": {
@@ -145,7 +146,7 @@ def compare(source: Predictor, run: Run, *, tolerance: float) -> str:
     size = source.image_size
     images = np.stack([drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)])
     images = images.reshape(4, size, images.shape[1] // size, size, -1).mean(axis=(2, 4)).astype(np.uint8)
-    expected = {k: np.asarray(v) for k, v in _outputs(source.logits(images), source).items()}
+    expected = {k: np.asarray(v) for k, v in _outputs(source.outputs(images), source).items()}
     parts = [run(images[:1]), run(images[1:])]
     computed = {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in expected}
     difference = np.concatenate(
@@ -243,7 +244,7 @@ def _save_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, Any], 
 
 
 def _run_of(loaded: Predictor) -> Run:
-    return lambda images: _outputs(loaded.logits(images), loaded)
+    return lambda images: _outputs(loaded.outputs(images), loaded)
 
 
 FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Run]]] = {

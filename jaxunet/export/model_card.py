@@ -74,7 +74,7 @@ from jaxunet.prediction import predictor
 
 model = predictor.load_safetensors("FILE")
 size = model.image_size
-{_OPEN_IMAGE}logits = model.logits(image)[..., : len(model.targets)]
+{_OPEN_IMAGE}logits = model.outputs(image)["masks"]
 probability = 1 / (1 + np.exp(-logits))  # float32 [batch, size, size, targets]
 print(model.targets, np.mean(probability > model.threshold, axis=(0, 1, 2)))  # share of the pixels
 """,

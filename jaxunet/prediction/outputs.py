@@ -10,8 +10,9 @@ from PIL import Image
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.prediction.measures import detected, doubts, measure
+from jaxunet.prediction.measures import doubts, measure
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.files import output_name
 from jaxunet.xrays.pixels import Xray
 
@@ -69,7 +70,7 @@ def describe(
       image: the X-ray.
       logits: float32 [H, W, C] of the masks, at its size.
       probability: of COVID-19 for the whole image, if the network answers that.
-      settings: `targets`; `threshold`; `detection`, the rule, as `measures.detected` takes it; `gate`, whether an X-ray
+      settings: `targets`; `threshold`; `detection`, the rule as `Rule.to_dict` gives it; `gate`, whether an X-ray
         that the network does not call COVID-19 has a blank infection mask.
 
     Returns:
@@ -77,7 +78,8 @@ def describe(
       list of sentences.
     """
     masks = masks_of(logits, settings["targets"], settings["threshold"])
-    if settings["gate"] and probability <= settings["detection"]["threshold"]:
+    rule = Rule.from_dict(settings["detection"], answers=probability is not None)
+    if settings["gate"] and not rule.calls(probability):
         masks["infection"] = np.zeros_like(masks["infection"])
     measures = measure(masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored)
     height, width = image.pixels.shape
@@ -89,7 +91,7 @@ def describe(
         "pixel_height_mm": pixel_height,
         "pixel_width_mm": pixel_width,
         "covid19_probability": None if probability is None else round(probability, 6),
-        "covid19_detected": detected(measures, probability, **settings["detection"]),
+        "covid19_detected": rule.calls_xray(measures, probability),
         "warnings": [*image.notes, *doubts(image.pixels, masks.get("lung"))],
     }
     return masks, row

@@ -75,8 +75,9 @@ def _segmentation(config: ConfigDict) -> Task:
         shown = [(p, f"val/{p}") for p in ("P1", "P2", "P3")]
         rates = {}
         if COVID19 in targets:
-            rates = detection.detection_rates(counts[:, -1])
-            gated = protocols.summarize(detection.gate(counts[:, 0], counts[:, -1, :2].any(axis=1)), val.labels)
+            called = counts[:, -1, :2].any(axis=1)
+            rates = detection.detection_rates(called, val.labels == COVID)
+            gated = protocols.summarize(detection.gate(counts[:, 0], called), val.labels)
             values |= {f"val/covid19/{name}": rate for name, rate in rates.items()}
             values |= {f"val/gated/P3/{name}": numbers["mean"] for name, numbers in gated["P3"].items()}
             shown[2] = ("gated P3", "val/gated/P3")
