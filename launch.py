@@ -9,9 +9,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxunet.commands import MODES, Flags, execute
+from jaxunet.export.formats import FORMATS
 from jaxunet.runs.settings import RENAMED, with_new_names
-
-FORMATS = ["stablehlo", "onnx", "safetensors", "safetensors_float16", "torch"]
 
 
 def define_flags(arguments: list[str]) -> None:
@@ -36,7 +35,7 @@ def define_flags(arguments: list[str]) -> None:
     flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as 8-bit pictures.")
     flags.DEFINE_string("host", "127.0.0.1", "serve: name or address to listen at (docs/serve.md).")
     flags.DEFINE_integer("port", 8080, "serve: where to listen; 0 for any that is free.", 0, 65535)
-    flags.DEFINE_enum("format", "stablehlo", FORMATS, "export: what to write (docs/export.md).")
+    flags.DEFINE_enum("format", "stablehlo", list(FORMATS), "export: what to write (docs/export.md).")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
     flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
     flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0 (docs/multihost.md).")
