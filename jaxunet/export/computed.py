@@ -9,7 +9,6 @@ from jax import Array
 
 from jaxunet.data import batches
 from jaxunet.models.build import predict_step
-from jaxunet.models.layers import split_plane
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring.counts import positive
 
@@ -20,11 +19,7 @@ def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
     variables = jax.device_get(source.variables)
 
     def function(image: Array) -> dict[str, Array]:
-        logits = predict_step(variables, batches.decode_image({"image": image}), model=source.model)
-        if not source.answers_covid19:
-            return from_logits({"masks": logits}, source)
-        masks, covid19 = split_plane(logits)
-        return from_logits({"masks": masks, "covid19": covid19}, source)
+        return from_logits(predict_step(variables, batches.decode_image({"image": image}), model=source.model), source)
 
     return function
 

@@ -124,13 +124,13 @@ def _read_safetensors(source: "Predictor", path: pathlib.Path) -> Run:
 
 def _write_torch(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
     from jaxunet.models import torch_weights
+    from jaxunet.models.build import NETWORKS
 
     if source.answers_covid19:
         raise UserError("--format=torch has no place for the target 'covid19': train without, or use another format.")
-    if (name := source.config.model.name) not in torch_weights.NETWORKS:
-        raise UserError(
-            f"--format=torch is for resnet_unet and separable_unet: {name!r} has no counterpart in PyTorch."
-        )
+    name, known = source.config.model.name, [n for n, network in NETWORKS.items() if network.torch_modules]
+    if name not in known:
+        raise UserError(f"--format=torch is for {' and '.join(known)}: {name!r} has no counterpart in PyTorch.")
     save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.data import prepared
+from jaxunet.data.targets import finding
 from jaxunet.export.formats import FORMATS
+from jaxunet.models.build import NETWORKS
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring import protocols
 
@@ -82,12 +84,7 @@ def code(name: str) -> str:
 
 
 def _network(config: ConfigDict) -> str:
-    model = config.model
-    return {
-        "unet": f"U-Net of {len(model.channels)} levels",
-        "resnet_unet": f"U-Net with a ResNet{model.depth} encoder",
-        "separable_unet": "U-Net of depthwise-separable convolutions",
-    }.get(model.name, f"network `{code(model.name)}`")
+    return NETWORKS[config.model.name].words(config.model)
 
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
@@ -224,7 +221,7 @@ UNGATED = (
 
 def _limits(source: Predictor) -> str:
     """What depends on the targets; the limits of every network are in the template."""
-    if "infection" not in source.targets:
+    if not finding(source.targets):
         return ""
     if source.config.dataset.train_config == "infection_all":
         words = "Other pneumonia and normal lungs were among the training images."

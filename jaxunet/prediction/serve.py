@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
+from jaxunet.data.targets import TARGETS
 from jaxunet.prediction import outputs, web_guard
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring.detection import sigmoid
@@ -155,7 +156,7 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "rule": predictor.rule.to_dict(),
             "gate": predictor.gate,
             "max_bytes": MAX_BYTES,
-            "colours": outputs.COLOURS,
+            "colours": {name: TARGETS[name].colour for name in predictor.targets},
         }
 
     @app.post("/predict")

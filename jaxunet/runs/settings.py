@@ -81,11 +81,15 @@ class Setting:
 
 
 def _networks() -> tuple[str, ...]:
-    return ("unet", "resnet_unet", "separable_unet")
+    from jaxunet.models.build import NETWORKS
+
+    return tuple(NETWORKS)
 
 
 def _losses() -> tuple[str, ...]:
-    return ("bce", "dice", "bce_dice", "focal", "tversky", "cross_entropy")
+    from jaxunet.scoring.losses import LOSSES
+
+    return tuple(LOSSES)
 
 
 def _widths(value: tuple[Any, ...]) -> bool:
