@@ -18,7 +18,8 @@ from jaxunet.data.examples import Split
 from jaxunet.devices import processes
 from jaxunet.evaluation import evaluate, figures, per_image
 from jaxunet.evaluation.evaluate import Scored
-from jaxunet.runs import checks, config_file, settings
+from jaxunet.runs import checks, config_file
+from jaxunet.runs.settings import flatten
 from jaxunet.scoring import bootstrap, protocols, split_pass
 from jaxunet.training.loop import train
 
@@ -165,7 +166,7 @@ def _name_runs(runs: list[pathlib.Path], taken: Mapping[str, Any]) -> dict[str, 
 def _run_config(folder: pathlib.Path, overrides: dict[str, Any]) -> ConfigDict:
     """The config that the run was made with, and those of the `overrides` that it knows."""
     config = config_file.load(folder)
-    known = settings.flatten(config)
+    known = flatten(config)
     config.update_from_flattened_dict({key: value for key, value in overrides.items() if key in known})
     return config
 

@@ -18,7 +18,7 @@ from PIL import Image
 from jaxunet.data.archive import CLASSES
 from jaxunet.data.examples import Split
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.runs import settings
+from jaxunet.runs.settings import flatten
 from jaxunet.scoring import counts, protocols
 from jaxunet.scoring.detection import Rule
 
@@ -71,7 +71,7 @@ def render(
         "best_step": predictor.best_step,
         "result": result,
         "protocols": protocols.PROTOCOLS,
-        "config": settings.flatten(predictor.config),
+        "config": flatten(predictor.config),
         "curves": _curves(rows),
         "evaluated_epoch": _epoch(rows, predictor.step),
         "threshold_code": threshold_code(predictor.threshold),

@@ -22,6 +22,7 @@ from PIL import Image
 
 import launch
 from configs import default
+from jaxunet.commands import Flags
 from jaxunet.core.errors import exit_status
 from jaxunet.evaluation import compare
 from jaxunet.runs import checks, settings
@@ -166,13 +167,13 @@ def ids(cases: list) -> list[str]:
 LAUNCHES = documented_launches()
 
 
-def check_as_written(mode: str, *, whole: bool, **given: object) -> int:
-    """In place of `commands.execute`: checks the config, or each of a comparison, and, if `whole`, the flags needed."""
+def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
+    """In place of `commands.execute`: checks the config or each of a comparison; if `whole`, no flag may be missing."""
 
     def check() -> None:
-        config = given["config"]
-        missing = [f"--{name}" for name in NEEDED.get(mode, ()) if not given[name]]
-        if mode == "evaluate" and not (given["workdir"] or given["output"]):
+        config = flags.config
+        missing = [f"--{name}" for name in NEEDED.get(mode, ()) if not getattr(flags, name)]
+        if mode == "evaluate" and not (flags.workdir or flags.output):
             missing.append("--workdir or --output")
         assert not missing or not whole, f"--mode={mode} needs {missing}"
         if "systems" in config:

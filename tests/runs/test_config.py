@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import classify, default, demo, resnet101_unet, separable_unet, unet
+from jaxunet.commands import Flags
 from jaxunet.core.errors import UserError
 from jaxunet.models.build import build_classifier, build_model
 from jaxunet.runs import checks, config_file, settings
@@ -235,8 +236,8 @@ def test_old_names_on_the_command_line(argument, now):
 def test_old_names_reach_the_program(tmp_path, capsys):
     seen = []
 
-    def check(mode: str, *, config: ConfigDict, overrides: dict, **_: object) -> int:
-        seen.append((config.init.run, config.model.stem, overrides))
+    def check(mode: str, given: Flags) -> int:
+        seen.append((given.config.init.run, given.config.model.stem, given.overrides))
         return 0
 
     assert launch_and_check("--config.init.checkpoint=runs/a", "--config.model.patch", "4", check=check) == 0
