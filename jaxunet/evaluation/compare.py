@@ -198,12 +198,12 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
-    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
+    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part.arrays, config.eval.batch_size)
     seconds = time.perf_counter() - began
     return System(
         name=name,
         training=length + (f" from {start}" if start else ""),
-        summary=protocols.summarize(scored.counts[:, 0], scored.data.labels, resamples=bootstrap.RESAMPLES),
+        summary=protocols.summarize(scored.counts[:, 0], scored.data.positive, resamples=bootstrap.RESAMPLES),
         counts=scored.counts[:, 0],
         predicted=scored.predict_masks(shown),
         answers_covid19=scored.predictor.answers_covid19,
@@ -216,7 +216,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
 
 
 def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split: str) -> str:
-    covid = protocols.protocol_images("P1", data.labels)
+    covid = protocols.protocol_images("P1", data.positive)
     height, width = data.image.shape[1:]
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     lines = [

@@ -8,6 +8,7 @@ image, `covid19` float32 [batch]. The file is read back, run, and compared with 
 import importlib.metadata
 import pathlib
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,7 +29,15 @@ from jaxunet.runs.config_file import from_json, to_json
 _TOLERANCE_ACCELERATOR = 2e-2
 
 
-def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format: str, output: pathlib.Path) -> None:
+def export(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    checkpoint: str,
+    format: str,
+    output: pathlib.Path,
+    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
+) -> None:
     """Writes `output` and, beside it, `MODEL_CARD.md`; prints how far its values are from the checkpoint's.
 
     Args:
@@ -37,6 +46,8 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
       checkpoint: "latest", "best" or a step.
       format: a key of `FORMATS`.
       output: the file to write; one that is there is replaced.
+      members: config and workdir of several runs, to export their mean probability; `workdir` then has the scores that
+        `--mode=evaluate --runs` wrote, or nothing.
 
     Raises:
       UserError: if there is no such checkpoint, a library is missing, the network or the mean over flips has no such
@@ -53,9 +64,12 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
         raise UserError(
             f"--format={format} is the network alone: give --config.eval.flips=False, or write safetensors."
         )
-    portable = from_json(to_json(config))
-    portable.model.dtype, portable.model.layout = "float32", "plain"  # what every device and runtime can compute
-    source = predictor.load(portable, workdir, checkpoint=checkpoint)
+    if members and not row.takes_runs:
+        able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
+        raise UserError(f"--format={format} holds one network, and --runs names several: write {able}.")
+    runs = list(members) or [(config, workdir)]
+    loaded = [predictor.load(_portable(c), run, checkpoint=checkpoint) for c, run in runs]
+    source = predictor.ensemble(loaded, [run for _, run in runs]) if members else loaded[0]
     metadata = describe(source, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
@@ -63,13 +77,20 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
         row.write(source, metadata, draft)
         least = 0.0 if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
         agreement = compare(source, row.read(source, draft), tolerance=max(row.tolerance, least))
-        card = model_card.model_card(source, workdir, metadata, output.name, format, agreement)
+        card = model_card.model_card(source, workdir, metadata, output.name, format, agreement, trained_in=runs[0][1])
         write_atomically(output, draft.read_bytes())  # with the user's permissions, which safetensors does not give
     write_atomically(output.parent / model_card.NAME, card)
     print(
         f"{output}: {format}, {output.stat().st_size:,} bytes, checkpoint {source.step}, {', '.join(source.targets)}, "
         f"{source.image_size}x{source.image_size}. {agreement} {model_card.NAME} is beside it."
     )
+
+
+def _portable(config: ConfigDict) -> ConfigDict:
+    """A copy for what every device and runtime can compute."""
+    portable = from_json(to_json(config))
+    portable.model.dtype, portable.model.layout = "float32", "plain"
+    return portable
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:

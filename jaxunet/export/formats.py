@@ -38,6 +38,7 @@ class Format:
       extension: of a file name that fits.
       tolerance: largest difference from a probability of the checkpoint that passes, on CPUs.
       takes_flips: whether what reads the file can average an X-ray and its mirror image.
+      takes_runs: whether it holds the function itself, and so the mean of several networks, too.
       libraries, extra: what it needs besides, and the extra of jaxunet that installs that.
     """
 
@@ -47,6 +48,7 @@ class Format:
     extension: str
     tolerance: float = 1e-4
     takes_flips: bool = False
+    takes_runs: bool = False
     libraries: tuple[str, ...] = ()
     extra: str = ""
 
@@ -159,8 +161,10 @@ def _run_of(loaded: "Predictor") -> Run:
 
 
 FORMATS = {
-    "stablehlo": Format(_write_stablehlo, _read_stablehlo, "stablehlo", ".zip"),
-    "onnx": Format(_write_onnx, _read_onnx, "onnx", ".onnx", libraries=("onnx", "onnxruntime"), extra="onnx"),
+    "stablehlo": Format(_write_stablehlo, _read_stablehlo, "stablehlo", ".zip", takes_runs=True),
+    "onnx": Format(
+        _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
+    ),
     "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors", takes_flips=True),
     "safetensors_float16": Format(
         functools.partial(_write_safetensors, half=True),

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.data import prepared
+from jaxunet.data.specs import spec_of
 from jaxunet.data.targets import finding
 from jaxunet.export.formats import FORMATS
 from jaxunet.models.build import NETWORKS
@@ -24,46 +25,43 @@ from jaxunet.scoring import protocols
 NAME = "MODEL_CARD.md"
 TEMPLATE = pathlib.Path(__file__).with_name("model_card.md")
 
-_DATA = {
-    "covid_qu_ex": (
-        "COVID-QU-Ex, Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
-        "those that https://www.kaggle.com/datasets/anasmohammedtahir/covidqu states, and those of the "
-        "public collections that the dataset was compiled from. jaxunet cannot tell whether they allow to pass on "
-        "weights learnt from it: check them first.",
-    ),
-    "synthetic_cxr": (
-        "synthetic chest X-rays, drawn by jaxunet",
-        "drawn by a program; no patient is shown, and nothing about real X-rays can be concluded.",
-    ),
-}
-
 
 def training_data(config: ConfigDict) -> tuple[str, str]:
     """Name of the dataset in `config`, and a note on its terms of use."""
-    return _DATA[config.dataset.name]
+    spec = spec_of(config.dataset)
+    return f"{spec.title}, {spec.citation}", spec.terms
 
 
 def model_card(
-    source: Predictor, workdir: pathlib.Path, metadata: dict[str, Any], file: str, format: str, agreement: str
+    source: Predictor,
+    workdir: pathlib.Path,
+    metadata: dict[str, Any],
+    file: str,
+    format: str,
+    agreement: str,
+    *,
+    trained_in: pathlib.Path,
 ) -> str:
     """The card's text, in Markdown.
 
     Args:
       source: the network.
-      workdir: of the run.
+      workdir: of the run, or the folder with the scores of several runs' mean.
       metadata: as `export.describe` gives it.
       file: name of the artefact.
       format: a key of `FORMATS`.
       agreement: a sentence on how the artefact was checked.
+      trained_in: workdir of the run, or of the first of several.
     """
     size, versions = source.image_size, metadata["versions"]
+    several = "" if trained_in == workdir else f"; {source.origin}, of which this is the first"
     return string.Template(TEMPLATE.read_text()).substitute(
         run=text(workdir.resolve().name),
         targets=" and ".join(source.targets),
         network=_network(source.config),
         size=size,
-        step=f"{source.step:,}",
-        training_data=_training_data(source, workdir),
+        step=f"{source.step:,}{several}",
+        training_data=_training_data(source, trained_in),
         settings=_settings(source, metadata),
         scores=_scores(source, workdir),
         limits=_limits(source),
@@ -89,6 +87,7 @@ def _network(config: ConfigDict) -> str:
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     config, (name, terms) = source.config.dataset, training_data(source.config)
+    spec = spec_of(config)
     lines = [
         f"- Dataset: {name}; part `{config.train_config}`, scored on `{config.eval_config}`.",
         f"- Terms of use: {terms}",
@@ -112,13 +111,14 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
         )
     dropped = prepared.dropped_from_train(builder) if config.drop_leaked else frozenset()
     if config.drop_near_duplicates:
-        dropped |= {i for i in prepared.near_in_train(builder) if _used(i, config.train_config)}
+        dropped |= {i for i in prepared.near_in_train(builder) if spec.in_subset(i, config.train_config)}
     sizes = {split: builders[config.eval_config].info.splits[split].num_examples for split in ("val", "test")}
     train = builder.info.splits["train"].num_examples
     lines.append(f"- Images: {train - len(dropped):,} for training, {sizes['val']:,} Val, {sizes['test']:,} Test.")
     found = prepared.verification(builder)
-    if builder.name != "synthetic_cxr":
-        near = [p for p in found["near"] if any(i.startswith("Train/") and _used(i, config.train_config) for i in p)]
+    if spec.archive:
+        part = config.train_config
+        near = [p for p in found["near"] if any(spec.in_train(i) and spec.in_subset(i, part) for i in p)]
         identical, fate = len(found["dropped_from_train"]), "left out" if config.drop_leaked else "**kept**"
         lines.append(
             f"- Split hygiene: images of Train that are byte for byte one of Val or Test: {identical}, {fate}. Pairs "
@@ -127,10 +127,6 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             f"patient may be in two splits."
         )
     return "\n".join(lines)
-
-
-def _used(image_id: str, train_config: str) -> bool:
-    return train_config != "infection" or "/COVID-19/" in image_id
 
 
 def _settings(source: Predictor, metadata: dict[str, Any]) -> str:
@@ -221,9 +217,10 @@ UNGATED = (
 
 def _limits(source: Predictor) -> str:
     """What depends on the targets; the limits of every network are in the template."""
+    dataset = source.config.dataset
     if not finding(source.targets):
         return ""
-    if source.config.dataset.train_config == "infection_all":
+    if spec_of(dataset).has_controls(dataset.train_config):
         words = "Other pneumonia and normal lungs were among the training images."
         return f"\n- {words} {UNGATED}" if source.answers_covid19 else f"\n- {words}"
     return "\n- It has learnt from COVID-19 images only: expect it to mark infection on lungs that have none."

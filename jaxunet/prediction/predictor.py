@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import flax
 import jax
@@ -15,23 +15,38 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
-from jaxunet.data.archive import IMAGE_SIZE
-from jaxunet.data.examples import RawBatch, Split
+from jaxunet.data.examples import RawBatch
+from jaxunet.data.specs import LABELLED_IMAGES, image_size
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
 from jaxunet.models.averaging import Ensemble, Flipped
 from jaxunet.models.build import Network, build_model, predict_step
+from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json
+from jaxunet.runs.config_file import from_json, override
 from jaxunet.scoring import split_pass
-from jaxunet.scoring.detection import Rule
+from jaxunet.scoring.detection import Rule, sigmoid
+from jaxunet.xrays import letterbox
+from jaxunet.xrays.files import names_of
+from jaxunet.xrays.pixels import Xray
+from jaxunet.xrays.read import Source, read_xray
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An X-ray, the square uint8 [S, S] of it that the network takes, and where it lies in that."""
+
+    name: str
+    xray: Xray
+    square: np.ndarray
+    place: letterbox.Placement
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
     """A checkpoint with the network and the settings that it was trained with.
 
@@ -51,7 +66,7 @@ class Predictor:
     model: Network
     variables: Any
     origin: str
-    rule: Rule
+    rule: Rule = Rule.not_chosen(answers=False)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -66,7 +81,7 @@ class Predictor:
     @property
     def image_size(self) -> int:
         """Pixels per side of the square images that the network was trained on."""
-        return self.config.dataset.image_size or IMAGE_SIZE
+        return image_size(self.config.dataset)
 
     @property
     def gate(self) -> bool:
@@ -78,11 +93,75 @@ class Predictor:
         """A pixel is positive where its probability exceeds this: `metrics.positive(logits, threshold)`."""
         return self.config.eval.threshold
 
-    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Predicts in batches of `config.eval.batch_size` over all devices, compiled once.
+    def __repr__(self) -> str:
+        return f"<Predictor: {self.in_words}>"
+
+    @property
+    def in_words(self) -> str:
+        """What it predicts and where it is from, as `--mode=predict` and `--mode=serve` print it."""
+        return (
+            f"{' and '.join(self.targets)} from step {self.step} of {self.origin}, {self.image_size} pixels per side, "
+            f"threshold {self.threshold}"
+        )
+
+    @overload
+    def predict(self, xray: Source) -> Prediction: ...
+
+    @overload
+    def predict(self, xray: Sequence[Source]) -> list[Prediction]: ...
+
+    def predict(self, xray: Source | Sequence[Source]) -> Prediction | list[Prediction]:
+        """Predicts one X-ray, or several in batches of at most `config.eval.batch_size`.
+
+        Args:
+          xray: what `read_xray` takes, of any size: a path, the bytes of a file, a NumPy array [H, W] or an `Xray`; or
+            a list or tuple of them.
+
+        Returns:
+          The prediction; of a list, a list in the same order.
+
+        Raises:
+          UserError: if an X-ray cannot be used.
+        """
+        several = isinstance(xray, list | tuple)
+        sources: Sequence[Source] = xray if several else [xray]
+        names, size, found = names_of(sources), self.batch_size(len(sources)), []
+        for start in range(0, len(sources), size):
+            part = range(start, min(start + size, len(sources)))
+            found += self.predict_fitted([self.fit(names[i], read_xray(sources[i])) for i in part], batch_size=size)
+        return found if several else found[0]
+
+    def fit(self, name: str, xray: Xray) -> Fitted:
+        """Scales an X-ray to `image_size`; its prediction will have the name `name`."""
+        square, place = letterbox.fit(xray.pixels, self.image_size)
+        return Fitted(name, xray, square, place)
+
+    def predict_fitted(self, xrays: Sequence[Fitted], *, batch_size: int) -> list[Prediction]:
+        """The predictions of X-rays from `fit`, in the same order; each `batch_size` is compiled once."""
+        if not xrays:
+            return []
+        found = self.outputs(np.stack([x.square for x in xrays]), batch_size)
+        answers = sigmoid(found[COVID19]).tolist() if COVID19 in found else [None] * len(xrays)
+        settings = {"threshold": self.threshold, "rule": self.rule, "gate": self.gate}
+        return [
+            Prediction(x.name, x.xray, x.place, logits, self.targets, answer, **settings)
+            for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
+        ]
+
+    def batch_size(self, images: int) -> int:
+        """Of batches for so many images: a power of 2 per device, so that few programs are compiled, and at most
+        `config.eval.batch_size`."""
+        size = jax.device_count()
+        while size < images:
+            size *= 2
+        return min(size, self.config.eval.batch_size)
+
+    def outputs(self, images: np.ndarray, batch_size: int | None = None) -> dict[str, np.ndarray]:
+        """Predicts in batches over all devices, compiled once for each size of a batch.
 
         Args:
           images: uint8 [N, S, S] in [0, 255], S being `image_size`.
+          batch_size: None for `config.eval.batch_size`.
 
         Returns:
           Logits: `masks` float32 [N, S, S, C], C being the number of `targets`; and `covid19` float32 [N] if
@@ -91,8 +170,8 @@ class Predictor:
         if not len(images):
             answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}
             return {"masks": np.empty((*images.shape, len(self.targets)), np.float32), **answer}
-        split = Split({"image": images}, np.zeros(len(images), np.int32), [""] * len(images))
-        return split_pass.map_split(self._compiled, self.variables, split, self.config.eval.batch_size)
+        batch_size = batch_size or self.config.eval.batch_size
+        return split_pass.map_split(self._compiled, self.variables, {"image": images}, batch_size)
 
     @functools.cached_property
     def _compiled(self) -> Callable[[Any, RawBatch], dict[str, Array]]:
@@ -114,9 +193,9 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
       UserError: if there is no such checkpoint, or the run learnt classes instead of masks.
     """
     checks.check(config, training=False)
-    if config.dataset.name == "labelled_images":
+    if config.dataset.name == LABELLED_IMAGES:
         raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
-    size = config.dataset.image_size or IMAGE_SIZE
+    size = image_size(config.dataset)
     model = build_model(config.model, config.dataset.targets, axis_name=None)
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
@@ -147,7 +226,7 @@ def _rule_of_val(config: ConfigDict, workdir: pathlib.Path, step: int) -> Rule:
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
     """Settings that a rule is valid for, as `Rule.valid_for` takes them."""
-    size = config.dataset.image_size or IMAGE_SIZE
+    size = image_size(config.dataset)
     return {"image_size": [size, size], "threshold": config.eval.threshold, "flips": config.eval.flips}
 
 
@@ -204,7 +283,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
         raise UserError(
             f"{path} was not written by --mode=export --format=safetensors, or by an older jaxunet ({error!r} in it)."
         ) from error
-    config.update_from_flattened_dict(overrides or {})
+    override(config, overrides or {})
     fit_batch_size(config)
     checks.check(config, training=False)
     if not rule.valid_for(_settings(config), chosen_with):
@@ -212,7 +291,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     model = build_model(config.model, config.dataset.targets, axis_name=None)
     wide = {name: x.astype(np.float32) for name, x in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(wide, sep="/")
-    _check_tensors(variables, model, config.dataset.image_size or IMAGE_SIZE, source=str(path))
+    _check_tensors(variables, model, image_size(config.dataset), source=str(path))
     if config.eval.flips:
         model = Flipped(model)
     return Predictor(config, step, None, model, replicas.replicate(variables), str(path), rule)

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.runs.settings import SETTINGS, check_kinds, flatten
+from jaxunet.runs.settings import RENAMED, SETTINGS, check_kinds, flatten
 
 
 def to_json(config: ConfigDict) -> str:
@@ -45,6 +45,22 @@ def _place(settings: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
         found = settings.get(section)
         settings = found if isinstance(found, dict) else {}
     return settings, name
+
+
+def override(config: ConfigDict, changes: dict[str, Any]) -> None:
+    """Sets keys such as "eval.threshold" to other values.
+
+    Raises:
+      UserError: if there is no such key, or the value is of another kind.
+    """
+    for name, value in changes.items():
+        key = RENAMED.get(name, name)
+        try:
+            config.update_from_flattened_dict({key: value})
+        except KeyError as error:
+            raise UserError(f"There is no setting config.{key}: configs/default.py lists all.") from error
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"config.{key}={value!r} is of another kind than {flatten(config).get(key)!r}.") from error
 
 
 def load(workdir: pathlib.Path) -> ConfigDict:

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
+from jaxunet.data import specs
 
 _WORDS = {bool: "True or False", str: "a text", int: "a whole number", float: "a number", tuple: "a tuple"}
 _LARGEST = {int: 2**31 - 1, float: 3e38}  # where a row names no other; float32 ends there
@@ -100,17 +101,15 @@ def _tolerances(value: tuple[Any, ...]) -> bool:
     return all(isinstance(t, int | float) and 0 <= t <= _LARGEST[float] for t in value)
 
 
-_PARTS = ("infection", "infection_all", "lung")
-
 # fmt: off
 _ROWS = (
     Setting("seed", int, at_least=0, at_most=2**32 - 1),  # JAX ignores the bits above
 
-    Setting("dataset.name", choices=("covid_qu_ex", "synthetic_cxr", "labelled_images")),
+    Setting("dataset.name", choices=specs.NAMES),
     Setting("dataset.source", str, free=True),
     Setting("dataset.data_dir", str, free=True),
-    Setting("dataset.train_config", choices=_PARTS),
-    Setting("dataset.eval_config", choices=_PARTS),
+    Setting("dataset.train_config", choices=specs.SUBSETS),
+    Setting("dataset.eval_config", choices=specs.SUBSETS),
     Setting("dataset.targets", tuple),
     Setting("dataset.image_size", int, at_most=4096),
     Setting("dataset.drop_leaked", bool),

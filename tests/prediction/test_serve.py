@@ -32,8 +32,7 @@ from jaxunet.prediction import folder, predictor, serve, web_guard
 from jaxunet.runs import config_file
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
-from tests.prediction.test_predict import Threshold, picture
-from tests.xrays.test_xray import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
+from tests.support.xrays import MISPLACED_NAMES, Threshold, bomb, dicom, encoded, misplaced, picture
 
 ROOT = pathlib.Path(__file__).parents[2]
 RULE = Rule("lung", 0.1)
@@ -43,7 +42,7 @@ SECRETS = (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99"
 
 def ruled(config: ConfigDict) -> Threshold:
     network = Threshold(config)
-    network.rule = RULE
+    object.__setattr__(network, "rule", RULE)
     return network
 
 
@@ -135,7 +134,7 @@ def test_what_was_not_expected_is_said_without_what_was_read(client, monkeypatch
     def fail(data: bytes) -> None:
         raise ValueError(f"read {data}")
 
-    monkeypatch.setattr(serve, "read_xray", fail)
+    monkeypatch.setattr(predictor, "read_xray", fail)
     answer = client.post("/predict", data=b"SECRET42", headers=OURS)
     assert (answer.status_code, answer.get_json()) == (500, {"error": "something went wrong here (ValueError)."})
     said = "".join(capfd.readouterr())

@@ -94,7 +94,7 @@ def test_every_key_is_read():
         ("train.ema_decay", 1.0, "train.ema_decay=1.0 must be less than 1"),
         ("seed", -1, "seed=-1 must be at least 0"),
         ("eval.threshold", 1.5, "eval.threshold=1.5 must be less than 1"),
-        ("dataset.targets", ("tumour",), "must name one or more of 'infection', 'lung'"),
+        ("dataset.targets", ("tumour",), "must name one or more of 'infection', 'lung', each once"),
         ("dataset.train_config", "lung", r"has no infection masks: set config.dataset.targets to \('lung',\)"),
         ("model.channels", (16, 0), "must be a tuple of 1 to 8 whole numbers from 1 to 4096"),
         ("train.total_steps", 10, "Exactly one of config.train.total_epochs=32 and config.train.total_steps=10"),
