@@ -15,6 +15,7 @@ from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.archive import COVID
 from jaxunet.data.examples import Split
+from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
 from jaxunet.evaluation import analysis, figures, per_image, report
 from jaxunet.evaluation.per_image import Columns, Measured
@@ -23,11 +24,10 @@ from jaxunet.prediction.predictor import load as load_predictor
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import bootstrap, protocols
 from jaxunet.scoring.counts import positive
-from jaxunet.scoring.detection import Rule
+from jaxunet.scoring.detection import IMAGE, Rule
 from jaxunet.scoring.split_pass import (
     EvalFn,
     build_eval_fn,
-    count_split,
     load_eval_split,
     map_split,
     measure_step,
@@ -44,9 +44,9 @@ class Scored:
 
     Attributes:
       predictor: the network.
-      eval_fn: `(variables, raw batch) -> counts`, compiled.
+      eval_fn: `(variables, raw batch) -> what `split_pass.eval_step` says`, compiled.
       split: name of the split, and `data` its images.
-      counts: int64 [N, C, 4], in the order of `data`.
+      counts: int32 [N, C, 4], in the order of `data`.
     """
 
     predictor: Predictor
@@ -66,8 +66,8 @@ def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: 
     predictor = load_predictor(config, workdir, checkpoint=checkpoint)
     data = load_eval_split(config, split)
     eval_fn = build_eval_fn(predictor.model, config)
-    counts = count_split(eval_fn, predictor.variables, data, config.eval.batch_size)
-    return Scored(predictor, eval_fn, split, data, counts)
+    found = map_split(eval_fn, predictor.variables, data, config.eval.batch_size)
+    return Scored(predictor, eval_fn, split, data, found["counts"])
 
 
 def evaluate(
@@ -134,7 +134,7 @@ def evaluate_predictor(
         wanted = {key: result[key] for key in _RULE_SETTINGS}
         rule = Rule.of_val(path, wanted, answers=predictor.answers_covid19, source=f"chosen in {path}")
         rule = rule or predictor.rule
-    share_of = "lung" if "lung" in targets else "image"
+    share_of = organ(targets) or IMAGE
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
         block |= analysis.analyse(table[target], measured.histogram[:, i], data.labels, share_of=share_of, rule=rule)

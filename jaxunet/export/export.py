@@ -30,8 +30,7 @@ from jaxunet.data import batches, drawing
 from jaxunet.devices import replicas
 from jaxunet.export import model_card
 from jaxunet.models import torch_weights
-from jaxunet.models.build import predict_step
-from jaxunet.models.layers import split_plane
+from jaxunet.models.build import NETWORKS, predict_step
 from jaxunet.prediction import predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
@@ -113,11 +112,7 @@ def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
     variables = jax.device_get(source.variables)
 
     def function(image: Array) -> dict[str, Array]:
-        logits = predict_step(variables, batches.decode_image({"image": image}), model=source.model)
-        if not source.answers_covid19:
-            return _outputs({"masks": logits}, source)
-        masks, covid19 = split_plane(logits)
-        return _outputs({"masks": masks, "covid19": covid19}, source)
+        return _outputs(predict_step(variables, batches.decode_image({"image": image}), model=source.model), source)
 
     return function
 
@@ -244,10 +239,9 @@ def _read_safetensors(source: Predictor, path: pathlib.Path) -> Run:
 def _write_torch(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> None:
     if source.answers_covid19:
         raise UserError("--format=torch has no place for the target 'covid19': train without, or use another format.")
-    if (name := source.config.model.name) not in torch_weights.NETWORKS:
-        raise UserError(
-            f"--format=torch is for resnet_unet and separable_unet: {name!r} has no counterpart in PyTorch."
-        )
+    name, known = source.config.model.name, [n for n, network in NETWORKS.items() if network.torch_modules]
+    if name not in known:
+        raise UserError(f"--format=torch is for {' and '.join(known)}: {name!r} has no counterpart in PyTorch.")
     _save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)
 
 

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
 from jaxunet.data.archive import IMAGE_SIZE
-from jaxunet.data.examples import RawBatch
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.examples import RawBatch, Split
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
 from jaxunet.models.averaging import Ensemble, Flipped
@@ -26,6 +26,7 @@ from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxunet.runs.config_file import from_json, override
+from jaxunet.scoring import split_pass
 from jaxunet.scoring.detection import Rule, sigmoid
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import names_of
@@ -69,13 +70,13 @@ class Predictor:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The masks that the last axis of the logits stands for, such as ("infection", "lung")."""
+        """The masks that the last axis of `outputs(...)["masks"]` stands for, such as ("infection", "lung")."""
         return mask_targets(self.config.dataset.targets)
 
     @property
     def answers_covid19(self) -> bool:
         """Whether the network also answers for the whole image."""
-        return COVID19 in self.config.dataset.targets
+        return answers_covid19(self.config.dataset.targets)
 
     @property
     def image_size(self) -> int:
@@ -169,22 +170,16 @@ class Predictor:
         if not len(images):
             answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}
             return {"masks": np.empty((*images.shape, len(self.targets)), np.float32), **answer}
-        batch_size = batch_size or self.config.eval.batch_size
-        results = []
-        for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
-            padded = np.concatenate([part, np.repeat(part[:1], batch_size - len(part), axis=0)])
-            results.append((self._compiled(self.variables, {"image": padded}), len(part)))
-        logits = np.concatenate([np.asarray(logits)[:n] for logits, n in results])
-        answer = {COVID19: logits[:, 0, 0, -1]} if self.answers_covid19 else {}
-        return {"masks": logits[..., : len(self.targets)], **answer}
+        split = Split({"image": images}, np.zeros(len(images), np.int32), [""] * len(images))
+        size = batch_size or self.config.eval.batch_size
+        return split_pass.map_split(self._compiled, self.variables, split, size)
 
     @functools.cached_property
-    def _compiled(self) -> Callable[[Any, RawBatch], Array]:
-        def logits(variables: Any, raw: RawBatch) -> Array:
+    def _compiled(self) -> Callable[[Any, RawBatch], dict[str, Array]]:
+        def outputs(variables: Any, raw: RawBatch) -> dict[str, Array]:
             return predict_step(variables, batches.decode_image(raw), model=self.model)
 
-        return replicas.map_eval_step(logits)
+        return replicas.map_eval_step(outputs)
 
 
 def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predictor:
@@ -218,7 +213,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
 
 def _rule_of_val(config: ConfigDict, workdir: pathlib.Path, step: int) -> Rule:
     """What `--mode=evaluate --split=val` chose for this checkpoint with the same settings, else the default."""
-    answers = COVID19 in config.dataset.targets
+    answers = answers_covid19(config.dataset.targets)
     settings = _settings(config) | {
         "checkpoint_step": step,
         "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
@@ -281,7 +276,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     tensors, metadata = torch_weights.read_safetensors(path)
     try:
         config, step = from_json(metadata["config"]), int(metadata["checkpoint_step"])
-        chosen_with, answers = _settings(config), COVID19 in config.dataset.targets
+        chosen_with, answers = _settings(config), answers_covid19(config.dataset.targets)
         rule = Rule.not_chosen(answers=answers)
         if "detection" in metadata:
             rule = Rule.from_dict(json.loads(metadata["detection"]), answers=answers)

@@ -7,7 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-PROBABILITY, IMAGE = "probability", "image"  # what decides, beside the share of a named organ such as "lung"
+from jaxunet.data.targets import known_masks
+
+PROBABILITY, IMAGE = "probability", "image"  # what decides; else it is the share of an organ, named by its target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Rule:
         """
         decides, threshold = saved["score"], float(saved["threshold"])
         if (
-            decides not in (PROBABILITY, "lung", IMAGE)
+            decides not in (PROBABILITY, *known_masks(), IMAGE)
             or (decides == PROBABILITY) != answers
             or not 0 <= threshold <= 1
         ):

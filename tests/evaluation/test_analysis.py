@@ -246,11 +246,12 @@ def test_table_of_a_split_and_its_picture(split, histogram, tmp_path):
 
 
 class Slope:
-    """A network of one weight: logits rise from left to right."""
+    """A network of one weight: logits rise from left to right; the answer for the whole image is the first of them."""
 
     def apply(self, variables, image, *, train):
         assert not train
-        return variables["params"]["w"] * image * jnp.arange(image.shape[2], dtype=jnp.float32)[None, None, :, None]
+        logits = variables["params"]["w"] * image * jnp.arange(1, 1 + image.shape[2], dtype=jnp.float32)[:, None]
+        return {"masks": logits, "covid19": logits[:, 0, 0, 0]}
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -260,13 +261,17 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def test_flips_and_ensembles_average_probabilities():
     image = jax.random.normal(jax.random.key(0), (2, 4, 6, 1))
     one, two = {"params": {"w": jnp.float32(0.3)}}, {"params": {"w": jnp.float32(-1.0)}}
-    plain = [np.asarray(Slope().apply(v, image, train=False)) for v in (one, two)]
-    mirrored = np.asarray(Slope().apply(one, image[:, :, ::-1], train=False))[:, :, ::-1]
+    plain = [Slope().apply(v, image, train=False) for v in (one, two)]
+    mirrored = Slope().apply(one, image[:, :, ::-1], train=False)
+    back = {"masks": mirrored["masks"][:, :, ::-1], "covid19": mirrored["covid19"]}
     flipped = averaging.Flipped(Slope()).apply(one, image, train=False)
-    np.testing.assert_allclose(sigmoid(flipped), (sigmoid(plain[0]) + sigmoid(mirrored)) / 2, atol=1e-6)
     both = {"params": (one["params"], two["params"])}
     mean = averaging.Ensemble((Slope(), Slope())).apply(both, image, train=False)
-    np.testing.assert_allclose(sigmoid(mean), (sigmoid(plain[0]) + sigmoid(plain[1])) / 2, atol=1e-6)
+    for name in ("masks", "covid19"):
+        np.testing.assert_allclose(
+            sigmoid(flipped[name]), (sigmoid(plain[0][name]) + sigmoid(back[name])) / 2, atol=1e-6
+        )
+        np.testing.assert_allclose(sigmoid(mean[name]), sum(sigmoid(x[name]) for x in plain) / 2, atol=1e-6)
     extreme = averaging.mean_logits(jnp.array([[-300.0, 300.0], [-310.0, 300.0]]))
     np.testing.assert_allclose(extreme, [-300 - np.log(2), 300], rtol=1e-5)
 

@@ -24,6 +24,7 @@ from jaxunet.runs.config_file import from_json
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import protocols, split_pass
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -93,8 +94,9 @@ def result(scored) -> dict:
     }
     columns = dict(zip(("tp", "fp", "fn", "tn"), scored.counts[:, 0].T, strict=True))
     columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
-    found = {"score_is": "predicted infected share of the lung", "threshold": 0.55, "threshold_from": "a test"}
-    extra["gated"] = analysis.gated(columns, columns["predicted_share"], scored.data.labels, found, chosen_here=True)
+    rule = Rule("lung", 0.55, "a test")
+    called = rule.calls(columns["predicted_share"])
+    extra["gated"] = analysis.gated(columns, called, scored.data.labels, rule, chosen_here=True)
     return head | summary | extra
 
 

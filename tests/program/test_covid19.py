@@ -26,7 +26,7 @@ from jaxunet.prediction.measures import measure
 from jaxunet.runs import checks, config_file
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import detection, losses, split_pass
-from jaxunet.scoring.counts import batch_dice, batch_dice_covid19
+from jaxunet.scoring.counts import batch_dice
 from jaxunet.scoring.detection import Rule
 from jaxunet.training import loop
 from jaxunet.training.step import augmented_batch
@@ -58,44 +58,44 @@ def network(config, workdir):
     return predictor.load(config, workdir, checkpoint="latest")
 
 
-def logits_and_target():
+def outputs_and_target():
     rng = np.random.default_rng(0)
-    logits, target = rng.standard_normal((4, 8, 8, 3)), (rng.random((4, 8, 8, 3)) < 0.4).astype(np.float32)
-    logits[..., 2] = logits[:, :1, :1, 2]
-    target[..., 2] = np.array([1, 0, 1, 0])[:, None, None]
-    target[[1, 3], ..., 0] = 0
-    return jnp.asarray(logits, jnp.float32), jnp.asarray(target)
+    masks = (rng.random((4, 8, 8, 2)) < 0.4).astype(np.float32)
+    masks[[1, 3], ..., 0] = 0
+    outputs = {"masks": rng.standard_normal((4, 8, 8, 2)), "covid19": rng.standard_normal(4)}
+    target = {"masks": masks, "covid19": np.array([1, 0, 1, 0])}
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (outputs, target))
 
 
 def test_loss_equals_its_formula():
-    logits, target = logits_and_target()
+    outputs, target = outputs_and_target()
     loss = default.get_config().loss
     one = losses.build_loss(loss, ("infection",))
-    answer = np.asarray(target[:, 0, 0, 2])
-    p = 1 / (1 + np.exp(-np.asarray(logits[:, 0, 0, 2])))
+    answer, p = np.asarray(target["covid19"]), 1 / (1 + np.exp(-np.asarray(outputs["covid19"])))
     bce = -np.log(np.where(answer == 1, p, 1 - p))
-    infection, lung = one(logits[..., :1], target[..., :1]), one(logits[..., 1:2], target[..., 1:2])
+    infection, lung = (one(*({"masks": x["masks"][..., i : i + 1]} for x in (outputs, target))) for i in (0, 1))
     expected = (answer * infection / 0.25 + lung + bce) / 3
-    found = losses.build_loss(loss, TARGETS, covid19_share=0.25)(logits, target)
+    found = losses.build_loss(loss, TARGETS, covid19_share=0.25)(outputs, target)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_controls_teach_nothing_about_where_infection_is():
-    logits, target = logits_and_target()
+    outputs, target = outputs_and_target()
     loss = losses.build_loss(default.get_config().loss, TARGETS)
-    gradient = jax.grad(lambda x: loss(x, target).sum())(logits)
-    assert not gradient[1::2, ..., 0].any()
-    assert gradient[::2, ..., 0].any(axis=(1, 2)).all()
-    assert gradient[:, ..., 1].any(axis=(1, 2)).all()
-    assert gradient[:, ..., 2].any(axis=(1, 2)).all()
+    gradient = jax.grad(lambda x: loss(x, target).sum())(outputs)
+    assert not gradient["masks"][1::2, ..., 0].any()
+    assert gradient["masks"][::2, ..., 0].any(axis=(1, 2)).all()
+    assert gradient["masks"][..., 1].any(axis=(1, 2)).all()
+    assert gradient["covid19"].all()
 
 
 def test_training_dice_is_of_covid19_images():
-    logits, target = logits_and_target()
-    expected = batch_dice(logits[::2], target[::2])
+    outputs, target = outputs_and_target()
+    expected = batch_dice(*({"masks": x["masks"][::2]} for x in (outputs, target)))
     assert expected[1] == 2
-    np.testing.assert_allclose(batch_dice_covid19(logits, target), expected, rtol=1e-6)
-    assert not batch_dice_covid19(logits[1::2], target[1::2]).any()
+    np.testing.assert_allclose(batch_dice(outputs, target), expected, rtol=1e-6)
+    controls = (jax.tree.map(lambda x: x[1::2], tree) for tree in (outputs, target))
+    assert not batch_dice(*controls).any()
 
 
 def test_detection_rates_count_images():
@@ -111,11 +111,13 @@ def test_networks_have_an_answer_besides_their_masks(name, config):
         settings.name, settings.depth = name, 18
     with_answer, without = (build_model(settings, t, axis_name=None) for t in (TARGETS, TARGETS[:2]))
     image = jax.ShapeDtypeStruct((3, 64, 32, 1), jnp.float32)
-    (logits, variables), (masks, fewer) = (
+    (found, variables), (masks, fewer) = (
         jax.eval_shape(functools.partial(m.init_with_output, train=False), jax.random.key(0), image)
         for m in (with_answer, without)
     )
-    assert (logits.shape, masks.shape, logits.dtype) == ((3, 64, 32, 3), (3, 64, 32, 2), jnp.float32)
+    answer = found.pop("covid19")
+    assert found == masks
+    assert (masks["masks"].shape, answer.shape, answer.dtype) == ((3, 64, 32, 2), (3,), jnp.float32)
     assert variables["params"].keys() - fewer["params"].keys() == {"covid19"}
 
 
@@ -123,14 +125,13 @@ def test_answer_is_one_number_per_image(config):
     image = jax.random.uniform(jax.random.key(1), (3, 64, 32, 1))
     with_answer, without = (build_model(config.model, t, axis_name=None) for t in (TARGETS, TARGETS[:2]))
     variables = jax.jit(functools.partial(with_answer.init, train=False))(jax.random.key(0), image)
-    logits = jax.jit(functools.partial(with_answer.apply, train=False))(variables, image)
-    np.testing.assert_array_equal(logits[..., 2], jnp.broadcast_to(logits[:, :1, :1, 2], (3, 64, 32)))
-    assert len(set(np.asarray(logits[:, 0, 0, 2]))) == 3
+    outputs = jax.jit(functools.partial(with_answer.apply, train=False))(variables, image)
+    assert len(set(np.asarray(outputs["covid19"]))) == 3
     rest = {"params": {k: v for k, v in variables["params"].items() if k != "covid19"}} | {
         k: v for k, v in variables.items() if k != "params"
     }
-    masks = jax.jit(functools.partial(without.apply, train=False))(rest, image)
-    np.testing.assert_allclose(logits[..., :2], masks, atol=1e-5)
+    masks = jax.jit(functools.partial(without.apply, train=False))(rest, image)["masks"]
+    np.testing.assert_allclose(outputs["masks"], masks, atol=1e-5)
 
 
 def test_augmentation_leaves_the_answer_alone(config):
@@ -140,9 +141,9 @@ def test_augmentation_leaves_the_answer_alone(config):
         "covid19": np.array([1, 0, 0, 1], np.uint8),
     }
     target = augmented_batch(raw, jnp.arange(4), seed=0, augment=config.augment)["target"]
-    assert target.shape == (4, 32, 32, 3)
-    assert not target[..., 0].all()  # moved: black comes in from outside
-    np.testing.assert_array_equal(target[..., 2], np.broadcast_to(raw["covid19"][:, None, None], (4, 32, 32)))
+    assert target["masks"].shape == (4, 32, 32, 2)
+    assert not target["masks"][..., 0].all()  # moved: black comes in from outside
+    np.testing.assert_array_equal(target["covid19"], raw["covid19"])
 
 
 def test_validation_logs_detection(config, workdir, network):
