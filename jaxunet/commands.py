@@ -145,9 +145,10 @@ def _preflight(flags: Flags) -> None:
 
 
 def _verify(flags: Flags) -> int:
-    from jaxunet.data.prepared import verify_source
+    from jaxunet.data.prepared import archive_of
+    from jaxunet.data.verify import write_findings
 
-    return verify_source(flags.config.dataset, _workdir(flags) if flags.workdir else None)
+    return write_findings(archive_of(flags.config.dataset), _workdir(flags) if flags.workdir else None)
 
 
 def _import_torch(flags: Flags) -> None:

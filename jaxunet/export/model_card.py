@@ -14,25 +14,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.data import prepared
+from jaxunet.data.specs import spec_of
 from jaxunet.data.targets import finding
 from jaxunet.models.build import NETWORKS
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring import protocols
 
 NAME = "MODEL_CARD.md"
-
-_DATA = {
-    "covid_qu_ex": (
-        "COVID-QU-Ex, Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
-        "those that https://www.kaggle.com/datasets/anasmohammedtahir/covidqu states, and those of the "
-        "public collections that the dataset was compiled from. jaxunet cannot tell whether they allow to pass on "
-        "weights learnt from it: check them first.",
-    ),
-    "synthetic_cxr": (
-        "synthetic chest X-rays, drawn by jaxunet",
-        "drawn by a program; no patient is shown, and nothing about real X-rays can be concluded.",
-    ),
-}
 
 _OPEN_IMAGE = """\
 image = Image.open("xray.png").convert("L").resize((size, size), Image.Resampling.BOX)
@@ -100,7 +88,8 @@ EXAMPLES["safetensors_float16"] = EXAMPLES["safetensors"]
 
 def training_data(config: ConfigDict) -> tuple[str, str]:
     """Name of the dataset in `config`, and a note on its terms of use."""
-    return _DATA[config.dataset.name]
+    spec = spec_of(config.dataset)
+    return f"{spec.title}, {spec.citation}", spec.terms
 
 
 def model_card(
@@ -178,6 +167,7 @@ def _network(config: ConfigDict) -> str:
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     config, (name, terms) = source.config.dataset, training_data(source.config)
+    spec = spec_of(config)
     lines = [
         f"- Dataset: {name}; part `{config.train_config}`, scored on `{config.eval_config}`.",
         f"- Terms of use: {terms}",
@@ -201,13 +191,14 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
         )
     dropped = prepared.dropped_from_train(builder) if config.drop_leaked else frozenset()
     if config.drop_near_duplicates:
-        dropped |= {i for i in prepared.near_in_train(builder) if _used(i, config.train_config)}
+        dropped |= {i for i in prepared.near_in_train(builder) if spec.in_subset(i, config.train_config)}
     sizes = {split: builders[config.eval_config].info.splits[split].num_examples for split in ("val", "test")}
     train = builder.info.splits["train"].num_examples
     lines.append(f"- Images: {train - len(dropped):,} for training, {sizes['val']:,} Val, {sizes['test']:,} Test.")
     found = prepared.verification(builder)
-    if builder.name != "synthetic_cxr":
-        near = [p for p in found["near"] if any(i.startswith("Train/") and _used(i, config.train_config) for i in p)]
+    if spec.archive:
+        part = config.train_config
+        near = [p for p in found["near"] if any(spec.in_train(i) and spec.in_subset(i, part) for i in p)]
         identical, fate = len(found["dropped_from_train"]), "left out" if config.drop_leaked else "**kept**"
         lines.append(
             f"- Split hygiene: images of Train that are byte for byte one of Val or Test: {identical}, {fate}. Pairs "
@@ -216,10 +207,6 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             f"patient may be in two splits."
         )
     return "\n".join(lines)
-
-
-def _used(image_id: str, train_config: str) -> bool:
-    return train_config != "infection" or "/COVID-19/" in image_id
 
 
 def _settings(source: Predictor, metadata: dict[str, Any]) -> str:
@@ -309,7 +296,8 @@ UNGATED = (
 
 
 def _limits(source: Predictor) -> str:
-    size, controls = source.image_size, source.config.dataset.train_config == "infection_all"
+    dataset = source.config.dataset
+    size, controls = source.image_size, spec_of(dataset).has_controls(dataset.train_config)
     answers = source.answers_covid19
     lines = [
         f"- It always answers, for any picture: only whole frontal chest X-rays, reduced to {size}x{size}, are like "

@@ -6,11 +6,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
+from jaxunet.data import specs
 
 _CHOICES = {
-    "dataset.name": ("covid_qu_ex", "synthetic_cxr", "labelled_images"),
-    "dataset.train_config": ("infection", "infection_all", "lung"),
-    "dataset.eval_config": ("infection", "infection_all", "lung"),
+    "dataset.name": specs.NAMES,
+    "dataset.train_config": specs.SUBSETS,
+    "dataset.eval_config": specs.SUBSETS,
     "input.mode": ("auto", "resident", "stream"),
     "model.name": ("unet", "resnet_unet", "separable_unet"),
     "model.depth": (18, 34, 50, 101, 152),

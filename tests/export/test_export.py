@@ -17,6 +17,7 @@ from PIL import Image
 from jaxunet.commands import Flags, execute
 from jaxunet.core.errors import UserError
 from jaxunet.data import prepared
+from jaxunet.data.specs import COVID_QU_EX
 from jaxunet.devices import replicas
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.export import export, model_card
@@ -253,7 +254,7 @@ def test_card_of_real_data_tells_of_leaks(networks, tmp_path, monkeypatch):
         (tmp_path / "verify.json").write_text(json.dumps(report))
         split = type("Split", (), {"num_examples": 1864})
         info = type("Info", (), {"splits": {"train": split, "val": split, "test": split}})
-        builder = type("Builder", (), {"name": "covid_qu_ex", "data_dir": tmp_path, "info": info})
+        builder = type("Builder", (), {"spec": COVID_QU_EX, "data_dir": tmp_path, "info": info})
         monkeypatch.setattr(prepared, "prepared", lambda *_: builder)
         words = model_card._training_data(source, tmp_path)
     finally:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from test_dataset import encode
 
 from configs import default
 from jaxunet import commands
@@ -29,6 +28,7 @@ from jaxunet.models import torch_weights
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.training.import_torch import detect_network
 from jaxunet.training.loop import _next_multiple
+from tests.data.test_dataset import encode
 from tests.support.fake_archive import ROOT, fake_files, png, square, write_folder, write_zip, xray
 from tests.support.hostile_input import chunk, launch_and_check, png_of, watched
 

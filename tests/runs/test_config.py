@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 
 from configs import classify, default, demo, resnet101_unet, separable_unet, unet
 from jaxunet.core.errors import UserError
+from jaxunet.data.targets import mask_targets
 from jaxunet.models.build import build_classifier, build_model
 from jaxunet.runs import checks, config_file, settings
 from jaxunet.runs.config_file import check_same_run, from_json, to_json
-from jaxunet.scoring.losses import build_loss
+from jaxunet.scoring.losses import LOSSES, build_loss
 from jaxunet.training.optimizer import build_optimizer, build_schedule, durations
 from jaxunet.training.state import create_train_state
 
@@ -55,7 +56,7 @@ def test_shipped_config_builds(name):
     state = jax.eval_shape(make)
     assert sum(x.size for x in jax.tree.leaves(state.params)) > 300_000
     assert float(schedule(0)) > 0
-    masks = {"masks": jnp.zeros((1, 8, 8, len(targets)))}
+    masks = {"masks": jnp.zeros((1, 8, 8, len(mask_targets(targets)))), "covid19": jnp.zeros(1)}
     logits, target = (jnp.zeros((1, 10)), jnp.zeros(1, jnp.int32)) if name == "classify" else (masks, masks)
     assert build_loss(config.loss, targets)(logits, target).shape == (1,)
 
@@ -72,7 +73,8 @@ def test_every_key_is_read():
     unread = [
         key
         for key in settings.flatten(default.get_config())
-        if not re.search(rf"\b{re.escape('.'.join(key.split('.')[-2:]))}\b", source)
+        if key not in {f"loss.{name}" for row in LOSSES.values() for name in row.settings.values()}
+        and not re.search(rf"\b{re.escape('.'.join(key.split('.')[-2:]))}\b", source)
         and not re.search(rf"\bstream\.{key.split('.')[-1]}\b", source)
     ]
     assert not unread
@@ -87,7 +89,7 @@ def test_every_key_is_read():
         ("train.ema_decay", 1.0, "train.ema_decay=1.0 must be less than 1"),
         ("seed", -1, "seed=-1 must be at least 0"),
         ("eval.threshold", 1.5, "eval.threshold=1.5 must be less than 1"),
-        ("dataset.targets", ("tumour",), "must name 'infection', 'lung' or both"),
+        ("dataset.targets", ("tumour",), "must name one or more of 'infection', 'lung', each once"),
         ("dataset.train_config", "lung", r"has no infection masks: set config.dataset.targets to \('lung',\)"),
         ("model.channels", (16, 0), "must be a tuple of 1 to 8 whole numbers from 1 to 4096"),
         ("train.total_steps", 10, "Exactly one of config.train.total_epochs=32 and config.train.total_steps=10"),

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from unittest import mock
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
 import launch
-from jaxunet import commands
+from jaxunet.commands import Flags
 from jaxunet.core.errors import exit_status
 from jaxunet.runs import checks
 
@@ -45,9 +44,9 @@ def with_checksums(png: bytes) -> bytes:
     return png[:8] + b"".join(chunks)
 
 
-def check_config(_: str, *, config: ConfigDict, **__: object) -> int:
-    """In place of `run.run`: the status of checking the config alone."""
-    return exit_status(lambda: checks.check(config))
+def check_config(_: str, flags: Flags) -> int:
+    """In place of `commands.execute`: the status of checking the config alone."""
+    return exit_status(lambda: checks.check(flags.config))
 
 
 def launch_and_check(*arguments: str, check: Callable[..., int] = check_config) -> int:
@@ -57,7 +56,7 @@ def launch_and_check(*arguments: str, check: Callable[..., int] = check_config) 
     argv = ["launch.py", *arguments]
     try:
         with (
-            mock.patch.object(commands, "run", check),
+            mock.patch.object(launch, "execute", check),
             mock.patch.object(sys, "argv", argv),  # ml_collections looks there too
             warnings.catch_warnings(),
         ):
