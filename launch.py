@@ -38,7 +38,9 @@ def define_flags() -> None:
     flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0 (docs/multihost.md).")
     flags.DEFINE_integer("num_processes", None, "Several processes: how many; 1 ignores SLURM and the like.")
     flags.DEFINE_integer("process_id", None, "Several processes: which one this is, from 0.")
-    flags.DEFINE_list("runs", [], "compare, evaluate: workdirs of finished runs; evaluate scores their mean.")
+    flags.DEFINE_list(
+        "runs", [], "Workdirs of finished runs: compare sets them side by side; others take the mean of their masks."
+    )
 
 
 def main(argv: list[str]) -> int:

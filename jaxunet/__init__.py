@@ -12,7 +12,36 @@ prediction/  a checkpoint as a function; masks, measures, tables and pages for X
 evaluation/  exact scores of a checkpoint: tables, pictures, report; several systems compared
 export/      a checkpoint as one file for elsewhere, with its model card
 preflight/   what a config will need on accelerators, by compiling it ahead of time
+api.py       load, train and evaluate, for notebooks: the names below, which load nothing until they are used
 commands.py  one call per `launch.py --mode`
 
 A package imports only from those above it; tests/test_house.py holds that.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxunet.api import Prediction, UserError, Xray, evaluate, load, read_xray, train
+
+    __version__: str
+
+__all__ = ["Prediction", "UserError", "Xray", "__version__", "evaluate", "load", "read_xray", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        import importlib.metadata
+
+        try:
+            return importlib.metadata.version("jaxunet")
+        except importlib.metadata.PackageNotFoundError:  # run from its folder
+            return "unknown"
+    if name in __all__:
+        from jaxunet import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'jaxunet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -64,8 +64,8 @@ def execute(mode: str, flags: Flags) -> int:
             raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and what goes with it.")
 
     def action() -> int | None:
-        if flags.runs and mode not in ("evaluate", "compare"):
-            raise UserError("--runs is for --mode=evaluate and --mode=compare alone.")
+        if flags.runs and mode not in ("evaluate", "predict", "serve", "compare", "export"):
+            raise UserError(f"--mode={mode} has no use for --runs: leave it out.")
         if MODES[mode].compiles:
             _cache_programs()
         return MODES[mode].function(flags)
@@ -132,7 +132,9 @@ def _export(flags: Flags) -> None:
 
     folder = _workdir(flags)
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
-    export(_run_config(folder, flags), folder, checkpoint=flags.checkpoint, format=flags.format, output=out)
+    members = [(_run_config(run, flags), run) for run in map(locate, flags.runs)]
+    config = members[0][0] if members else _run_config(folder, flags)
+    export(config, folder, checkpoint=flags.checkpoint, format=flags.format, output=out, members=members)
 
 
 def _preflight(flags: Flags) -> None:
@@ -198,17 +200,14 @@ MODES = {
 
 
 def _network(flags: Flags) -> "Predictor":
-    """Of the run in --workdir, or without one, the network that comes with jaxunet."""
-    from jaxunet.prediction import predictor
+    """Of the run in --workdir, or the mean of those in --runs; without both, the network that comes with jaxunet."""
+    from jaxunet import api
 
-    if flags.workdir:
-        folder = _workdir(flags)
-        config = _run_config(folder, flags)
-        predictor.fit_batch_size(config)
-        return predictor.load(config, folder, checkpoint=flags.checkpoint)
-    if flags.checkpoint != "latest":
+    if flags.workdir and flags.runs:
+        raise UserError("--workdir and --runs both name networks: leave out one of them.")
+    if flags.checkpoint != "latest" and not (flags.workdir or flags.runs):
         raise UserError(f"--checkpoint={flags.checkpoint} is of a run: name it with --workdir.")
-    return predictor.load_shipped(flags.overrides)
+    return api.load(flags.runs or flags.workdir or None, checkpoint=flags.checkpoint, overrides=flags.overrides)
 
 
 def _run_config(folder: pathlib.Path, flags: Flags) -> ConfigDict:
@@ -216,7 +215,7 @@ def _run_config(folder: pathlib.Path, flags: Flags) -> ConfigDict:
     from jaxunet.runs import config_file
 
     config = config_file.load(folder)
-    config.update_from_flattened_dict(flags.overrides)
+    config_file.override(config, flags.overrides)
     return config
 
 

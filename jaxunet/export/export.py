@@ -13,7 +13,7 @@ import json
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -46,7 +46,15 @@ _TOLERANCE_ACCELERATOR = 2e-2
 _TOLERANCE_FLOAT16 = 5e-2  # kernels with 11 bits
 
 
-def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format: str, output: pathlib.Path) -> None:
+def export(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    checkpoint: str,
+    format: str,
+    output: pathlib.Path,
+    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
+) -> None:
     """Writes `output` and, beside it, `MODEL_CARD.md`; prints how far its values are from the checkpoint's.
 
     Args:
@@ -55,6 +63,8 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
       checkpoint: "latest", "best" or a step.
       format: a key of `FORMATS`.
       output: the file to write; one that is there is replaced.
+      members: config and workdir of several runs, to export their mean probability; `workdir` then has the scores that
+        `--mode=evaluate --runs` wrote, or nothing.
 
     Raises:
       UserError: if there is no such checkpoint, a library is missing, the network or the mean over flips has no such
@@ -67,9 +77,11 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
         raise UserError(
             f"--format={format} is the network alone: give --config.eval.flips=False, or write safetensors."
         )
-    portable = from_json(to_json(config))
-    portable.model.dtype, portable.model.layout = "float32", "plain"  # what every device and runtime can compute
-    source = predictor.load(portable, workdir, checkpoint=checkpoint)
+    if members and format not in ("stablehlo", "onnx"):
+        raise UserError(f"--format={format} holds one network, and --runs names several: write stablehlo or onnx.")
+    runs = list(members) or [(config, workdir)]
+    loaded = [predictor.load(_portable(c), run, checkpoint=checkpoint) for c, run in runs]
+    source = predictor.ensemble(loaded, [run for _, run in runs]) if members else loaded[0]
     write, read = FORMATS[format]
     metadata = describe(source, config)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -79,13 +91,20 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
         tolerance = _TOLERANCE if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
         tolerance = _TOLERANCE_FLOAT16 if format == "safetensors_float16" else tolerance
         agreement = compare(source, read(source, draft), tolerance=tolerance)
-        card = model_card.model_card(source, workdir, metadata, output.name, format, agreement)
+        card = model_card.model_card(source, workdir, metadata, output.name, format, agreement, trained_in=runs[0][1])
         write_atomically(output, draft.read_bytes())  # with the user's permissions, which safetensors does not give
     write_atomically(output.parent / model_card.NAME, card)
     print(
         f"{output}: {format}, {output.stat().st_size:,} bytes, checkpoint {source.step}, {', '.join(source.targets)}, "
         f"{source.image_size}x{source.image_size}. {agreement} {model_card.NAME} is beside it."
     )
+
+
+def _portable(config: ConfigDict) -> ConfigDict:
+    """A copy for what every device and runtime can compute."""
+    portable = from_json(to_json(config))
+    portable.model.dtype, portable.model.layout = "float32", "plain"
+    return portable
 
 
 def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:

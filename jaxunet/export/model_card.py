@@ -107,17 +107,25 @@ def training_data(config: ConfigDict) -> tuple[str, str]:
 
 
 def model_card(
-    source: Predictor, workdir: pathlib.Path, metadata: dict[str, Any], file: str, format: str, agreement: str
+    source: Predictor,
+    workdir: pathlib.Path,
+    metadata: dict[str, Any],
+    file: str,
+    format: str,
+    agreement: str,
+    *,
+    trained_in: pathlib.Path,
 ) -> str:
     """The card's text, in Markdown.
 
     Args:
       source: the network.
-      workdir: of the run.
+      workdir: of the run, or the folder with the scores of several runs' mean.
       metadata: as `export.describe` gives it.
       file: name of the artefact.
       format: a key of `EXAMPLES`.
       agreement: a sentence on how the artefact was checked.
+      trained_in: workdir of the run, or of the first of several.
     """
     size, targets = source.image_size, " and ".join(source.targets)
     sections = {
@@ -125,7 +133,7 @@ def model_card(
             "Research on the segmentation of chest X-rays, and teaching. **Not for clinical use**: it is no medical "
             "device, and nobody has validated it on patients. It must not be used to diagnose or to treat."
         ),
-        "Training data": _training_data(source, workdir),
+        "Training data": _training_data(source, trained_in),
         "Settings": _settings(source, metadata),
         "Scores": _scores(source, workdir),
         "Limits": _limits(source),
@@ -136,9 +144,10 @@ def model_card(
         "Made with": ", ".join(f"{name} {version}" for name, version in metadata["versions"].items()) + ".",
     }
     title = f"# {text(workdir.resolve().name)}: {targets} on chest X-rays"
+    several = "" if trained_in == workdir else f"; {source.origin}, of which this is the first"
     lead = (
         f"A {_network(source.config)} that marks {targets} on frontal chest X-rays of {size}x{size} pixels; checkpoint "
-        f"of step {source.step:,}. Written by jaxunet from the run; every number below was read from it."
+        f"of step {source.step:,}{several}. Written by jaxunet from the run; every number below was read from it."
     )
     body = "\n\n".join(f"## {heading}\n\n{content}" for heading, content in sections.items())
     return f"{title}\n\n{lead}\n\n{body}\n"

@@ -3,13 +3,13 @@
 The header it starts from holds no patient data: see `xrays/dicom.py`.
 """
 
-import importlib.metadata
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from jaxunet import __name__ as package
+from jaxunet import __version__
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import atomic_file
 
@@ -48,7 +48,7 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
         "lung": (codes.SCT.AnatomicalStructure, codes.SCT.Lung),
     }
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=package, version=_version(), family=codes.DCM.ArtificialIntelligence
+        name=package, version=__version__, family=codes.DCM.ArtificialIntelligence
     )
     segments = [
         highdicom.seg.SegmentDescription(
@@ -75,15 +75,8 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
         instance_number=1,
         manufacturer=package,
         manufacturer_model_name=package,
-        software_versions=_version(),
+        software_versions=__version__,
         device_serial_number="0",
         pixel_measures=measures,
         omit_empty_frames=False,
     )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from its folder
-        return "unknown"

@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import flax
 import jax
@@ -22,9 +22,14 @@ from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
 from jaxunet.models.averaging import Ensemble, Flipped
 from jaxunet.models.build import Network, build_model, predict_step
+from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json
+from jaxunet.runs.config_file import from_json, override
+from jaxunet.xrays import letterbox
+from jaxunet.xrays.files import names_of
+from jaxunet.xrays.pixels import Xray
+from jaxunet.xrays.read import Source, read_xray
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
 _ANY_PIXEL = {"score": "image", "threshold": 0.0, "from": "not chosen on val: any infected pixel counts"}
@@ -32,6 +37,16 @@ _LIKELY = {"score": "probability", "threshold": 0.5, "from": "not chosen on val:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An X-ray, the square uint8 [S, S] of it that the network takes, and where it lies in that."""
+
+    name: str
+    xray: Xray
+    square: np.ndarray
+    place: letterbox.Placement
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
     """A checkpoint with the network and the settings that it was trained with.
 
@@ -85,18 +100,84 @@ class Predictor:
         """A pixel is positive where its probability exceeds this: `metrics.positive(logits, threshold)`."""
         return self.config.eval.threshold
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Predicts in batches of `config.eval.batch_size` over all devices, compiled once.
+    def __repr__(self) -> str:
+        return f"<Predictor: {self.in_words}>"
+
+    @property
+    def in_words(self) -> str:
+        """What it predicts and where it is from, as `--mode=predict` and `--mode=serve` print it."""
+        return (
+            f"{' and '.join(self.targets)} from step {self.step} of {self.origin}, {self.image_size} pixels per side, "
+            f"threshold {self.threshold}"
+        )
+
+    @overload
+    def predict(self, xray: Source) -> Prediction: ...
+
+    @overload
+    def predict(self, xray: Sequence[Source]) -> list[Prediction]: ...
+
+    def predict(self, xray: Source | Sequence[Source]) -> Prediction | list[Prediction]:
+        """Predicts one X-ray, or several in batches of at most `config.eval.batch_size`.
+
+        Args:
+          xray: what `read_xray` takes, of any size: a path, the bytes of a file, a NumPy array [H, W] or an `Xray`; or
+            a list or tuple of them.
+
+        Returns:
+          The prediction; of a list, a list in the same order.
+
+        Raises:
+          UserError: if an X-ray cannot be used.
+        """
+        several = isinstance(xray, list | tuple)
+        sources: Sequence[Source] = xray if several else [xray]
+        names, size, found = names_of(sources), self.batch_size(len(sources)), []
+        for start in range(0, len(sources), size):
+            part = range(start, min(start + size, len(sources)))
+            found += self.predict_fitted([self.fit(names[i], read_xray(sources[i])) for i in part], batch_size=size)
+        return found if several else found[0]
+
+    def fit(self, name: str, xray: Xray) -> Fitted:
+        """Scales an X-ray to `image_size`; its prediction will have the name `name`."""
+        square, place = letterbox.fit(xray.pixels, self.image_size)
+        return Fitted(name, xray, square, place)
+
+    def predict_fitted(self, xrays: Sequence[Fitted], *, batch_size: int) -> list[Prediction]:
+        """The predictions of X-rays from `fit`, in the same order; each `batch_size` is compiled once."""
+        if not xrays:
+            return []
+        logits = self.logits(np.stack([x.square for x in xrays]), batch_size)
+        masks = logits[..., : len(self.targets)]
+        return [
+            Prediction(
+                *(x.name, x.xray, x.place, masks[i], self.targets, self.covid19(logits[i])),
+                *(self.threshold, self.rule, self.gate),
+            )
+            for i, x in enumerate(xrays)
+        ]
+
+    def batch_size(self, images: int) -> int:
+        """Of batches for so many images: a power of 2 per device, so that few programs are compiled, and at most
+        `config.eval.batch_size`."""
+        size = jax.device_count()
+        while size < images:
+            size *= 2
+        return min(size, self.config.eval.batch_size)
+
+    def logits(self, images: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """Predicts in batches over all devices, compiled once for each size of a batch.
 
         Args:
           images: uint8 [N, image_size, image_size] in [0, 255].
+          batch_size: None for `config.eval.batch_size`.
 
         Returns:
           float32 [N, image_size, image_size, C], C being the number of `targets`, and one more if `answers_covid19`.
         """
         if not len(images):
             return np.empty((*images.shape, len(self.config.dataset.targets)), np.float32)
-        batch_size = self.config.eval.batch_size
+        batch_size = batch_size or self.config.eval.batch_size
         results = []
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
@@ -237,7 +318,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
         raise UserError(
             f"{path} was not written by --mode=export --format=safetensors, or by an older jaxunet ({error!r} in it)."
         ) from error
-    config.update_from_flattened_dict(overrides or {})
+    override(config, overrides or {})
     fit_batch_size(config)
     checks.check(config, training=False)
     if _chosen_for(config) != chosen_for:

@@ -47,6 +47,21 @@ def from_json(text: str) -> ConfigDict:
     return ConfigDict(settings).lock()
 
 
+def override(config: ConfigDict, changes: dict[str, Any]) -> None:
+    """Sets keys such as "eval.threshold" to other values.
+
+    Raises:
+      UserError: if there is no such key, or the value is of another kind.
+    """
+    for key, value in changes.items():
+        try:
+            config.update_from_flattened_dict({key: value})
+        except KeyError as error:
+            raise UserError(f"There is no setting config.{key}: configs/default.py lists all.") from error
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"config.{key}={value!r} is of another kind than {flatten(config).get(key)!r}.") from error
+
+
 def load(workdir: pathlib.Path) -> ConfigDict:
     """The config that the run in `workdir` was started with."""
     path = workdir / "config.json"

@@ -25,7 +25,7 @@ from jaxunet.evaluation import evaluate
 from jaxunet.runs import config_file, settings
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.training import loop
-from tests.training.test_resume import assert_same_end
+from tests.support.runs import assert_same_end
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 60

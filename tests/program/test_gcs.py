@@ -23,7 +23,7 @@ from jaxunet.runs.metric_log import read_metrics
 from jaxunet.training import loop
 from tests.support.fake_archive import fake_files, write_zip
 from tests.support.fake_bucket import FakeStorage, fake_storage
-from tests.training.test_resume import assert_same_end
+from tests.support.runs import assert_same_end
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("gcsfs"), reason="needs gcsfs: pip install '.[gcs]'")
 
