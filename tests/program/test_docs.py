@@ -25,6 +25,7 @@ from jaxunet.commands import MODES, Flags
 from jaxunet.core.errors import exit_status
 from jaxunet.evaluation import compare
 from jaxunet.runs import checks, settings
+from tests.support.clone import copy_clone
 from tests.support.fake_archive import fake_files, write_folder, write_zip, xray
 from tests.support.hostile_input import launch_and_check
 
@@ -314,8 +315,7 @@ def test_the_example_fits(tmp_path):
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A copy of the repository with what pages name: `.venv/bin/python`, `covidqu.zip`, `xrays/`, `mydata/`."""
     root = tmp_path_factory.mktemp("docs") / "jaxunet"
-    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache", "build", "*.egg-info")
-    shutil.copytree(ROOT, root, ignore=ignore)
+    copy_clone(root)
     for path in (root / ".venv/bin/python", root.parent / "bin/python"):
         path.parent.mkdir(parents=True)
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
