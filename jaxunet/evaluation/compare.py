@@ -18,8 +18,7 @@ from jaxunet.data.examples import Split
 from jaxunet.devices import processes
 from jaxunet.evaluation import evaluate, figures, per_image
 from jaxunet.evaluation.evaluate import Scored
-from jaxunet.runs import checks, config_file
-from jaxunet.runs.settings import flatten
+from jaxunet.runs import checks, config_file, settings
 from jaxunet.scoring import bootstrap, protocols, split_pass
 from jaxunet.training.loop import train
 
@@ -36,7 +35,7 @@ class System:
       name: as it is printed.
       training: a few words about it.
       summary: `protocols.summarize` with intervals.
-      counts: int64 [N, 4], images in the order that all systems share.
+      counts: int32 [N, 4], images in the order that all systems share.
       predicted: bool [K, H, W], masks of the images that are shown.
       answers_covid19: whether the network answers for the whole image, too.
       parameters: their number.
@@ -166,7 +165,7 @@ def _name_runs(runs: list[pathlib.Path], taken: Mapping[str, Any]) -> dict[str, 
 def _run_config(folder: pathlib.Path, overrides: dict[str, Any]) -> ConfigDict:
     """The config that the run was made with, and those of the `overrides` that it knows."""
     config = config_file.load(folder)
-    known = flatten(config)
+    known = settings.flatten(config)
     config.update_from_flattened_dict({key: value for key, value in overrides.items() if key in known})
     return config
 
@@ -198,7 +197,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
-    split_pass.count_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
+    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
     seconds = time.perf_counter() - began
     return System(
         name=name,

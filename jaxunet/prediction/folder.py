@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.measures import rule_in_words
 from jaxunet.prediction.prediction import Prediction, mask_path
 from jaxunet.prediction.predictor import Fitted, Predictor
 from jaxunet.xrays.files import XrayFile, XrayFiles
@@ -61,7 +60,7 @@ def predict(
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
     print(predictor.in_words)
-    print(rule_in_words(**settings["detection"]) + (_GATED if settings["gate"] else ""))
+    print(f"{predictor.rule}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays alone: on others the masks mark what is not there.")
     if config.dataset.train_config == "infection":
@@ -111,7 +110,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
         "flips": predictor.config.eval.flips,
-        "detection": predictor.rule,
+        "detection": predictor.rule.to_dict(),
         "gate": predictor.gate,
         "probabilities": probabilities,
     }

@@ -3,9 +3,10 @@
 import numpy as np
 from PIL import Image
 
+from jaxunet.data.targets import TARGETS
+
 _SIDE = 1024  # pixels; overlays are to be looked at
 INSIDE, OUTLINE = 1, 2  # of a mask, in `layers`
-COLOURS = {"lung": (70, 160, 240), "infection": (240, 70, 60)}
 
 
 def paint(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
@@ -13,7 +14,7 @@ def paint(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
     picture, drawn = layers(image, masks)
     painted = np.repeat(picture[..., None], 3, axis=-1)
     for target, layer in sorted(drawn.items(), reverse=True):  # infection on top
-        painted[layer == OUTLINE] = COLOURS[target]
+        painted[layer == OUTLINE] = TARGETS[target].colour
     return painted
 
 

@@ -14,9 +14,12 @@ import numpy as np
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
+from jaxunet.data import targets
+from jaxunet.data.targets import TARGETS
 from jaxunet.prediction import journal, overlay
-from jaxunet.prediction.measures import detected, doubts, measure
+from jaxunet.prediction.measures import doubts, measure
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import output_name
 from jaxunet.xrays.pixels import Xray
@@ -34,8 +37,8 @@ class Prediction:
       targets: the names of the masks.
       covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not answer that.
       threshold: a pixel is marked where its probability exceeds this.
-      rule: when the X-ray counts as COVID-19, as `measures.detected` takes it.
-      gate: whether the infection mask is blank if `covid19` does not exceed the rule's threshold.
+      rule: when the X-ray counts as COVID-19, of the network.
+      gate: whether masks learnt from COVID-19 images alone are blank where the network does not call it COVID-19.
     """
 
     name: str
@@ -45,15 +48,15 @@ class Prediction:
     targets: tuple[str, ...]
     covid19: float | None
     threshold: float
-    rule: dict[str, Any]
+    rule: Rule
     gate: bool
 
     @functools.cached_property
     def masks(self) -> dict[str, np.ndarray]:
         """By target, bool [H, W]: where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
-        if self.gate and self.covid19 is not None and self.covid19 <= self.rule["threshold"]:
-            masks["infection"] = np.zeros_like(masks["infection"])
+        if self.gate and self.covid19 is not None and not self.rule.calls(self.covid19):
+            masks = {name: np.zeros_like(mask) if TARGETS[name].learnt_from else mask for name, mask in masks.items()}
         return masks
 
     @functools.cached_property
@@ -64,18 +67,18 @@ class Prediction:
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
         """Areas, shares and counts by name, such as "severity_percent"; see `measures.measure`."""
-        infection, lung = self.masks.get("infection"), self.masks.get("lung")
-        return measure(infection, lung, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        found = self._mask(targets.finding(self.targets))
+        return measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
 
     @property
     def detected(self) -> bool | None:
         """Whether the X-ray counts as COVID-19 by `rule`; None if the network does not predict infection."""
-        return detected(self.measures, self.covid19, **self.rule)
+        return self.rule.calls_xray(self.measures, self.covid19)
 
     @functools.cached_property
     def warnings(self) -> list[str]:
         """Why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
-        return [*self.xray.notes, *doubts(self.xray.pixels, self.masks.get("lung"))]
+        return [*self.xray.notes, *doubts(self.xray.pixels, self._organ)]
 
     @property
     def row(self) -> dict[str, Any]:
@@ -132,6 +135,13 @@ class Prediction:
     def _logits(self) -> np.ndarray:
         """float32 [H, W, C]."""
         return letterbox.restore(self.square, self.place)
+
+    def _mask(self, target: str | None) -> np.ndarray | None:
+        return None if target is None else self.masks[target]
+
+    @property
+    def _organ(self) -> np.ndarray | None:
+        return self._mask(targets.organ(self.targets))
 
     def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
         """float32 [H, W], in [0, `of`]."""

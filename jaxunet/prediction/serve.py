@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
+from jaxunet.data.targets import TARGETS
 from jaxunet.prediction import overlay, web_guard
 from jaxunet.prediction.predictor import Predictor
 
@@ -144,10 +145,10 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "image_size": predictor.image_size,
             "threshold": predictor.threshold,
             "flips": predictor.config.eval.flips,
-            "rule": predictor.rule,
+            "rule": predictor.rule.to_dict(),
             "gate": predictor.gate,
             "max_bytes": MAX_BYTES,
-            "colours": overlay.COLOURS,
+            "colours": {name: TARGETS[name].colour for name in predictor.targets},
         }
 
     @app.post("/predict")

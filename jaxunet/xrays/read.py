@@ -46,7 +46,7 @@ def read_xray(source: Source) -> Xray:
         return _decode(source)
     if not isinstance(source, str | os.PathLike):
         raise UserError(
-            f"An X-ray is a path, bytes, a NumPy array [H, W] or an Xray, and this is a {type(source).__name__}."
+            f"An X-ray is a path, bytes, a NumPy array [H, W] or an Xray, and this is of type {type(source).__name__}."
         )
     path = pathlib.Path(source).expanduser()
     if path.is_dir():

@@ -20,6 +20,7 @@ from jaxunet.prediction import folder, predictor
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 from jaxunet.scoring.split_pass import load_eval_split
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
@@ -70,7 +71,7 @@ def test_masks_are_those_of_evaluation(finished, tmp_path):
     split = load_eval_split(config, "val")
     for i, image in enumerate(split.image):
         write(tmp_path / "in", f"{i}.png", image)
-    expected = predictor.load(config, finished, checkpoint="latest").logits(split.image)
+    expected = predictor.load(config, finished, checkpoint="latest").outputs(split.image)["masks"]
     config.eval.threshold = float(1 / (1 + np.exp(-np.median(expected))))
     evaluate(config, finished, split="val", checkpoint="latest")
     rows = table_of(finished / "eval" / "val" / "per_image.csv")
@@ -128,7 +129,7 @@ def test_pixels_on_the_threshold_are_not_marked(run, tmp_path):
 @pytest.mark.parametrize(("probability", "marked"), [(0.39, 0), (0.4, 0), (0.41, 6)])
 def test_an_answer_on_the_threshold_is_no_covid19(probability, marked):
     """For the decision and for the mask that is left blank without it alike."""
-    rule = {"score": "probability", "threshold": 0.4}
+    rule = Rule("probability", 0.4)
     logits = np.full((8, 8, 1), -1, np.float32)
     logits[2:4, 2:5] = 1
     xray = Xray(np.zeros((8, 8), np.uint8))
@@ -159,12 +160,12 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_p
     for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
         result["detection"]["threshold"], result["checkpoint_step"] = share, step
         report.write_text(json.dumps(result))
-        rule = predictor.detection_rule(network.config, tmp_path / "run", network.step)
-        object.__setattr__(network, "detection", rule)
+        rule = predictor._rule_of_val(network.config, tmp_path / "run", network.step)
+        object.__setattr__(network, "rule", rule)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
     report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
-    assert predictor.detection_rule(network.config, tmp_path / "run", 7)["threshold"] == 0
+    assert predictor._rule_of_val(network.config, tmp_path / "run", 7).threshold == 0
 
 
 def test_broken_files_among_good_ones(run, tmp_path, capsys):
