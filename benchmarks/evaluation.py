@@ -20,7 +20,6 @@ from absl import app
 from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from jaxunet.data.archive import COVID
 from jaxunet.data.targets import mask_targets
 from jaxunet.evaluation import analysis, figures, per_image
 from jaxunet.scoring import split_pass
@@ -75,12 +74,12 @@ def main(_: list[str]) -> None:
         block |= timed(
             f"analysis of {target}",
             lambda t=target, i=i, share_of=share_of: analysis.analyse(
-                table[t], histogram[:, i], data.labels, share_of=share_of, decision=None
+                table[t], histogram[:, i], data, share_of=share_of, decision=None
             ),
         )
     timed("per_image.csv", lambda: per_image.to_csv(table, data))
     with tempfile.TemporaryDirectory() as folder:
-        path, covid = pathlib.Path(folder) / "analysis.png", data.labels == COVID
+        path, covid = pathlib.Path(folder) / "analysis.png", data.positive
         timed("analysis.png", lambda: figures.analysis({"threshold": 0.5, **result}, table[targets[0]], covid, path))
     print(f"{'sum':32s}{_total:8.2f} s")
 

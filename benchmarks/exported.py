@@ -16,7 +16,8 @@ import time
 import jax
 import numpy as np
 
-from jaxunet.export.export import FORMATS, export
+from jaxunet.export.export import export
+from jaxunet.export.formats import FORMATS
 from jaxunet.prediction import predictor
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
@@ -42,7 +43,7 @@ def main() -> None:
         for name in flags.formats.split(","):
             path = pathlib.Path(folder) / name
             export(config, flags.workdir, checkpoint="latest", format=name, output=path)
-            runs[name], sizes[name] = FORMATS[name][1](source, path), path.stat().st_size
+            runs[name], sizes[name] = FORMATS[name].read(source, path), path.stat().st_size
 
     seconds = {name: [] for name in runs}
     results = {}

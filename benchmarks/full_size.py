@@ -18,7 +18,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxunet.data.archive import COVID
 from jaxunet.evaluation.analysis import by_lesion_size  # noqa: E402
 from jaxunet.evaluation.per_image import COUNTS  # noqa: E402
 from jaxunet.prediction import predictor
@@ -63,10 +62,10 @@ def main(_: list[str]) -> None:
     counts, called = np.asarray(counts, np.int64), np.concatenate(called)
     print(f"{len(data.ids)} images of {_SPLIT.value} at {data.image.shape[1]}x{data.image.shape[2]}, {network.origin}")
     for c, target in enumerate(network.targets):
-        print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.labels, resamples=RESAMPLES))}")
-    gated = protocols.summarize(detection.gate(counts[:, 0], called), data.labels, resamples=RESAMPLES)
+        print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.positive, resamples=RESAMPLES))}")
+    gated = protocols.summarize(detection.gate(counts[:, 0], called), data.positive, resamples=RESAMPLES)
     print(f"\n{network.targets[0]}, blank where not called COVID-19\n{protocols.table(gated)}")
-    covid = counts[data.labels == COVID, 0]
+    covid = counts[data.positive, 0]
     columns = dict(zip(COUNTS, covid.T, strict=True)) | protocols.ratios(covid) | {"hd95": np.zeros(len(covid))}
     dice = [f"{group['dice']['mean']:.3f}" for group in by_lesion_size(columns)["groups"]]
     print(f"\nDice by quarter of lesion size: {' / '.join(dice)}")

@@ -15,9 +15,10 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 import jaxunet
 from jaxunet.commands import MODES, Flags, execute
+from jaxunet.export.formats import FORMATS
+from jaxunet.runs.settings import RENAMED, with_new_names
 
 _HELP = {"-h", "-help", "--help", "--helpshort"}
-FORMATS = ["stablehlo", "onnx", "safetensors", "safetensors_float16", "torch"]
 CONFIGS = next(path for folder in jaxunet.__path__ if (path := pathlib.Path(folder) / "configs").is_dir())
 
 
@@ -49,6 +50,7 @@ def main(argv: list[str], *, mode: str = "") -> int:
     """
     try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
         app.define_help_flags()
+        argv = with_new_names(argv)
         _define_flags(argv)
         if _HELP & set(argv):
             print(_flags_help(mode))
@@ -60,6 +62,9 @@ def main(argv: list[str], *, mode: str = "") -> int:
         inner: Any = error
         while isinstance(inner.args[0], Exception):  # ml_collections wraps one in the other
             inner = inner.args[0]
+        for old, new in RENAMED.items():  # in a config file of the user's; flags have their new names
+            if f'Key "{old.rpartition(".")[2]}" does not exist' in str(inner):
+                return complain(f"config.{old} is now called config.{new}: rename it in the config file.")
         return complain("There is no setting " + " ".join(str(inner.args[0]).replace("\n", ". ").split()))
     except (flags.Error, TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
         return complain(" ".join(str(error).split()))
@@ -134,7 +139,7 @@ _FLAGS = (
         "what to write (docs/export.md)",
         flags.DEFINE_enum,
         "stablehlo",
-        {"enum_values": FORMATS},
+        {"enum_values": list(FORMATS)},
     ),
     _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", flags.DEFINE_list, []),
     _Flag(

@@ -145,19 +145,20 @@ def _preflight(flags: Flags) -> None:
 
 
 def _verify(flags: Flags) -> int:
-    from jaxunet.data.prepared import verify_source
+    from jaxunet.data.prepared import archive_of
+    from jaxunet.data.verify import write_findings
 
-    return verify_source(flags.config.dataset, _workdir(flags) if flags.workdir else None)
+    return write_findings(archive_of(flags.config.dataset), _workdir(flags) if flags.workdir else None)
 
 
 def _data(flags: Flags) -> None:
-    from jaxunet.data import prepared
+    from jaxunet.data import prepared, specs
     from jaxunet.runs import checks
 
     checks.check(flags.config, training=False)
     dataset = flags.config.dataset
-    if dataset.name == "labelled_images":
-        raise UserError("config.dataset.name='labelled_images' reads the pictures as they are: nothing to prepare.")
+    if dataset.name == specs.LABELLED_IMAGES:
+        raise UserError(f"config.dataset.name={dataset.name!r} reads the pictures as they are: nothing to prepare.")
     for part in sorted({dataset.train_config, dataset.eval_config}):
         print(f"Ready: {prepared.open_builder(dataset, part).data_dir}")
 

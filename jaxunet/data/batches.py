@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet.data.examples import RawBatch, Source, Split
+from jaxunet.data.examples import RawBatch, Source
 from jaxunet.data.order import epoch_order
 from jaxunet.data.targets import COVID19
 
@@ -46,17 +46,18 @@ def decode(raw: RawBatch) -> dict[str, Any]:
     return {"image": image, "target": target}
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
-    """Every example once, in order, in batches of one static size.
+def eval_batches(arrays: RawBatch, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
+    """Every example of `arrays`, one raw batch of all, once, in order, in batches of one static size.
 
     Yields:
       The raw batch, the last one padded with its first example, and `valid` bool [B], False for padding.
     """
-    for start in range(0, len(split.ids), batch_size):
+    n = len(arrays["image"])
+    for start in range(0, n, batch_size):
         index = np.arange(start, start + batch_size)
-        valid = index < len(split.ids)
+        valid = index < n
         index = np.where(valid, index, start)
-        yield {name: array[index] for name, array in split.arrays.items()}, valid
+        yield {name: array[index] for name, array in arrays.items()}, valid
 
 
 class _Positions:

@@ -13,10 +13,12 @@ import functools
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.data.archive import CLASSES as LABELS
 
+VERSION = "1.0.0"  # of the prepared datasets: to be raised whenever the drawing changes, so no stale files are read
 SIZE = 256
 SPLITS = ("train", "val", "test")
+CLASSES = ("COVID-19", "Non-COVID", "Normal")
+MASKS = ("lung", "infection")  # in the order of `draw_chest_xray`
 # Rows of 5 bits: a font file would tie the pixels to a Pillow release.
 _GLYPHS = {"L": (16, 16, 16, 16, 16, 16, 31), "R": (30, 17, 17, 30, 20, 18, 17)}
 
@@ -30,19 +32,21 @@ def draw_chest_xray(seed: int, index: int, split: str, label: str) -> tuple[Arra
       seed: of the dataset, at least 0.
       index: of the image within its split and class, at least 0.
       split: "train", "val" or "test".
-      label: one of LABELS. Only COVID-19 images have infection, and all of them do.
+      label: one of CLASSES. Only COVID-19 images have infection, and all of them do.
 
     Returns:
       image uint8 [256, 256] in [0, 255]; lung_mask and infection_mask uint8 {0, 1} [256, 256], the second a part of
       the first.
     """
-    if label not in LABELS or split not in SPLITS:
-        raise UserError(f"{label!r} in {split!r} cannot be drawn: the label is one of {LABELS}, the split of {SPLITS}.")
+    if label not in CLASSES or split not in SPLITS:
+        raise UserError(
+            f"{label!r} in {split!r} cannot be drawn: the label is one of {CLASSES}, the split of {SPLITS}."
+        )
     check_seed(seed)
     if index < 0:
         raise UserError(f"index={index} must not be negative.")
     # Philox's bits and `Generator.random` are what numpy keeps stable; its normal and integer samplers have changed.
-    stream = (index * len(SPLITS) + SPLITS.index(split)) * len(LABELS) + LABELS.index(label)
+    stream = (index * len(SPLITS) + SPLITS.index(split)) * len(CLASSES) + CLASSES.index(label)
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
 
     x, y = _patient_coordinates(rng)

@@ -25,6 +25,8 @@ class LabelledImages:
       image_shape: (H, W, 1).
     """
 
+    positive_class = None
+
     def __init__(self, source: str, split: str, *, image_size: int):
         """Args:
         source: a folder with `train/<class>/<image>` and `val/<class>/<image>`, or the folder of a prepared TFDS

@@ -67,13 +67,13 @@ def answers_covid19(targets: Iterable[str]) -> bool:
     return COVID19 in targets
 
 
-def finding(targets: Sequence[str]) -> str | None:
-    """The first mask that lies within an organ: the one whose areas and shares are measured."""
-    return next((name for name in mask_targets(targets) if TARGETS[name].within), None)
+def finding(targets: Sequence[str]) -> str:
+    """The first mask that lies within an organ: the one whose areas and shares are measured; "" if there is none."""
+    return next((name for name in mask_targets(targets) if TARGETS[name].within), "")
 
 
-def organ(targets: Sequence[str]) -> str | None:
-    """The mask among `targets` that the finding lies in; without a finding, one that any known finding lies in."""
+def organ(targets: Sequence[str]) -> str:
+    """The mask among `targets` that the finding, or without one any known finding, lies in; "" if there is none."""
     found = finding(targets)
     organs = [TARGETS[found].within] if found else [target.within for target in TARGETS.values()]
-    return next((name for name in mask_targets(targets) if name in organs), None)
+    return next((name for name in mask_targets(targets) if name in organs), "")

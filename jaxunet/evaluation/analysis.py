@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxunet.data.archive import CLASSES, COVID
+from jaxunet.data.examples import Split
 from jaxunet.evaluation.per_image import COUNTS, Columns
 from jaxunet.scoring import bootstrap, outlines, protocols
 from jaxunet.scoring.bootstrap import RESAMPLES, auc, mean, pearson, spearman, value
@@ -21,13 +21,13 @@ _BINS = 10  # of the reliability curve, equally wide
 Block = dict[str, Any]
 
 
-def analyse(columns: Columns, histogram: np.ndarray, labels: np.ndarray, *, share_of: str, rule: Rule | None) -> Block:
+def analyse(columns: Columns, histogram: np.ndarray, data: Split, *, share_of: str, rule: Rule | None) -> Block:
     """All blocks of one target.
 
     Args:
       columns: of `per_image.tabulate`; lesion size, severity and detection need its shares, which only infection has.
       histogram: int [N, 3, 20], see `counts.histogram`.
-      labels: int [N], index into `archive.CLASSES`.
+      data: the images.
       share_of: what the shares are of, "lung" or "image".
       rule: gives the threshold above which an image counts as COVID-19; None chooses it on these images.
 
@@ -35,8 +35,8 @@ def analyse(columns: Columns, histogram: np.ndarray, labels: np.ndarray, *, shar
       `surface`, `calibration`, `threshold_sweep`, and `by_lesion_size`, `severity`, `detection`, `gated` where they
       exist.
     """
-    covid = labels == COVID
-    result = {"surface": surface_summary(columns, labels)}
+    covid = data.positive
+    result = {"surface": surface_summary(columns, covid)}
     if "true_share" in columns:
         if covid.any():
             result["by_lesion_size"] = by_lesion_size({name: values[covid] for name, values in columns.items()})
@@ -46,21 +46,21 @@ def analyse(columns: Columns, histogram: np.ndarray, labels: np.ndarray, *, shar
             values = columns["covid19_probability" if answered else "predicted_share"]
             decides = PROBABILITY if answered else share_of
             used = dataclasses.replace(rule, decides=decides) if rule else Rule.chosen(decides, values, covid)
-            result["detection"] = detection(values, labels, used)
-            result["gated"] = gated(columns, used.calls(values), labels, used, chosen_here=rule is None)
+            result["detection"] = detection(values, covid, data.controls, used)
+            result["gated"] = gated(columns, used.calls(values), covid, used, chosen_here=rule is None)
     return result | {
         "calibration": calibration(histogram, covid),
-        "threshold_sweep": threshold_sweep(histogram, labels),
+        "threshold_sweep": threshold_sweep(histogram, covid),
     }
 
 
-def surface_summary(columns: Columns, labels: np.ndarray) -> Block:
+def surface_summary(columns: Columns, covid: np.ndarray) -> Block:
     """HD95 and surface Dice, mean over the images of P1 and of P3, and how many of them fall under the empty rules."""
     names = [name for name in columns if name == "hd95" or name.startswith("surface_dice")]
     no_truth, no_prediction = columns["tp"] + columns["fn"] == 0, columns["tp"] + columns["fp"] == 0
     result: Block = {"empty_rule": outlines.EMPTY_RULE}
     for protocol in ("P1", "P3"):
-        chosen = protocols.protocol_images(protocol, labels)
+        chosen = protocols.protocol_images(protocol, covid)
         if chosen.any():
             result[protocol] = {name: mean(columns[name][chosen]) for name in names}
             result[protocol]["one_empty"] = int((no_truth ^ no_prediction)[chosen].sum())
@@ -116,15 +116,15 @@ def severity(truth: np.ndarray, predicted: np.ndarray, covid: np.ndarray, *, sha
 # ---- detection -------------------------------------------------------------------------------------------------------
 
 
-def detection(values: np.ndarray, labels: np.ndarray, rule: Rule) -> Block:
+def detection(values: np.ndarray, covid: np.ndarray, controls: dict[str, np.ndarray], rule: Rule) -> Block:
     """How well `rule` tells COVID-19 images from the others.
 
     Args:
       values: float [N], in [0, 1], what the rule decides by.
-      labels: int [N], as of `analyse`.
+      covid: bool [N].
+      controls: name of another class -> bool [N], its images.
       rule: the decision.
     """
-    covid = labels == COVID
     found = rule.calls(values).astype(float)
     return {
         "score": rule.decides,
@@ -134,19 +134,17 @@ def detection(values: np.ndarray, labels: np.ndarray, rule: Rule) -> Block:
         "threshold_from": rule.source,
         "sensitivity": mean(found[covid]),
         "specificity": mean(1 - found[~covid]),
-        "specificity_by_class": {
-            name: mean(1 - found[labels == i]) for i, name in enumerate(CLASSES) if i != COVID and (labels == i).any()
-        },
+        "specificity_by_class": {name: mean(1 - found[chosen]) for name, chosen in controls.items()},
     }
 
 
-def gated(columns: Columns, called: np.ndarray, labels: np.ndarray, rule: Rule, *, chosen_here: bool) -> Block:
+def gated(columns: Columns, called: np.ndarray, covid: np.ndarray, rule: Rule, *, chosen_here: bool) -> Block:
     """The protocols with the decision applied: an image that is not called COVID-19 is scored as if predicted blank.
 
     Args:
       columns: as of `analyse`.
       called: bool [N], what `rule` decided.
-      labels: int [N].
+      covid: bool [N].
       rule: the decision.
       chosen_here: whether its threshold was chosen on these images, which makes the numbers optimistic.
 
@@ -159,8 +157,8 @@ def gated(columns: Columns, called: np.ndarray, labels: np.ndarray, rule: Rule, 
         "threshold": rule.threshold,
         "threshold_from": rule.source,
         "threshold_chosen_on_these_images": chosen_here,
-        "blanked": {"n": int((~called).sum()), "covid": int((~called & (labels == COVID)).sum())},
-        **protocols.summarize(counts, labels, resamples=RESAMPLES),
+        "blanked": {"n": int((~called).sum()), "covid": int((~called & covid).sum())},
+        **protocols.summarize(counts, covid, resamples=RESAMPLES),
     }
 
 
@@ -200,7 +198,7 @@ def calibration(histogram: np.ndarray, covid: np.ndarray) -> Block:
     return result
 
 
-def threshold_sweep(histogram: np.ndarray, labels: np.ndarray) -> Block:
+def threshold_sweep(histogram: np.ndarray, covid: np.ndarray) -> Block:
     """Dice of P1, P2 and P3 at each of `metrics.THRESHOLDS`, exact, with intervals; arguments as of `analyse`."""
     above = histogram[:, :2].astype(np.int64)[..., ::-1].cumsum(axis=-1)[..., ::-1]
     fp, tp = above[:, 0, 1:], above[:, 1, 1:]
@@ -208,7 +206,7 @@ def threshold_sweep(histogram: np.ndarray, labels: np.ndarray) -> Block:
     counts = np.stack([tp, fp, fn, above[:, 0, :1] - fp], axis=-1)  # [N, 19, 4]
     result: Block = {"thresholds": list(THRESHOLDS)}
     for protocol in ("P1", "P2", "P3"):
-        chosen = counts[protocols.protocol_images(protocol, labels)]
+        chosen = counts[protocols.protocol_images(protocol, covid)]
         if not len(chosen):
             continue
         drawn = bootstrap.times_drawn(len(chosen), RESAMPLES)

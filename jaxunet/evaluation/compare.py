@@ -18,7 +18,8 @@ from jaxunet.data.examples import Split
 from jaxunet.devices import processes
 from jaxunet.evaluation import evaluate, figures, per_image
 from jaxunet.evaluation.evaluate import Scored
-from jaxunet.runs import checks, config_file, settings
+from jaxunet.runs import checks, config_file
+from jaxunet.runs.settings import flatten
 from jaxunet.scoring import bootstrap, protocols, split_pass
 from jaxunet.training.loop import train
 
@@ -165,7 +166,7 @@ def _name_runs(runs: list[pathlib.Path], taken: Mapping[str, Any]) -> dict[str, 
 def _run_config(folder: pathlib.Path, overrides: dict[str, Any]) -> ConfigDict:
     """The config that the run was made with, and those of the `overrides` that it knows."""
     config = config_file.load(folder)
-    known = settings.flatten(config)
+    known = flatten(config)
     config.update_from_flattened_dict({key: value for key, value in overrides.items() if key in known})
     return config
 
@@ -193,16 +194,16 @@ def _images_to_show(counts: np.ndarray) -> np.ndarray:
 
 def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     config = scored.predictor.config
-    train, start = config.train, config.init.weights or config.init.checkpoint
+    train, start = config.train, config.init.weights or config.init.run
     length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
-    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
+    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part.arrays, config.eval.batch_size)
     seconds = time.perf_counter() - began
     return System(
         name=name,
         training=length + (f" from {start}" if start else ""),
-        summary=protocols.summarize(scored.counts[:, 0], scored.data.labels, resamples=bootstrap.RESAMPLES),
+        summary=protocols.summarize(scored.counts[:, 0], scored.data.positive, resamples=bootstrap.RESAMPLES),
         counts=scored.counts[:, 0],
         predicted=scored.predict_masks(shown),
         answers_covid19=scored.predictor.answers_covid19,
@@ -215,7 +216,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
 
 
 def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split: str) -> str:
-    covid = protocols.protocol_images("P1", data.labels)
+    covid = protocols.protocol_images("P1", data.positive)
     height, width = data.image.shape[1:]
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     lines = [

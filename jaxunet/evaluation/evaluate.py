@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.data.archive import COVID
 from jaxunet.data.examples import Split
 from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
@@ -66,7 +65,7 @@ def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: 
     predictor = load_predictor(config, workdir, checkpoint=checkpoint)
     data = load_eval_split(config, split)
     eval_fn = build_eval_fn(predictor.model, config)
-    found = map_split(eval_fn, predictor.variables, data, config.eval.batch_size)
+    found = map_split(eval_fn, predictor.variables, data.arrays, config.eval.batch_size)
     return Scored(predictor, eval_fn, split, data, found["counts"])
 
 
@@ -137,7 +136,7 @@ def evaluate_predictor(
     share_of = organ(targets) or IMAGE
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
-        block |= analysis.analyse(table[target], measured.histogram[:, i], data.labels, share_of=share_of, rule=rule)
+        block |= analysis.analyse(table[target], measured.histogram[:, i], data, share_of=share_of, rule=rule)
 
     _print(result, targets, len(data.ids))
     if predictor.best_step not in (None, predictor.step):
@@ -145,7 +144,7 @@ def evaluate_predictor(
     if processes.is_first():
         write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
         write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
-        figures.analysis(result, table[targets[0]], data.labels == COVID, out / "analysis.png")
+        figures.analysis(result, table[targets[0]], data.positive, out / "analysis.png")
         _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[targets[0]])
     page = out / "report.html"
     if config.eval.report:
@@ -165,7 +164,7 @@ def measure(predictor: Predictor, data: Split) -> Measured:
     """Everything that evaluation wants to know of every image, in one pass over the device."""
     config = predictor.config
     step = functools.partial(measure_step, model=predictor.model, threshold=config.eval.threshold)
-    return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data, config.eval.batch_size))
+    return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data.arrays, config.eval.batch_size))
 
 
 def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:

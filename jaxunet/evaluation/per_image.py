@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxunet.data.archive import CLASSES
 from jaxunet.data.examples import Split
 from jaxunet.data.targets import finding, organ
 from jaxunet.scoring import outlines, protocols
@@ -60,7 +59,7 @@ def tabulate(
         names = ("hd95", *map(surface_dice_name, tolerances))
         columns = dict(zip(COUNTS, counts.T, strict=True)) | protocols.ratios(counts)
         result[target] = columns | dict(zip(names, distances.T, strict=True))
-    if (name := finding(targets)) is not None:
+    if name := finding(targets):
         result[name]["true_share"] = infected_shares(truth, targets)
         result[name]["predicted_share"] = infected_shares(measured.mask, targets)
         if measured.covid19 is not None:
@@ -101,7 +100,7 @@ def to_csv(table: dict[str, Columns], data: Split) -> str:
     for i in sorted(range(len(data.ids)), key=data.ids.__getitem__):
         for target, columns in table.items():
             cells = [columns[name][i].item() if name in columns else "" for name in names]
-            writer.writerow([data.ids[i], CLASSES[data.labels[i]], target, *cells])
+            writer.writerow([data.ids[i], data.classes[data.labels[i]], target, *cells])
     return text.getvalue()
 
 
@@ -122,6 +121,6 @@ def differences_csv(counts: dict[str, np.ndarray], data: Split) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "class", "true_pixels", *(f"dice {name}" for name in counts), "difference"])
     for i in sorted(range(len(data.ids)), key=lambda i: (-abs(difference[i]), data.ids[i])):
-        row = [data.ids[i], CLASSES[data.labels[i]], int(first[i, 0] + first[i, 2])]
+        row = [data.ids[i], data.classes[data.labels[i]], int(first[i, 0] + first[i, 2])]
         writer.writerow([*row, *map(float, dice[i]), float(difference[i])])
     return text.getvalue()

@@ -15,10 +15,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxunet.data.archive import CLASSES
 from jaxunet.data.examples import Split
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.runs import settings
+from jaxunet.runs.settings import flatten
 from jaxunet.scoring import counts, protocols
 from jaxunet.scoring.detection import Rule
 
@@ -71,14 +70,14 @@ def render(
         "best_step": predictor.best_step,
         "result": result,
         "protocols": protocols.PROTOCOLS,
-        "config": settings.flatten(predictor.config),
+        "config": flatten(predictor.config),
         "curves": _curves(rows),
         "evaluated_epoch": _epoch(rows, predictor.step),
         "threshold_code": threshold_code(predictor.threshold),
         "top": TOP,
         "ids": data.ids,
         "covid19": None if covid19 is None else [round(float(p), 4) for p in covid19],
-        "classes": [CLASSES[label] for label in data.labels],
+        "classes": [data.classes[label] for label in data.labels],
         "pictures": len(stored),
         "targets": [target | sweep for target, sweep in zip(targets, sweeps, strict=True)],
     }
@@ -131,7 +130,7 @@ def _predict(
       target, and of each other target the masks of truth and prediction, which take a tenth of its probability.
     """
     code, targets = threshold_code(predictor.threshold), range(len(predictor.targets))
-    covid = protocols.protocol_images("P1", data.labels)
+    covid = protocols.protocol_images("P1", data.positive)
     sums = np.zeros((len(targets), 2, TOP))
     differs = np.zeros(len(targets), int)
     pictures: dict[int, list] = {}

@@ -14,8 +14,7 @@ import numpy as np
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.data import targets
-from jaxunet.data.targets import TARGETS
+from jaxunet.data.targets import TARGETS, finding, organ
 from jaxunet.prediction import journal, overlay
 from jaxunet.prediction.measures import doubts, measure
 from jaxunet.scoring.counts import positive
@@ -38,7 +37,7 @@ class Prediction:
       covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not answer that.
       threshold: a pixel is marked where its probability exceeds this.
       rule: when the X-ray counts as COVID-19, of the network.
-      gate: whether masks learnt from COVID-19 images alone are blank where the network does not call it COVID-19.
+      gate: whether masks learnt from COVID-19 images alone are blank if `covid19` does not exceed the rule's threshold.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Prediction:
         """By target, bool [H, W]: where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
         if self.gate and self.covid19 is not None and not self.rule.calls(self.covid19):
-            masks = {name: np.zeros_like(mask) if TARGETS[name].learnt_from else mask for name, mask in masks.items()}
+            return {name: np.zeros_like(x) if TARGETS[name].learnt_from else x for name, x in masks.items()}
         return masks
 
     @functools.cached_property
@@ -67,8 +66,8 @@ class Prediction:
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
         """Areas, shares and counts by name, such as "severity_percent"; see `measures.measure`."""
-        found = self._mask(targets.finding(self.targets))
-        return measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        found, within = self.masks.get(finding(self.targets)), self.masks.get(organ(self.targets))
+        return measure(found, within, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
 
     @property
     def detected(self) -> bool | None:
@@ -78,7 +77,7 @@ class Prediction:
     @functools.cached_property
     def warnings(self) -> list[str]:
         """Why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
-        return [*self.xray.notes, *doubts(self.xray.pixels, self._organ)]
+        return [*self.xray.notes, *doubts(self.xray.pixels, self.masks.get(organ(self.targets)))]
 
     @property
     def row(self) -> dict[str, Any]:
@@ -135,13 +134,6 @@ class Prediction:
     def _logits(self) -> np.ndarray:
         """float32 [H, W, C]."""
         return letterbox.restore(self.square, self.place)
-
-    def _mask(self, target: str | None) -> np.ndarray | None:
-        return None if target is None else self.masks[target]
-
-    @property
-    def _organ(self) -> np.ndarray | None:
-        return self._mask(targets.organ(self.targets))
 
     def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
         """float32 [H, W], in [0, `of`]."""

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
-from jaxunet.data.archive import IMAGE_SIZE
-from jaxunet.data.examples import RawBatch, Split
+from jaxunet.data.examples import RawBatch
+from jaxunet.data.specs import LABELLED_IMAGES, image_size
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
@@ -66,7 +66,7 @@ class Predictor:
     model: Network
     variables: Any
     origin: str
-    rule: Rule
+    rule: Rule = Rule.not_chosen(answers=False)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class Predictor:
     @property
     def image_size(self) -> int:
         """Pixels per side of the square images that the network was trained on."""
-        return self.config.dataset.image_size or IMAGE_SIZE
+        return image_size(self.config.dataset)
 
     @property
     def gate(self) -> bool:
@@ -170,9 +170,8 @@ class Predictor:
         if not len(images):
             answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}
             return {"masks": np.empty((*images.shape, len(self.targets)), np.float32), **answer}
-        split = Split({"image": images}, np.zeros(len(images), np.int32), [""] * len(images))
-        size = batch_size or self.config.eval.batch_size
-        return split_pass.map_split(self._compiled, self.variables, split, size)
+        batch_size = batch_size or self.config.eval.batch_size
+        return split_pass.map_split(self._compiled, self.variables, {"image": images}, batch_size)
 
     @functools.cached_property
     def _compiled(self) -> Callable[[Any, RawBatch], dict[str, Array]]:
@@ -194,9 +193,9 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
       UserError: if there is no such checkpoint, or the run learnt classes instead of masks.
     """
     checks.check(config, training=False)
-    if config.dataset.name == "labelled_images":
+    if config.dataset.name == LABELLED_IMAGES:
         raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
-    size = config.dataset.image_size or IMAGE_SIZE
+    size = image_size(config.dataset)
     model = build_model(config.model, config.dataset.targets, axis_name=None)
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
@@ -227,7 +226,7 @@ def _rule_of_val(config: ConfigDict, workdir: pathlib.Path, step: int) -> Rule:
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
     """Settings that a rule is valid for, as `Rule.valid_for` takes them."""
-    size = config.dataset.image_size or IMAGE_SIZE
+    size = image_size(config.dataset)
     return {"image_size": [size, size], "threshold": config.eval.threshold, "flips": config.eval.flips}
 
 
@@ -292,7 +291,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     model = build_model(config.model, config.dataset.targets, axis_name=None)
     wide = {name: x.astype(np.float32) for name, x in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(wide, sep="/")
-    _check_tensors(variables, model, config.dataset.image_size or IMAGE_SIZE, source=str(path))
+    _check_tensors(variables, model, image_size(config.dataset), source=str(path))
     if config.eval.flips:
         model = Flipped(model)
     return Predictor(config, step, None, model, replicas.replicate(variables), str(path), rule)

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.data.targets import TARGETS
+from jaxunet.data.targets import TARGETS, finding
 from jaxunet.prediction import overlay, web_guard
 from jaxunet.prediction.predictor import Predictor
 
@@ -148,6 +148,7 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "rule": predictor.rule.to_dict(),
             "gate": predictor.gate,
             "max_bytes": MAX_BYTES,
+            "finding": finding(predictor.targets),
             "colours": {name: TARGETS[name].colour for name in predictor.targets},
         }
 

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.data import batches
-from jaxunet.data.archive import IMAGE_SIZE
+from jaxunet.data.specs import LABELLED_IMAGES, image_size, train_images
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import peak_rates, replicas
 from jaxunet.devices.replicas import AXIS, reduce_mean
@@ -38,8 +38,6 @@ from jaxunet.training import programs
 from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import create_train_state
 from jaxunet.training.step import augmented_batch, train_step
-
-_TRAIN_IMAGES = {"infection": 1864, "infection_all": 3728, "lung": 21715}  # published counts of COVID-QU-Ex
 
 
 def preflight(
@@ -62,7 +60,7 @@ def preflight(
         jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to look for a TPU
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # so several may compile at a time
     checks.check(config, training=False)
-    if config.dataset.name == "labelled_images":
+    if config.dataset.name == LABELLED_IMAGES:
         raise UserError("--mode=preflight is for segmentation: give the config of a network that predicts masks.")
     slices = {name: _devices(name) for name in topologies}  # all names first: compiling takes minutes
     results = {}
@@ -128,11 +126,7 @@ def _devices(topology: str) -> list[jax.Device]:
 
 def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
     """One step, from resident arrays of the published size, or a batch from the host, to the next state."""
-    targets, dataset = config.dataset.targets, config.dataset
-    images = dataset.synthetic.train if dataset.name == "synthetic_cxr" else _TRAIN_IMAGES[dataset.train_config]
-    if dataset.name == "synthetic_cxr" and dataset.train_config == "infection_all":
-        images *= 2
-    size = dataset.image_size or IMAGE_SIZE
+    targets, images, size = config.dataset.targets, train_images(config.dataset), image_size(config.dataset)
     model = build_model(config.model, targets, axis_name=AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
     step = functools.partial(
@@ -173,7 +167,7 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
 
 
 def _lower_eval(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
-    size, targets = config.dataset.image_size or IMAGE_SIZE, config.dataset.targets
+    size, targets = image_size(config.dataset), config.dataset.targets
     model = build_model(config.model, targets, axis_name=None)
     variables = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, size, size, 1))

@@ -67,14 +67,14 @@ def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
 def map_split(
     fn: Callable[[Any, Any], Any],
     variables: Any,
-    split: Split,
+    arrays: RawBatch,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `split`, in its order, as
+    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `arrays`, in their order, as
     host arrays [N, ...]; None if it was stopped. Padding is computed and thrown away."""
     results: list[tuple[Any, np.ndarray]] = []
-    for raw, valid in batches.eval_batches(split, batch_size):
+    for raw, valid in batches.eval_batches(arrays, batch_size):
         if should_stop():
             return None
         if len(results) > 1:  # not further ahead of the device, so that a stop does not have to wait for it
@@ -87,5 +87,5 @@ def map_split(
 def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
     """Protocols of the first mask at top level, those of any other under `targets`; see `metrics.summarize`."""
     masks = mask_targets(targets)
-    first, *others = (protocols.summarize(counts[:, i], split.labels, resamples=resamples) for i in range(len(masks)))
+    first, *others = (protocols.summarize(counts[:, i], split.positive, resamples=resamples) for i in range(len(masks)))
     return first | ({"targets": dict(zip(masks[1:], others, strict=True))} if others else {})

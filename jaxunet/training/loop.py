@@ -15,6 +15,7 @@ from jaxunet.core.files import in_bucket, only_here
 from jaxunet.data import order
 from jaxunet.data.batches import stream_batches, use_resident
 from jaxunet.data.examples import Source, load_split
+from jaxunet.data.specs import LABELLED_IMAGES
 from jaxunet.data.targets import mask_targets
 from jaxunet.devices import peak_rates, processes, replicas
 from jaxunet.models.build import compute_dtype
@@ -218,7 +219,7 @@ def _build_advance(
         config.input.mode,
         num_examples=len(source),
         image_shape=source.image_shape,
-        masks=0 if config.dataset.name == "labelled_images" else len(mask_targets(config.dataset.targets)),
+        masks=0 if config.dataset.name == LABELLED_IMAGES else len(mask_targets(config.dataset.targets)),
         limit_gib=config.input.resident_limit_gib,
     )
     if not resident:

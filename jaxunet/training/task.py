@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import prepared
-from jaxunet.data.archive import COVID
 from jaxunet.data.examples import ExampleSource, Source, Split, load_split
+from jaxunet.data.specs import LABELLED_IMAGES
 from jaxunet.data.targets import COVID19, answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models.build import Network, build_classifier, build_model
@@ -49,7 +49,7 @@ class Task:
 
 def build_task(config: ConfigDict) -> Task:
     """Opens the data of `config` and builds its network."""
-    return (_classification if config.dataset.name == "labelled_images" else _segmentation)(config)
+    return (_classification if config.dataset.name == LABELLED_IMAGES else _segmentation)(config)
 
 
 def _axis_name(config: ConfigDict) -> str | None:
@@ -63,7 +63,7 @@ def _segmentation(config: ConfigDict) -> Task:
     eval_fn = split_pass.build_eval_fn(model, config)
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        found = split_pass.map_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        found = split_pass.map_split(eval_fn, variables, val.arrays, config.eval.batch_size, should_stop)
         if found is None:
             return None
         counts = found["counts"]
@@ -76,8 +76,8 @@ def _segmentation(config: ConfigDict) -> Task:
         shown = [(p, f"val/{p}") for p in ("P1", "P2", "P3")]
         rates = {}
         if COVID19 in found:
-            rates = detection.detection_rates(found[COVID19], val.labels == COVID)
-            gated = protocols.summarize(detection.gate(counts[:, 0], found[COVID19]), val.labels)
+            rates = detection.detection_rates(found[COVID19], val.positive)
+            gated = protocols.summarize(detection.gate(counts[:, 0], found[COVID19]), val.positive)
             values |= {f"val/covid19/{name}": rate for name, rate in rates.items()}
             values |= {f"val/gated/P3/{name}": numbers["mean"] for name, numbers in gated["P3"].items()}
             shown[2] = ("gated P3", "val/gated/P3")
@@ -85,7 +85,7 @@ def _segmentation(config: ConfigDict) -> Task:
         words += [f"COVID-19 {name} {rate:.3f}" for name, rate in rates.items()]
         return values, values["val/P1/dice"], ", ".join(words)
 
-    loss_fn = build_loss(config.loss, targets, covid19_share=float(np.mean(source.labels == COVID)))
+    loss_fn = build_loss(config.loss, targets, covid19_share=float(np.mean(source.positive)))
     return Task("dice", source, val, model, loss_fn, batch_dice, validate)
 
 
@@ -97,7 +97,7 @@ def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
     source = ExampleSource(
         builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped | near
     )
-    if answers_covid19(config.dataset.targets) and len(set(source.labels == COVID)) < 2:
+    if answers_covid19(config.dataset.targets) and len(set(source.positive)) < 2:
         raise UserError(
             "'covid19' among config.dataset.targets needs training images with COVID-19 and without: add what is "
             "missing, or train without it, --config.dataset.targets=\"('infection','lung')\"."
@@ -119,7 +119,7 @@ def _classification(config: ConfigDict) -> Task:
     eval_fn = replicas.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        correct = split_pass.map_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        correct = split_pass.map_split(eval_fn, variables, val.arrays, config.eval.batch_size, should_stop)
         if correct is None:
             return None
         accuracy = float(correct.mean())

@@ -122,7 +122,7 @@ def test_stream_gives_the_resident_batches(config, source):
 
 def test_eval_batches_cover_every_image_once(source):
     split = load_split(source, threads=1)
-    batches = list(eval_batches(split, 4))
+    batches = list(eval_batches(split.arrays, 4))
     assert [b["image"].shape[0] for b, _ in batches] == [4, 4, 4]
     assert [valid.sum() for _, valid in batches] == [4, 4, 2]
     together = np.concatenate([b["image"][valid] for b, valid in batches])

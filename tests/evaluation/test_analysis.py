@@ -55,7 +55,7 @@ def dice_at(split, threshold: float) -> list[tuple[int, int]]:
 
 
 def test_threshold_sweep_is_exact(split, histogram):
-    sweep = analysis.threshold_sweep(histogram, LABELS)
+    sweep = analysis.threshold_sweep(histogram, LABELS == 0)
     assert sweep["thresholds"] == pytest.approx(np.linspace(0.05, 0.95, 19))
     for k, threshold in enumerate(sweep["thresholds"]):
         parts = dice_at(split, threshold)
@@ -70,7 +70,7 @@ def test_threshold_sweep_is_exact(split, histogram):
     assert best["dice"] == max(sweep["P1"]["dice"]) == sweep["P1"]["dice"][sweep["thresholds"].index(best["threshold"])]
     # The same numbers and intervals as the protocols themselves.
     counts = pixel_counts(jnp.asarray(split["logits"])[..., None], jnp.asarray(split["truth"])[..., None], 0.5)
-    summary = protocols.summarize(np.asarray(counts)[:, 0], LABELS, resamples=bootstrap.RESAMPLES)
+    summary = protocols.summarize(np.asarray(counts)[:, 0], LABELS == 0, resamples=bootstrap.RESAMPLES)
     for protocol, statistic in (("P1", "mean"), ("P2", "value"), ("P3", "mean")):
         assert sweep[protocol]["dice"][9] == pytest.approx(summary[protocol]["dice"][statistic], abs=1e-15)
         assert sweep[protocol]["ci95"][9] == pytest.approx(summary[protocol]["dice"]["ci95"], abs=1e-12)
@@ -136,13 +136,14 @@ def test_youden_threshold_is_the_best_of_all():
 def test_detection_uses_the_threshold_it_is_given():
     share = np.array([0.4, 0.1, 0.0, 0.3, 0.2, 0.1, 0.0, 0.0])
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
-    given = analysis.detection(share, labels, Rule("lung", 0.15, "somewhere"))
+    controls = {"Non-COVID": labels == 1, "Normal": labels == 2}
+    given = analysis.detection(share, labels == 0, controls, Rule("lung", 0.15, "somewhere"))
     assert (given["threshold"], given["threshold_from"]) == (0.15, "somewhere")
     assert given["sensitivity"]["mean"] == 0.5
     assert given["specificity"]["mean"] == 0.75
     assert {k: v["mean"] for k, v in given["specificity_by_class"].items()} == {"Non-COVID": 0.5, "Normal": 1.0}
     assert given["auc"]["value"] == (4 + 2.5 + 1 + 4) / 16
-    free = analysis.detection(share, labels, Rule.chosen("lung", share, labels == 0))
+    free = analysis.detection(share, labels == 0, controls, Rule.chosen("lung", share, labels == 0))
     assert free["threshold"] == 0.25  # 2 of 4 and 4 of 4; above 0.05, 3 of 4 and 2 of 4
     assert "these images" in free["threshold_from"]
 
@@ -153,11 +154,11 @@ def test_gated_protocols_by_hand():
     counts = np.array(
         [[30, 10, 10, 50], [20, 0, 20, 60], [5, 5, 15, 75], [40, 0, 10, 50], [0, 30, 0, 70], [0, 2, 0, 98]]
     )
-    labels = np.array([0, 0, 0, 0, 1, 2])
+    covid = np.array([True, True, True, True, False, False])
     columns = dict(zip(("tp", "fp", "fn", "tn"), counts.T, strict=True))
     columns["predicted_share"] = np.array([0.4, 0.2, 0.1, 0.15, 0.3, 0.02])
     rule = Rule("lung", 0.15, "somewhere")
-    result = analysis.gated(columns, rule.calls(columns["predicted_share"]), labels, rule, chosen_here=False)
+    result = analysis.gated(columns, rule.calls(columns["predicted_share"]), covid, rule, chosen_here=False)
     # Counted as: 30 10 10 50, 20 0 20 60, 0 0 20 80, 0 0 50 50, 0 30 0 70, 0 0 0 100
     dice, iou = [60 / 80, 40 / 60, 0, 0, 0, 1], [30 / 50, 20 / 40, 0, 0, 0, 1]
     for protocol, n in (("P1", 4), ("P3", 6)):
@@ -174,8 +175,8 @@ def test_gated_protocols_by_hand():
     assert result["blanked"] == {"n": 3, "covid": 2}
     assert (result["threshold"], result["threshold_from"]) == (0.15, "somewhere")
     assert not result["threshold_chosen_on_these_images"]
-    everything = analysis.gated(columns, np.ones(6, bool), labels, rule, chosen_here=True)
-    ungated = protocols.summarize(counts, labels, resamples=bootstrap.RESAMPLES)
+    everything = analysis.gated(columns, np.ones(6, bool), covid, rule, chosen_here=True)
+    ungated = protocols.summarize(counts, covid, resamples=bootstrap.RESAMPLES)
     assert {k: everything[k] for k in ungated} == ungated
     assert everything["threshold_chosen_on_these_images"]
 
@@ -218,11 +219,12 @@ def test_table_of_a_split_and_its_picture(split, histogram, tmp_path):
     truth, predicted = split["truth"], split["logits"] > 0
     counts = np.stack([(truth & predicted), (~truth & predicted), (truth & ~predicted), ~truth & ~predicted], axis=-1)
     mask, shown = (np.packbits(x, axis=2)[..., None] for x in (truth, predicted))
-    data = Split({"image": np.zeros(truth.shape, np.uint8), "mask": mask}, LABELS, [f"{i:02d}.png" for i in range(N)])
+    arrays, ids = {"image": np.zeros(truth.shape, np.uint8), "mask": mask}, [f"{i:02d}.png" for i in range(N)]
+    data = Split(arrays, LABELS, ids, ("COVID-19", "Non-COVID", "Normal"), "COVID-19")
     measured = per_image.Measured(counts.sum(axis=(1, 2))[:, None].astype(np.int32), histogram[:, None], shown)
     table = per_image.tabulate(measured, data, ("infection",), (2.0,), threads=2)
     np.testing.assert_array_equal(measured.predicted(4), predicted[4])
-    block = {"threshold": 0.5} | analysis.analyse(table["infection"], histogram, LABELS, share_of="image", rule=None)
+    block = {"threshold": 0.5} | analysis.analyse(table["infection"], histogram, data, share_of="image", rule=None)
     assert block["surface"]["P3"]["both_empty"] == 2
     assert block["surface"]["P3"]["one_empty"] == 4
     assert block["surface"]["P1"]["one_empty"] == 0
@@ -250,7 +252,8 @@ class Slope:
 
     def apply(self, variables, image, *, train):
         assert not train
-        logits = variables["params"]["w"] * image * jnp.arange(1, 1 + image.shape[2], dtype=jnp.float32)[:, None]
+        slope = jnp.arange(1, 1 + image.shape[2], dtype=jnp.float32)[None, None, :, None]
+        logits = variables["params"]["w"] * image * slope
         return {"masks": logits, "covid19": logits[:, 0, 0, 0]}
 
 

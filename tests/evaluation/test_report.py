@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
-from jaxunet.data.archive import COVID
 from jaxunet.evaluation import analysis, evaluate, report
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
@@ -96,7 +95,7 @@ def result(scored) -> dict:
     columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
     rule = Rule("lung", 0.55, "a test")
     called = rule.calls(columns["predicted_share"])
-    extra["gated"] = analysis.gated(columns, called, scored.data.labels, rule, chosen_here=True)
+    extra["gated"] = analysis.gated(columns, called, scored.data.positive, rule, chosen_here=True)
     return head | summary | extra
 
 
@@ -382,7 +381,7 @@ def test_sorting_and_filtering(browser, scored):
         script += "e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
         browser.execute_script(script, select, value)
     groups, _ = report.size_groups(scored.counts[:, 0, [0, 2]].sum(axis=1))
-    chosen = np.flatnonzero((groups == 1) & (scored.data.labels == COVID))
+    chosen = np.flatnonzero((groups == 1) & scored.data.positive)
     assert len(chosen)
     assert sorted(browser.execute_script("return state.order")) == chosen.tolist()
     assert (
