@@ -9,7 +9,7 @@ The argument is the network whose encoder is trained: unet (if left out), resnet
 
 import ml_collections
 
-from configs import default
+from jaxunet.configs import default
 
 
 def get_config(model: str = "unet") -> ml_collections.ConfigDict:

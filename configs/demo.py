@@ -6,7 +6,7 @@ python launch.py --mode=evaluate --workdir=runs/demo --split=test
 
 import ml_collections
 
-from configs import default
+from jaxunet.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -234,7 +234,7 @@ def test_the_texts_are_installed():
 
 
 def test_help_names_the_formats_without_jax():
-    code = "import sys, launch; print('jax' in sys.modules, *launch.FORMATS)"
+    code = "import sys; from jaxunet import command_line; print('jax' in sys.modules, *command_line.FORMATS)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", *FORMATS]
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 from absl import app, flags, logging
 
-import launch
+from jaxunet import command_line
 from jaxunet.commands import Flags
 from jaxunet.core.errors import exit_status
 from jaxunet.runs import checks
@@ -56,12 +56,11 @@ def launch_and_check(*arguments: str, check: Callable[..., int] = check_config) 
     argv = ["launch.py", *arguments]
     try:
         with (
-            mock.patch.object(launch, "execute", check),
-            mock.patch.object(sys, "argv", argv),  # ml_collections looks there too
+            mock.patch.object(command_line, "execute", check),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", DeprecationWarning)  # of ml_collections
-            return launch.main(argv)
+            return command_line.main(argv)
     finally:
         flags.FLAGS.unparse_flags()
         logging.set_verbosity(verbosity)
