@@ -1,7 +1,7 @@
 """Building blocks shared by every network: convolution, normalisation, resampling.
 
-All arrays are channels-last `[B, H, W, C]`. Parameters and batch statistics are float32; activations are
-`Policy.dtype`. Networks get one `Policy` and hand it down, so that precision and normalisation are decided once.
+All arrays are channels-last `[B, H, W, C]`. Parameters and batch statistics are float32; activations have
+`Policy.dtype`. A network gets one `Policy` and passes it down: precision and normalisation are decided once.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Precision and normalisation of a whole network.
+    """Precision and normalisation of a network.
 
     Attributes:
       dtype: of activations, `float32` or `bfloat16`.
       axis_name: mapped axis over which batch statistics are averaged; None keeps them per replica.
       bn_momentum: share of the old running statistics kept at each step (PyTorch's 0.1 is 0.9 here).
       bn_epsilon: added to the variance.
-      patches: compute fine stages on images in patches, see `patches.py`.
-      input_mean, input_std: images in [0, 1] enter the first convolution as (image - input_mean) / input_std.
+      patches: whether fine stages are computed on images in patches, see `patches.py`.
+      input_mean, input_std: the first convolution gets (image - input_mean) / input_std, for images in [0, 1].
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -39,15 +39,15 @@ class Policy:
     input_std: float = 1.0
 
     def normalise(self, image: Array) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> the network's input, of `dtype`."""
+        """`image` float [B, H, W, C] in [0, 1] -> the network's normalised input, in `dtype`."""
         return ((image - self.input_mean) / self.input_std).astype(self.dtype)
 
 
 class Conv(nn.Module):
-    """Convolution with explicit symmetric padding, so that sizes and values match PyTorch's at stride 2.
+    """Convolution with explicit symmetric padding: sizes and values match PyTorch's at stride 2.
 
-    A 1x1 convolution is computed as a matrix product (same parameter, same shape): XLA's CPU backend
-    trains the ResNet101 U-Net 1.56x faster that way, accelerators do not care.
+    A 1x1 convolution is computed as a matrix product of the same parameter. On CPU, XLA then trains the ResNet101 U-Net
+    1.56x faster; accelerators show no difference.
     """
 
     features: int
@@ -86,7 +86,7 @@ class Conv(nn.Module):
 class DepthwiseConv3x3(nn.Module):
     """3x3 convolution of each channel by itself, padding 1, no bias: `[B, H, W, C]` -> `[B, H, W, C]`.
 
-    A sum of nine shifted products: XLA has no fast gradient of grouped convolutions (jax-ml/jax #13800).
+    Computed as a sum of nine shifted products: XLA has no fast gradient of grouped convolutions (jax-ml/jax #13800).
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -105,8 +105,8 @@ class DepthwiseConv3x3(nn.Module):
 class TransposedConv3x3(nn.Module):
     """Transposed 3x3 convolution, stride 2, padding 1, output padding 1: `[B, H, W, C]` -> `[B, 2H, 2W, features]`.
 
-    PyTorch's `ConvTranspose2d(C, features, 3, 2, 1, output_padding=1)`, kernel `[3, 3, C, features]`. Sub-pixel form:
-    each of the four output phases is a sum of one to four matrix products, where the usual form convolves an image that
+    PyTorch's `ConvTranspose2d(C, features, 3, 2, 1, output_padding=1)`, kernel `[3, 3, C, features]`. In this sub-pixel
+    form, each of the four output phases is a sum of one to four matrix products. The usual form convolves an image that
     is three quarters zeros (jax-ml/jax #23783).
     """
 
@@ -119,7 +119,7 @@ class TransposedConv3x3(nn.Module):
         kernel = self.param("kernel", he_normal, (3, 3, c, self.features), jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         padded = jnp.pad(x.astype(self.dtype), [(0, 0), (0, 1), (0, 1), (0, 0)])
-        # Along one axis, output 2i is k[1] x[i], and output 2i + 1 is k[2] x[i] + k[0] x[i + 1].
+        # Along one axis, output 2i is k[1] x[i]; output 2i + 1 is k[2] x[i] + k[0] x[i + 1].
         taps = (((1, 0),), ((2, 0), (0, 1)))
         rows = []
         for row in taps:
@@ -134,10 +134,10 @@ class TransposedConv3x3(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167), for images in patches too.
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167), also of images in patches.
 
-    Statistics, their reduction over the devices (one exchange for both) and the normalisation are float32. Variables
-    are named as in `flax.linen.BatchNorm`. `patch` is that of the input: its patch * patch phases of a channel share
+    Statistics, their mean over the devices (one exchange for both) and the normalisation are float32. Variables have
+    the names of `flax.linen.BatchNorm`. The input is in patches of `patch`: the patch * patch phases of a channel share
     statistics and parameters.
     """
 
@@ -147,7 +147,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, H, W, patch * patch * C]` -> the same shape, of the policy's dtype."""
+        """`[B, H, W, patch * patch * C]` -> the same shape, in the policy's dtype."""
         phases = self.patch**2
         c = x.shape[-1] // phases
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
@@ -198,9 +198,9 @@ def batch_norm(policy: Policy, *, train: bool, name: str, patch: int = 1) -> Bat
 
 
 def window(x: Array, start: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None, *, stride: int = 1) -> Array:
-    """The pixels of `x` [B, H, W, C] from `start` on: the next `size`, or every `stride`-th to the end.
+    """The pixels of `x` [B, H, W, C] from `start` on: the next `size`, or every `stride`-th up to the end.
 
-    NumPy's indexing of an array whose batch size is symbolic, as in an export, becomes a gather, which is slow.
+    NumPy's indexing would become a slow gather if the batch size is symbolic, as in an export.
     """
     b, h, w, c = x.shape
     i, j = start
@@ -211,14 +211,14 @@ def window(x: Array, start: tuple[int, int] = (0, 0), size: tuple[int, int] | No
 def max_pool_2x(x: Array) -> Array:
     """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 2x2.
 
-    Written as maxima of strided slices: the gradient of a window reduction scatters, and takes 20 times as long on CPU.
+    These are maxima of strided slices: the gradient of a window reduction is a scatter, 20 times as slow on CPU.
     """
     a, b, c, d = (window(x, (i, j), stride=2) for i in (0, 1) for j in (0, 1))
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
 def max_pool_3x3_stride2(x: Array) -> Array:
-    """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 3x3 padded by one, as in the stem of a ResNet."""
+    """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 3x3 with padding 1, as in the stem of a ResNet."""
     for axis in (1, 2):
         n = x.shape[axis]
         pad = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
@@ -229,7 +229,7 @@ def max_pool_3x3_stride2(x: Array) -> Array:
 
 
 def space_to_depth(x: Array, patch: int) -> Array:
-    """`[B, H, W, C]` -> `[B, H/patch, W/patch, patch*patch*C]`: every patch becomes one pixel; no value is lost."""
+    """`[B, H, W, C]` -> `[B, H/patch, W/patch, patch*patch*C]`: every patch becomes one pixel."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // patch, w // patch, patch * patch * c)
@@ -245,8 +245,8 @@ def depth_to_space(x: Array, patch: int) -> Array:
 def upsample_bilinear_2x(x: Array) -> Array:
     """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, equal to `jax.image.resize(..., "bilinear")` (half-pixel centres).
 
-    In the form that the device likes: as shifted sums it is 1.3 to 4 times faster on CPU; as the general resize, which
-    is a matrix product, it moves a third of the bytes on a TPU.
+    Shifted sums are 1.3 to 4 times faster on CPU. The general resize is a matrix product: on a TPU it moves a third of
+    the bytes.
     """
     return jax.lax.platform_dependent(x, cpu=upsample_by_sums, default=upsample_by_products)
 
@@ -295,6 +295,6 @@ def check_divisible(image: Array, stride: int) -> None:
     h, w = image.shape[1:3]
     if h % stride or w % stride:
         raise UserError(
-            f"The network needs height and width divisible by {stride}, and the image is {h}x{w}: "
+            f"The network needs height and width divisible by {stride}, but the image is {h}x{w}: "
             f"pad it to {-(-h // stride) * stride}x{-(-w // stride) * stride}."
         )

@@ -1,7 +1,7 @@
-"""ResNet encoders (He et al. 2015, arXiv:1512.03385) in torchvision's form, so that its weights fit: the stride sits in
-the 3x3 convolution of a bottleneck ("V1.5"), padding is explicit, batch norm has epsilon 1e-5.
+"""ResNet encoders (He et al. 2015, arXiv:1512.03385) that fit torchvision's weights.
 
-Modules are named as torchvision names them, with `_` for `.` before an index: `layer3_22/conv2/kernel` is
+As in torchvision, the 3x3 convolution of a bottleneck has the stride ("V1.5"), padding is explicit, and batch norm has
+epsilon 1e-5. Modules have torchvision's names, with `_` for `.` before an index: `layer3_22/conv2/kernel` is
 `layer3.22.conv2.weight`.
 """
 
@@ -12,7 +12,7 @@ from jaxunet.models import layers
 from jaxunet.models.layers import Conv, Policy
 from jaxunet.models.patches import PatchConv, max_pool_3x3_stride2_of_patches
 
-# Blocks per stage; from 50 layers on they are bottlenecks.
+# Depth -> blocks per stage. From depth 50 on, blocks are bottlenecks.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
 
 
 def _conv_norm(x: Array, features: int, kernel: int, stride: int, i: int, policy: Policy, *, train: bool) -> Array:
-    """Convolution `conv<i>` and batch norm `bn<i>`; to be called inside a compact method."""
+    """Convolution `conv<i>` and batch norm `bn<i>`. Call it inside a compact method."""
     x = Conv(features, kernel, stride, use_bias=False, dtype=policy.dtype, name=f"conv{i}")(x)
     return layers.batch_norm(policy, train=train, name=f"bn{i}")(x)
 
@@ -59,9 +59,10 @@ def _shortcut(x: Array, features: int, stride: int, policy: Policy, *, train: bo
 
 
 class ResNetEncoder(nn.Module):
-    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first; with `policy.patches` that in patches of 2.
+    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first.
 
-    Widths are 64, then 256, 512, 1024, 2048 with bottlenecks (depth 50 and more), else 64, 128, 256, 512.
+    Widths are 64, then 256, 512, 1024, 2048 with bottlenecks (depth 50 and more), else 64, 128, 256, 512. With
+    `policy.patches`, the finest feature is in patches of 2.
     """
 
     depth: int
