@@ -1,10 +1,10 @@
-"""Scores of the masks that --mode=predict writes, against true masks of the files' own size.
+"""Scores the masks that --mode=predict writes against true masks at the files' own size.
 
 python benchmarks/full_size.py --config.dataset.source=covidqu.zip
 python benchmarks/full_size.py --config.dataset.source=covidqu.zip --workdir=runs/unet --split=test
 
-A network that works on 128 x 128 pixels is evaluated on images and masks of that size; here, its logits are brought
-back to 256 x 256 as those of any X-ray are.
+--mode=evaluate scores a network for 128 x 128 pixels on images and masks of that size. This benchmark first resizes its
+logits to 256 x 256, as prediction does.
 """
 
 import pathlib
@@ -30,8 +30,10 @@ from jaxunet.scoring.counts import pixel_counts
 from jaxunet.xrays import letterbox  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs/unet.py"))
-_WORKDIR = flags.DEFINE_string("workdir", "", "of a run; without it, the network that comes with jaxunet")
-_FLIPS = flags.DEFINE_bool("flips", None, "mean of each X-ray and its mirror image; left out, as the network has it")
+_WORKDIR = flags.DEFINE_string("workdir", "", "of a run; without it, the network included in jaxunet")
+_FLIPS = flags.DEFINE_bool(
+    "flips", None, "average over each X-ray and its mirror image; default: as the network was configured"
+)
 _SPLIT = flags.DEFINE_string("split", "val", "train, val or test")
 
 

@@ -4,8 +4,8 @@ A picture is drawn in four stages: geometry -> anatomy -> findings -> film. Whit
 
 The task is learnable but not trivial. Mean Dice on 200 COVID-19 images: the whole image 0.23, the best intensity
 threshold 0.31, the best intensity band 0.33, the whole true lung 0.57, the best threshold within it 0.69. A U-Net of
-0.4 M parameters reaches 0.83 in 200 steps of 16 images. The infected share of the pixels follows COVID-QU-Ex: mean 14 %,
-5th, 50th and 95th percentile 2, 12 and 31 %.
+0.4 M parameters reaches 0.83 in 200 steps of 16 images. The infected share of the pixels follows COVID-QU-Ex: mean
+14 %, 5th, 50th and 95th percentile 2, 12 and 31 %.
 """
 
 import functools

@@ -174,7 +174,9 @@ def check_same(what: str, text: str) -> None:
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
     others = gather(digest)
     if different := [i for i, other in enumerate(others) if not np.array_equal(other, others[0])]:
-        raise UserError(f"{what} of process {different[0]} differ from those of process 0: give all processes the same.")
+        raise UserError(
+            f"{what} of process {different[0]} differ from those of process 0: give all processes the same."
+        )
 
 
 def check_shared(folder: pathlib.Path) -> None:

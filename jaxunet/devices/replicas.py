@@ -102,7 +102,7 @@ def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
 
 
 def eval_program(eval_fn: Callable[[Any, Any], Any], *, devices: Sequence[jax.Device]) -> Any:
-    """The program of `map_eval_step` on any devices: `(variables, batch [local devices, B, ...])`. Compiles nothing yet."""
+    """The program of `map_eval_step`, of `(variables, batch [local devices, B, ...])`. Compiles nothing yet."""
     return jax.pmap(eval_fn, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 
 

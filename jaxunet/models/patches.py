@@ -23,8 +23,8 @@ from jaxunet.models.layers import he_normal, window
 def _taps(size: int, stride: int, patch: int, repeat: int) -> np.ndarray:
     """float32 [size, 3, patch * stride / repeat, patch]: 1 where tap d of output pixel a reads input pixel s.
 
-    This is one axis of a centred convolution of `size` taps, after repeating every input pixel `repeat` times. The 3 are
-    the patch before, the patch itself and the patch after.
+    This is one axis of a centred convolution of `size` taps, after repeating every input pixel `repeat` times. The axis
+    of 3 is: the patch before, the patch itself, the patch after.
     """
     whole = patch * stride
     taps = np.zeros((size, 3, whole // repeat, patch), np.float32)

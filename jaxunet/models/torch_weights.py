@@ -103,7 +103,9 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
         result[collection] = flax.traverse_util.unflatten_dict(leaves)
     if left:
         names = ", ".join(sorted(left)[:3])
-        raise UserError(f"{source} has {len(left)} tensors that the network does not use ({names}): it belongs to another network.")
+        raise UserError(
+            f"{source} has {len(left)} tensors that the network does not use ({names}): it belongs to another network."
+        )
     return result
 
 
@@ -192,7 +194,9 @@ def _read_torch(path: pathlib.Path) -> Tensors:
     try:
         return {name: value.detach().float().numpy() for name, value in loaded.items()}
     except Exception as error:  # sparse, quantized or without data
-        raise UserError(f"{path} holds tensors that are not plain arrays ({error}): save it with dense tensors.") from error
+        raise UserError(
+            f"{path} holds tensors that are not plain arrays ({error}): save it with dense tensors."
+        ) from error
 
 
 def _check_torch_zip(path: pathlib.Path) -> None:

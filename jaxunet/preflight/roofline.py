@@ -119,7 +119,9 @@ def _program(kind: str, r: dict[str, Any], peak: dict[str, Any] | None, n: int) 
     factor, worst = r["padding"]["factor"], r["padding"]["worst"]
     if factor > 1.1:
         shapes = [f"{name} ({w['factor']:.1f}x, axis {w['lane_axis']} in the lanes)" for name, w in worst.items()]
-        lines.append(f"    warning: tiles of 128 lanes pad the written arrays {factor:.2f}x; worst: {', '.join(shapes)}")
+        lines.append(
+            f"    warning: tiles of 128 lanes pad the written arrays {factor:.2f}x; worst: {', '.join(shapes)}"
+        )
         if any(w["lane_axis"] == 0 and w["factor"] > 1 for w in worst.values()):
             lines.append("      axis 0 is the batch: more images per chip, up to 128, fill the lanes")
     return lines

@@ -84,7 +84,7 @@ def auc(score: np.ndarray, positive: np.ndarray, times: np.ndarray) -> np.ndarra
 
 @functools.lru_cache(maxsize=4)
 def times_drawn(n: int, resamples: int) -> np.ndarray:
-    """float64 [resamples, n]: how often each of `n` images is drawn in each sample. The arguments alone determine it."""
+    """float64 [resamples, n]: how often each sample draws each of `n` images. The arguments determine it."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 

@@ -1,5 +1,6 @@
 """`--mode=import_torch`: turns a trained PyTorch network into a workdir for `--mode=evaluate`."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -46,7 +47,7 @@ def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     state = create_train_state(model, tx, seed=config.seed, image_shape=(256, 256, 1), ema=False)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = torch_weights.from_torch(tensors, variables, name, source=str(source))
-    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    state = dataclasses.replace(state, params=variables["params"], batch_stats=variables["batch_stats"])
     write_atomically(workdir / "config.json", to_json(config))
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         checkpoints.save(state, config, val_score=None, progress={})
@@ -82,5 +83,7 @@ def detect_network(tensors: torch_weights.Tensors, source: pathlib.Path) -> tupl
     if head.ndim != 4:
         raise UserError(f"{source} ends with a tensor of shape {head.shape}, not with a convolution: it is damaged.")
     if head.shape[0] not in _TARGETS:
-        raise UserError(f"{source} predicts {head.shape[0]} masks: only 1 (infection) or 2 (infection, lung) can be imported.")
+        raise UserError(
+            f"{source} predicts {head.shape[0]} masks: only 1 (infection) or 2 (infection, lung) can be imported."
+        )
     return name, depth, head.shape[0]

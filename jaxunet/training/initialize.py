@@ -1,5 +1,6 @@
 """Initial weights of a new run: from another run, a file of PyTorch weights, ImageNet, or random numbers."""
 
+import dataclasses
 import hashlib
 import pathlib
 import re
@@ -37,10 +38,10 @@ def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, st
         variables, words = _from_weights(config, variables)
     else:
         return state, "from scratch"
-    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    state = dataclasses.replace(state, params=variables["params"], batch_stats=variables["batch_stats"])
     if state.ema_params is not None:  # copies: donating the state would delete aliased arrays twice
         copies = jax.tree.map(np.array, variables)
-        state = state.replace(ema_params=copies["params"], ema_batch_stats=copies["batch_stats"])
+        state = dataclasses.replace(state, ema_params=copies["params"], ema_batch_stats=copies["batch_stats"])
     return state, words
 
 
@@ -106,5 +107,7 @@ def _download_imagenet() -> pathlib.Path:
         with content.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != content.name:
-            raise UserError(f"{content} is damaged: its SHA-256 is {digest}. Delete it: the next start fetches it again.")
+            raise UserError(
+                f"{content} is damaged: its SHA-256 is {digest}. Delete it: the next start fetches it again."
+            )
     return path

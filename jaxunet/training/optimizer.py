@@ -29,7 +29,7 @@ def durations(train: ConfigDict, num_examples: int) -> Durations:
     total = train.total_steps or math.ceil(train.total_epochs * steps_per_epoch)
     if (total + 1) * train.batch_size >= 2**31:
         raise UserError(
-            f"{total} steps of config.train.batch_size={train.batch_size} are more than 2^31 images: train for fewer steps."
+            f"{total} steps of config.train.batch_size={train.batch_size} are more than 2^31 images: train on fewer."
         )
     return Durations(total_steps=total, steps_per_epoch=steps_per_epoch)
 

@@ -1,4 +1,4 @@
-"""Convolutions of images in patches equal those of the images, forward and backward."""
+"""Convolutions of images in patches equal those of the plain images, forward and backward."""
 
 import functools
 
@@ -21,7 +21,7 @@ def plain(x, kernel, stride=1):
 
 
 def assert_same_with_gradients(f, g, *args):
-    """Outputs, and gradients of a random projection of them, agree."""
+    """Outputs agree, and so do gradients of a random projection of them."""
     out = f(*args)
     weight = jax.random.normal(jax.random.key(9), out.shape)
     np.testing.assert_allclose(out, g(*args), atol=2e-5, rtol=1e-4)
@@ -74,7 +74,7 @@ def test_max_pool_of_patches():
 
 
 def random_variables(model, image):
-    """Variables of usual sizes without compiling the initialiser."""
+    """Variables of usual magnitudes, without compiling the initialiser."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
 
@@ -87,7 +87,7 @@ def random_variables(model, image):
 
 
 def test_the_whole_network_computes_the_same():
-    """Same variables, logits, running statistics and gradients, with and without patches."""
+    """Variables, logits, running statistics and gradients are the same with and without patches."""
     settings = default.get_config().model
     settings.name, settings.depth, settings.dtype = "resnet_unet", 18, "float32"
     image = jax.random.uniform(jax.random.key(1), (2, 64, 96, 1))
@@ -105,14 +105,14 @@ def test_the_whole_network_computes_the_same():
         results.append(({"logits": logits, **updates}, grads))
     for a, b in zip(*(jax.tree.leaves(values) for values, _ in results), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(a).max()))
-    # With statistics of 12 values at the coarsest stage, an input changed by 1e-6 moves gradients by up to 5e-3.
+    # The coarsest stage has statistics of 12 values: changing the input by 1e-6 changes gradients by up to 5e-3.
     for a, b in zip(*(jax.tree.leaves(grads) for _, grads in results), strict=True):
         assert float(jnp.abs(a - b).max()) < 0.02 * float(jnp.abs(a).max())
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 70, 65), (1, 33, 130), (34, 16, 16)])
 def test_kernel_gradient_in_strips_equals_the_plain_one(shape):
-    """Small images in groups, the last group smaller; large ones in strips of rows, the last strip smaller."""
+    """Small images are grouped, large ones cut into strips of rows. The last group or strip may be smaller."""
     rng = np.random.default_rng(0)
     x, g = (jnp.asarray(rng.standard_normal((*shape, c), np.float32)) for c in (3, 5))
     kernel = jnp.zeros((3, 3, 3, 5))

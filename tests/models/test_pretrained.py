@@ -149,7 +149,7 @@ def small() -> tuple[dict[str, np.ndarray], dict]:
             lambda t: t.pop("encoder.layer2.0.bn1.weight"),
             r"f.pth has no tensor 'encoder.layer2.0.bn1.weight' for encoder/",
         ),
-        (lambda t: t.update(extra=np.zeros(1)), r"f.pth has 1 tensors that the network has no place for \(extra\)"),
+        (lambda t: t.update(extra=np.zeros(1)), r"f.pth has 1 tensors that the network does not use \(extra\)"),
         (
             lambda t: t.update({"encoder.conv1.weight": np.zeros((64, 1, 3, 3))}),
             r"'encoder.conv1.weight' gives encoder/conv1/kernel the shape \(3, 3, 1, 64\), not \(7, 7, 1, 64\)",
