@@ -37,7 +37,7 @@ def main() -> None:
     config.eval.batch_size = flags.batch
     source = predictor.load(config, flags.workdir, checkpoint="latest")
     images = load_eval_split(config, "val").image[: flags.images]
-    runs = {"checkpoint": lambda x: {"logits": source.logits(x)}}
+    runs = {"checkpoint": lambda x: {"logits": source.outputs(x)["masks"]}}
     sizes = {"checkpoint": 0}
     with tempfile.TemporaryDirectory() as folder:
         for name in flags.formats.split(","):
@@ -54,7 +54,6 @@ def main() -> None:
             results[name] = {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
             seconds[name].append(time.perf_counter() - start)
     logits = results["checkpoint"]["logits"]
-    logits = logits[..., : len(source.targets)]
     probability, mask = np.asarray(jax.nn.sigmoid(logits)), np.asarray(positive(jnp.asarray(logits), source.threshold))
     print(
         f"\n{len(images)} images of {images.shape[1]}x{images.shape[2]}, batch {flags.batch}, {mask.size:,} mask pixels"

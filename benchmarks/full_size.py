@@ -56,11 +56,13 @@ def main(_: list[str]) -> None:
         images = data.image[start : start + 64]
         squares, places = zip(*(letterbox.fit(image, network.image_size) for image in images), strict=True)
         truth = np.unpackbits(data.arrays["mask"][start : start + 64], axis=2)
-        for logits, place, mask in zip(network.logits(np.stack(squares)), places, truth, strict=True):
-            masks = letterbox.restore(logits[..., : len(network.targets)], place)
+        found = network.outputs(np.stack(squares))
+        for logits, place, mask in zip(found["masks"], places, truth, strict=True):
+            masks = letterbox.restore(logits, place)
             counts.append(pixel_counts(jnp.asarray(masks[None]), mask[None], network.threshold)[0])
-            called.append(not network.answers_covid19 or network.covid19(logits) > network.detection["threshold"])
-    counts, called = np.asarray(counts, np.int64), np.array(called)
+        answers = detection.sigmoid(found["covid19"]) if "covid19" in found else np.ones(len(images))
+        called.append(network.rule.calls(answers) if network.answers_covid19 else answers > 0)
+    counts, called = np.asarray(counts, np.int64), np.concatenate(called)
     print(f"{len(data.ids)} images of {_SPLIT.value} at {data.image.shape[1]}x{data.image.shape[2]}, {network.origin}")
     for c, target in enumerate(network.targets):
         print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.labels, resamples=RESAMPLES))}")

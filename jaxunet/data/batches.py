@@ -4,6 +4,7 @@ Both ways of training give the same batches, in the order of `order.py`.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,24 +34,16 @@ def decode_image(raw: RawBatch) -> Array:
     return raw["image"][..., None].astype(jnp.float32) / 255
 
 
-def decode(raw: RawBatch) -> dict[str, Array]:
-    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1]; `target`: masks float32 {0, 1} [B, H, W, C], or labels.
-
-    Where "covid19" is a target, it is the last of the C: 1 in every pixel of a COVID-19 image, else 0.
-    """
+def decode(raw: RawBatch) -> dict[str, Any]:
+    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1] and `target`: labels int32 [B], or a dict of `masks` float32
+    {0, 1} [B, H, W, C] and, where that is learnt, `covid19` float32 {0, 1} [B]."""
     image = decode_image(raw)
     if "label" in raw:
         return {"image": image, "target": raw["label"]}
-    target = jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)
-    return {"image": image, "target": append_covid19(target, raw)}
-
-
-def append_covid19(masks: Array, raw: RawBatch) -> Array:
-    """`masks` float32 [B, H, W, C], and as one more plane the class of each image, if `raw` has it."""
-    if COVID19 not in raw:
-        return masks
-    plane = raw[COVID19].astype(jnp.float32)[:, None, None, None]
-    return jnp.concatenate([masks, jnp.broadcast_to(plane, (*masks.shape[:-1], 1))], axis=-1)
+    target = {"masks": jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)}
+    if COVID19 in raw:
+        target[COVID19] = raw[COVID19].astype(jnp.float32)
+    return {"image": image, "target": target}
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:

@@ -14,7 +14,7 @@ from jaxunet.core.errors import UserError
 from jaxunet.data.archive import CLASSES
 from jaxunet.data.png import decode_gray_png
 from jaxunet.data.prepared import reading
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 
 RawBatch = dict[str, Any]
 _COVID = CLASSES.index("COVID-19")
@@ -47,7 +47,7 @@ class ExampleSource:
         """Args:
         builder: a prepared TFDS builder.
         split: "train", "val" or "test".
-        targets: which masks to read, in order, of "infection" and "lung"; "covid19" if the class is wanted, too.
+        targets: which masks to read, in order; "covid19" if the class is wanted, too.
         image_size: reduce images and masks to so many pixels per side; a divisor of theirs, or 0 to keep them.
         exclude: ids of examples to leave out.
         """
@@ -57,7 +57,7 @@ class ExampleSource:
         missing = [n for n in names if n not in builder.info.features]
         if missing:
             raise UserError(f"The dataset {builder.info.full_name} has no {missing[0]}: change dataset.targets.")
-        self._names, self._with_covid19 = names, COVID19 in targets
+        self._names, self._with_covid19 = names, answers_covid19(targets)
         images = [n for n, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
         self._folder = builder.data_dir
         with reading(self._folder):

@@ -36,7 +36,7 @@ class System:
       name: as it is printed.
       training: a few words about it.
       summary: `protocols.summarize` with intervals.
-      counts: int64 [N, 4], images in the order that all systems share.
+      counts: int32 [N, 4], images in the order that all systems share.
       predicted: bool [K, H, W], masks of the images that are shown.
       answers_covid19: whether the network answers for the whole image, too.
       parameters: their number.
@@ -198,7 +198,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
-    split_pass.count_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
+    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
     seconds = time.perf_counter() - began
     return System(
         name=name,

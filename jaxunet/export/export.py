@@ -30,8 +30,7 @@ from jaxunet.data import batches, drawing
 from jaxunet.devices import replicas
 from jaxunet.export import model_card
 from jaxunet.models import torch_weights
-from jaxunet.models.build import predict_step
-from jaxunet.models.layers import split_plane
+from jaxunet.models.build import NETWORKS, predict_step
 from jaxunet.prediction import predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
@@ -94,19 +93,16 @@ def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
     variables = jax.device_get(source.variables)
 
     def function(image: Array) -> dict[str, Array]:
-        logits = predict_step(variables, batches.decode_image({"image": image}), model=source.model)
-        return _outputs(logits, source)
+        return _outputs(predict_step(variables, batches.decode_image({"image": image}), model=source.model), source)
 
     return function
 
 
-def _outputs(logits: Array, source: Predictor) -> dict[str, Array]:
-    answer = {}
-    if source.answers_covid19:
-        logits, covid19 = split_plane(logits)
-        answer = {"covid19": jax.nn.sigmoid(covid19)}
-    mask = positive(logits, source.threshold).astype(jnp.uint8)
-    return {"mask": mask, "probability": jax.nn.sigmoid(logits), **answer}
+def _outputs(logits: Any, source: Predictor) -> dict[str, Array]:
+    """What an exported file computes of the `logits` of a network, see `Predictor.outputs`."""
+    probability = {name: jax.nn.sigmoid(x) for name, x in logits.items()}
+    mask = positive(logits["masks"], source.threshold).astype(jnp.uint8)
+    return {"mask": mask, "probability": probability.pop("masks"), **probability}
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
@@ -120,7 +116,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "description": "Segmentation of chest X-rays by jaxunet. Research only, not for clinical use.",
         "targets": list(source.targets),
         "threshold": source.threshold,
-        "detection": source.detection,
+        "detection": source.rule.to_dict() | {"from": source.rule.source},
         "image_size": size,
         "input": {"image": f"uint8 [batch, {size}, {size}]: gray, 0 black to 255 white, whole frontal X-ray"},
         "outputs": {
@@ -145,7 +141,7 @@ def compare(source: Predictor, run: Run, *, tolerance: float) -> str:
     size = source.image_size
     images = np.stack([drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)])
     images = images.reshape(4, size, images.shape[1] // size, size, -1).mean(axis=(2, 4)).astype(np.uint8)
-    expected = {k: np.asarray(v) for k, v in _outputs(source.logits(images), source).items()}
+    expected = {k: np.asarray(v) for k, v in _outputs(source.outputs(images), source).items()}
     parts = [run(images[:1]), run(images[1:])]
     computed = {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in expected}
     difference = np.concatenate(
@@ -224,10 +220,9 @@ def _read_safetensors(source: Predictor, path: pathlib.Path) -> Run:
 def _write_torch(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> None:
     if source.answers_covid19:
         raise UserError("--format=torch has no place for the target 'covid19': train without, or use another format.")
-    if (name := source.config.model.name) not in torch_weights.NETWORKS:
-        raise UserError(
-            f"--format=torch is for resnet_unet and separable_unet: {name!r} has no counterpart in PyTorch."
-        )
+    name, known = source.config.model.name, [n for n, network in NETWORKS.items() if network.torch_modules]
+    if name not in known:
+        raise UserError(f"--format=torch is for {' and '.join(known)}: {name!r} has no counterpart in PyTorch.")
     _save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)
 
 
@@ -243,7 +238,7 @@ def _save_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, Any], 
 
 
 def _run_of(loaded: Predictor) -> Run:
-    return lambda images: _outputs(loaded.logits(images), loaded)
+    return lambda images: _outputs(loaded.outputs(images), loaded)
 
 
 FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Run]]] = {

@@ -14,6 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.data import prepared
+from jaxunet.data.targets import finding
+from jaxunet.models.build import NETWORKS
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring import protocols
 
@@ -74,7 +76,7 @@ from jaxunet.prediction import predictor
 
 model = predictor.load_safetensors("FILE")
 size = model.image_size
-{_OPEN_IMAGE}logits = model.logits(image)[..., : len(model.targets)]
+{_OPEN_IMAGE}logits = model.outputs(image)["masks"]
 probability = 1 / (1 + np.exp(-logits))  # float32 [batch, size, size, targets]
 print(model.targets, np.mean(probability > model.threshold, axis=(0, 1, 2)))  # share of the pixels
 """,
@@ -167,12 +169,7 @@ def _input_words(format: str, size: int) -> str:
 
 
 def _network(config: ConfigDict) -> str:
-    model = config.model
-    return {
-        "unet": f"U-Net of {len(model.channels)} levels",
-        "resnet_unet": f"U-Net with a ResNet{model.depth} encoder",
-        "separable_unet": "U-Net of depthwise-separable convolutions",
-    }.get(model.name, f"network `{code(model.name)}`")
+    return NETWORKS[config.model.name].words(config.model)
 
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
@@ -316,7 +313,7 @@ def _limits(source: Predictor) -> str:
         "- The probabilities have not been calibrated; scores depend on the threshold and, strongly, on the protocol.",
         "- Scores on the dataset's own splits say little about other hospitals.",
     ]
-    if "infection" in source.targets:
+    if finding(source.targets):
         lines.append(
             "- Other pneumonia and normal lungs were among the training images." + (f" {UNGATED}" if answers else "")
             if controls

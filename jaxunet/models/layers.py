@@ -173,24 +173,12 @@ class BatchNorm(nn.Module):
 
 
 class ImageAnswer(nn.Module):
-    """One logit for the whole image, from the mean of its coarsest feature `[B, h, w, C]`: float32 `[B, 1]`."""
+    """One logit for the whole image, from the mean of its coarsest feature `[B, h, w, C]`: float32 `[B]`."""
 
     @nn.compact
     def __call__(self, feature: Array) -> Array:
-        return nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2)))
-
-
-def append_plane(logits: Array, answer: Array) -> Array:
-    """`[B, H, W, C]`, `[B, 1]` -> `[B, H, W, C + 1]`: the answer in every pixel, so that it travels as masks do."""
-    plane = jnp.broadcast_to(answer[:, None, None, :], (*logits.shape[:-1], 1))
-    return jnp.concatenate([logits, plane], axis=-1)
-
-
-def split_plane(logits: Array) -> tuple[Array, Array]:
-    """Inverse of `append_plane`: `[B, H, W, C + 1]` -> `[B, H, W, C]` and `[B]`. For symbolic sizes, too."""
-    b, c = logits.shape[0], logits.shape[-1] - 1
-    masks, plane = (jax.lax.slice_in_dim(logits, i, j, axis=-1) for i, j in ((0, c), (c, c + 1)))
-    return masks, window(plane, (0, 0), (1, 1)).reshape(b)
+        logit = nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2)))
+        return logit.reshape(feature.shape[0])
 
 
 def batch_norm(policy: Policy, *, train: bool, name: str, patch: int = 1) -> BatchNorm:

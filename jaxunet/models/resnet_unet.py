@@ -57,13 +57,13 @@ class ResNetUNet(nn.Module):
     """The baseline of the original study.
 
     Attributes:
-      classes: number of masks predicted, one logit each.
-      covid19: whether the last logit, the same in all pixels, answers for the whole image (`layers.ImageAnswer`).
+      masks: number of masks predicted, one logit each.
+      covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
       depth: of the ResNet: 18, 34, 50, 101 or 152.
       policy: precision and normalisation.
     """
 
-    classes: int
+    masks: int
     depth: int
     policy: Policy
     covid19: bool = False
@@ -74,17 +74,26 @@ class ResNetUNet(nn.Module):
         return 32
 
     @nn.compact
-    def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes (+ 1)]."""
+    def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
+        """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
         features = ResNetEncoder(self.depth, self.policy, name="encoder")(image, train=train)
         patches = (1, 1, 1, 2, 4) if self.policy.patches else (1, 1, 1, 1, 1)
         x = Decoder(patches, self.policy, name="decoder")(features, train=train)
         if patches[-1] == 1:
-            logits = Conv(self.classes, name="head")(x)
+            logits = Conv(self.masks, name="head")(x)
         else:
-            logits = PatchConv(self.classes, patch=patches[-1], use_bias=True, name="head")(x)
+            logits = PatchConv(self.masks, patch=patches[-1], use_bias=True, name="head")(x)
             logits = layers.depth_to_space(logits, patches[-1])
+        outputs = {"masks": logits}
         if self.covid19:
-            logits = layers.append_plane(logits, layers.ImageAnswer(name="covid19")(features[-1]))
-        return logits
+            outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
+        return outputs
+
+
+def torch_modules(modules: list[str]) -> list[str]:
+    """Names of our modules -> those of segmentation_models_pytorch; conv1.1 is the norm of conv1.0."""
+    if modules[0] == "decoder":
+        kind, i = modules[-1][:-1], modules[-1][-1]
+        return [*modules[:-1], f"conv{i}.{0 if kind == 'conv' else 1}"]
+    return ["segmentation_head", "0"] if modules[0] == "head" else modules

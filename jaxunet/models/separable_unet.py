@@ -68,11 +68,11 @@ class SeparableUNet(nn.Module):
     """See the module.
 
     Attributes:
-      classes: number of masks predicted, one logit each; the original has 1.
+      masks: number of masks predicted, one logit each; the original has 1.
       policy: precision and normalisation.
     """
 
-    classes: int
+    masks: int
     policy: Policy
 
     @property
@@ -81,11 +81,18 @@ class SeparableUNet(nn.Module):
         return 16
 
     @nn.compact
-    def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes]."""
+    def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
+        """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks]."""
         layers.check_divisible(image, self.stride)
         features = SeparableUNetEncoder(self.policy, name="encoder")(image, train=train)
         x = SeparableUNetDecoder(self.policy, name="decoder")(features, train=train)
         x = nn.relu(Conv(64, use_bias=False, dtype=self.policy.dtype, name="final_0")(x))
         x = nn.relu(Conv(32, use_bias=False, dtype=self.policy.dtype, name="final_2")(x))
-        return Conv(self.classes, use_bias=False, name="final_4")(x.astype(jnp.float32))
+        return {"masks": Conv(self.masks, use_bias=False, name="final_4")(x.astype(jnp.float32))}
+
+
+def torch_modules(modules: list[str]) -> list[str]:
+    """Names of our modules -> those of the original."""
+    inside = {"depthwise": "0.depthwise", "pointwise": "0.pointwise", "bn": "1"}
+    flat = [m for m in modules if m not in ("encoder", "decoder")]
+    return [inside.get(m, f"3.{m}" if m.startswith("triple") else m) for m in flat]

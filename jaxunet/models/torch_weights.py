@@ -16,11 +16,12 @@ import numpy as np
 import safetensors
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
+from jaxunet.data.targets import COVID19
+from jaxunet.models.build import NETWORKS
 
 Path = tuple[str, ...]
 Tensors = dict[str, np.ndarray]
 
-NETWORKS = ("resnet_unet", "separable_unet")  # those with a counterpart in PyTorch
 # Mean and standard deviation of ImageNet's RGB channels in [0, 1]: its weights expect images normalised by them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -29,21 +30,14 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 def torch_name(model_name: str, path: Path) -> str:
     """Name in a PyTorch state dict of the leaf at `path`, such as ("encoder", "layer1_0", "bn1", "scale").
 
-    `model_name` is "resnet_unet" (segmentation_models_pytorch's names) or "separable_unet" (the original study's).
+    `model_name` is a network with `torch_modules` in `build.NETWORKS`.
     """
     *modules, leaf = path
     dotted = [re.sub(r"_(?=\d+$)", ".", module) for module in modules]  # layer1_0 -> layer1.0
-    if model_name == "resnet_unet":
-        if dotted[0] == "decoder":  # decoder.blocks.0.conv1.0 is the convolution, .1 the norm
-            kind, i = dotted[-1][:-1], dotted[-1][-1]
-            dotted[-1] = f"conv{i}.{0 if kind == 'conv' else 1}"
-        elif dotted[0] == "head":
-            dotted = ["segmentation_head", "0"]
-    else:
-        dotted = [m for m in dotted if m not in ("encoder", "decoder")]
-        inside = {"depthwise": "0.depthwise", "pointwise": "0.pointwise", "bn": "1"}
-        dotted = [inside.get(m, f"3.{m}" if m.startswith("triple") else m) for m in dotted]
-    return ".".join([*dotted, _LEAVES[leaf]])
+    torch_modules = NETWORKS[model_name].torch_modules
+    if torch_modules is None:
+        raise ValueError(f"{model_name} has no counterpart in PyTorch")
+    return ".".join([*torch_modules(dotted), _LEAVES[leaf]])
 
 
 def _to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
@@ -88,7 +82,7 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
     for collection in ("params", "batch_stats"):
         leaves = flax.traverse_util.flatten_dict(variables.get(collection, {}))
         for path, old in leaves.items():
-            if path[0] == "covid19" or (encoder_only and path[0] != "encoder"):
+            if path[0] == COVID19 or (encoder_only and path[0] != "encoder"):
                 continue
             name = torch_name(model_name, path).removeprefix("encoder." if encoder_only else "")
             if name not in left:

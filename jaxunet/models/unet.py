@@ -69,14 +69,14 @@ class UNet(nn.Module):
     time and of the memory traffic, are never made, and the output still has the input's resolution.
 
     Attributes:
-      classes: number of masks predicted, one logit each.
-      covid19: whether the last logit, the same in all pixels, answers for the whole image (`layers.ImageAnswer`).
+      masks: number of masks predicted, one logit each.
+      covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
       channels: width of each level, finest first; their number is the depth.
       patch: 1, 2 or 4.
       policy: precision and normalisation.
     """
 
-    classes: int
+    masks: int
     channels: tuple[int, ...]
     patch: int
     policy: Policy
@@ -88,14 +88,14 @@ class UNet(nn.Module):
         return self.patch * 2 ** (len(self.channels) - 1)
 
     @nn.compact
-    def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes (+ 1)]."""
+    def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
+        """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
         features = UNetEncoder(self.channels, self.patch, self.policy, name="encoder")(image, train=train)
         x = UNetDecoder(self.policy, name="decoder")(features, train=train)
         # The head runs in float32: logits and the loss never see bfloat16 rounding.
-        logits = Conv(self.classes * self.patch**2, kernel_size=1, name="head")(x)
-        logits = layers.depth_to_space(logits, self.patch)
+        logits = Conv(self.masks * self.patch**2, kernel_size=1, name="head")(x)
+        outputs = {"masks": layers.depth_to_space(logits, self.patch)}
         if self.covid19:
-            logits = layers.append_plane(logits, layers.ImageAnswer(name="covid19")(features[-1]))
-        return logits
+            outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
+        return outputs

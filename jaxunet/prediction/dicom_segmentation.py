@@ -12,6 +12,7 @@ import numpy as np
 from jaxunet import __name__ as package
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import atomic_file
+from jaxunet.data.targets import TARGETS
 
 
 def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndarray], spacing: Any) -> None:
@@ -40,13 +41,6 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
-    meanings = {
-        "infection": (
-            codes.SCT.MorphologicallyAbnormalStructure,
-            highdicom.sr.CodedConcept("233604007", "SCT", "Pneumonia"),
-        ),
-        "lung": (codes.SCT.AnatomicalStructure, codes.SCT.Lung),
-    }
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=package, version=_version(), family=codes.DCM.ArtificialIntelligence
     )
@@ -54,8 +48,8 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
         highdicom.seg.SegmentDescription(
             segment_number=number,
             segment_label=target,
-            segmented_property_category=meanings[target][0],
-            segmented_property_type=meanings[target][1],
+            segmented_property_category=highdicom.sr.CodedConcept(*TARGETS[target].category),
+            segmented_property_type=highdicom.sr.CodedConcept(*TARGETS[target].code),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
         )

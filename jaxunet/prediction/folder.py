@@ -18,8 +18,8 @@ from tqdm import tqdm
 from jaxunet.core.errors import UserError
 from jaxunet.prediction import outputs
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.measures import rule_in_words
 from jaxunet.prediction.predictor import Predictor
+from jaxunet.scoring.detection import sigmoid
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.pixels import Xray
@@ -66,7 +66,7 @@ def predict(
         f"{' and '.join(predictor.targets)} from step {predictor.step} of {predictor.origin}, {predictor.image_size} "
         f"pixels per side, threshold {predictor.threshold}"
     )
-    print(rule_in_words(**settings["detection"]) + (_GATED if settings["gate"] else ""))
+    print(f"{predictor.rule}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays alone: on others the masks mark what is not there.")
     if config.dataset.train_config == "infection":
@@ -125,7 +125,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
         "flips": predictor.config.eval.flips,
-        "detection": predictor.rule,
+        "detection": predictor.rule.to_dict(),
         "gate": predictor.gate,
         "probabilities": probabilities,
     }
@@ -195,9 +195,9 @@ def _rows(
     batch: list[tuple[_Slot, np.ndarray]] = []
 
     def predict_batch() -> None:
-        logits = predictor.logits(np.stack([square for _, square in batch])) if batch else ()
-        for (slot, _), one in zip(batch, logits, strict=True):
-            masks, probability = one[..., : len(predictor.targets)], predictor.covid19(one)
+        found = predictor.outputs(np.stack([square for _, square in batch])) if batch else {"masks": ()}
+        probabilities = sigmoid(found["covid19"]).tolist() if "covid19" in found else [None] * len(batch)
+        for (slot, _), masks, probability in zip(batch, found["masks"], probabilities, strict=True):
             slot.row = writing.submit(_write, slot, masks, probability, output, settings, room)
         batch.clear()
 

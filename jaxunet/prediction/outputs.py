@@ -10,14 +10,16 @@ from PIL import Image
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.prediction.measures import detected, doubts, measure
+from jaxunet.data import targets
+from jaxunet.data.targets import TARGETS
+from jaxunet.prediction.measures import doubts, measure
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.files import output_name
 from jaxunet.xrays.pixels import Xray
 
 _OVERLAY_SIDE = 1024  # pixels; overlays are to be looked at
 INSIDE, OUTLINE = 1, 2  # of a mask, in `overlay_layers`
-COLOURS = {"lung": (70, 160, 240), "infection": (240, 70, 60)}
 
 
 def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
@@ -69,17 +71,19 @@ def describe(
       image: the X-ray.
       logits: float32 [H, W, C] of the masks, at its size.
       probability: of COVID-19 for the whole image, if the network answers that.
-      settings: `targets`; `threshold`; `detection`, the rule, as `measures.detected` takes it; `gate`, whether an X-ray
-        that the network does not call COVID-19 has a blank infection mask.
+      settings: `targets`; `threshold`; `detection`, the rule as `Rule.to_dict` gives it; `gate`, whether an X-ray
+        that the network does not call COVID-19 has a blank mask of what it has learnt from COVID-19 images alone.
 
     Returns:
       Its masks, by target, bool [H, W]; and its row: its size, `measures.measure`, COVID-19 or not, and `warnings`, a
       list of sentences.
     """
     masks = masks_of(logits, settings["targets"], settings["threshold"])
-    if settings["gate"] and probability <= settings["detection"]["threshold"]:
-        masks["infection"] = np.zeros_like(masks["infection"])
-    measures = measure(masks.get("infection"), masks.get("lung"), spacing_mm=image.spacing_mm, mirrored=image.mirrored)
+    rule = Rule.from_dict(settings["detection"], answers=probability is not None)
+    if settings["gate"] and not rule.calls(probability):
+        masks = {name: np.zeros_like(mask) if TARGETS[name].learnt_from else mask for name, mask in masks.items()}
+    finding, organ = (masks.get(of(settings["targets"])) for of in (targets.finding, targets.organ))
+    measures = measure(finding, organ, spacing_mm=image.spacing_mm, mirrored=image.mirrored)
     height, width = image.pixels.shape
     pixel_height, pixel_width = image.spacing_mm or (None, None)
     row = {
@@ -89,8 +93,8 @@ def describe(
         "pixel_height_mm": pixel_height,
         "pixel_width_mm": pixel_width,
         "covid19_probability": None if probability is None else round(probability, 6),
-        "covid19_detected": detected(measures, probability, **settings["detection"]),
-        "warnings": [*image.notes, *doubts(image.pixels, masks.get("lung"))],
+        "covid19_detected": rule.calls_xray(measures, probability),
+        "warnings": [*image.notes, *doubts(image.pixels, organ)],
     }
     return masks, row
 
@@ -115,7 +119,7 @@ def overlay(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
     picture, layers = overlay_layers(image, masks)
     painted = np.repeat(picture[..., None], 3, axis=-1)
     for target, layer in sorted(layers.items(), reverse=True):  # infection on top
-        painted[layer == OUTLINE] = COLOURS[target]
+        painted[layer == OUTLINE] = TARGETS[target].colour
     return painted
 
 

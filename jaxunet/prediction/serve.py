@@ -24,8 +24,10 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
+from jaxunet.data.targets import TARGETS
 from jaxunet.prediction import outputs, web_guard
 from jaxunet.prediction.predictor import Predictor
+from jaxunet.scoring.detection import sigmoid
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.read import read_xray
 
@@ -58,7 +60,9 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             signal.signal(number, lambda *_: os._exit(0))
         address, number = listener.getsockname()[:2]
         app = make_app(predictor, host=host, address=address)
-        predictor.logits(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))  # compiled before "ready"
+        predictor.outputs(
+            np.zeros((1, predictor.image_size, predictor.image_size), np.uint8)
+        )  # compiled before "ready"
         server = waitress.create_server(
             app,
             sockets=[listener],
@@ -149,10 +153,10 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "image_size": predictor.image_size,
             "threshold": predictor.threshold,
             "flips": predictor.config.eval.flips,
-            "rule": predictor.rule,
+            "rule": predictor.rule.to_dict(),
             "gate": predictor.gate,
             "max_bytes": MAX_BYTES,
-            "colours": outputs.COLOURS,
+            "colours": {name: TARGETS[name].colour for name in predictor.targets},
         }
 
     @app.post("/predict")
@@ -173,13 +177,13 @@ def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
     """
     image = read_xray(data)
     square, place = letterbox.fit(image.pixels, predictor.image_size)
-    (logits,) = predictor.logits(square[None])
-    probability = predictor.covid19(logits)
-    logits = letterbox.restore(logits[..., : len(predictor.targets)], place)
+    found = predictor.outputs(square[None])
+    probability = float(sigmoid(found["covid19"])[0]) if "covid19" in found else None
+    logits = letterbox.restore(found["masks"][0], place)
     settings = {
         "targets": predictor.targets,
         "threshold": predictor.threshold,
-        "detection": predictor.rule,
+        "detection": predictor.rule.to_dict(),
         "gate": predictor.gate,
     }
     masks, row = outputs.describe(image, logits, probability, settings)

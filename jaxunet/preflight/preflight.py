@@ -24,7 +24,7 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.data import batches
 from jaxunet.data.archive import IMAGE_SIZE
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import peak_rates, replicas
 from jaxunet.devices.replicas import AXIS, reduce_mean
 from jaxunet.models.build import build_model
@@ -192,7 +192,7 @@ def _raw(leading: tuple[int, ...], size: int, targets: Sequence[str]) -> dict[st
         "image": jax.ShapeDtypeStruct((*leading, size, size), jnp.uint8),
         "mask": jax.ShapeDtypeStruct((*leading, size, size // 8, len(mask_targets(targets))), jnp.uint8),
     }
-    return raw | ({COVID19: jax.ShapeDtypeStruct(leading, jnp.uint8)} if COVID19 in targets else {})
+    return raw | ({COVID19: jax.ShapeDtypeStruct(leading, jnp.uint8)} if answers_covid19(targets) else {})
 
 
 def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_rates.Peak | None) -> dict[str, Any]:

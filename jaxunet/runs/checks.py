@@ -4,7 +4,8 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.targets import COVID19, TARGETS, answers_covid19, known_masks, mask_targets
+from jaxunet.models.build import NETWORKS
 from jaxunet.runs.settings import check_kinds, check_values
 
 
@@ -39,12 +40,12 @@ def _check_dataset(config: ConfigDict) -> None:
     if dataset.image_size not in (0, 32, 64, 128):
         raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), 32, 64, 128.")
     masks = mask_targets(targets)
-    if not masks or set(masks) - {"infection", "lung"} or len(set(targets)) != len(targets):
+    if not masks or set(masks) - set(known_masks()) or len(set(targets)) != len(targets):
         raise UserError(
-            f"config.dataset.targets={targets!r} must name 'infection', 'lung' or both, each once, and may end in "
-            f"'covid19'."
+            f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known_masks()))}, each "
+            f"once, and may end in {COVID19!r}."
         )
-    if COVID19 in targets:
+    if answers_covid19(targets):
         _check_covid19(config, targets)
     for key in ("train_config", "eval_config"):
         if dataset[key] == "lung" and "infection" in targets:
@@ -56,17 +57,20 @@ def _check_dataset(config: ConfigDict) -> None:
 
 
 def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
-    if targets[-1] != COVID19 or targets[0] != "infection":
-        raise UserError(f"config.dataset.targets={targets!r}: 'covid19' goes with 'infection' first, and comes last.")
+    first = [name for name in known_masks() if TARGETS[name].learnt_from == COVID19]
+    if targets[-1] != COVID19 or targets[0] not in first:
+        words = " or ".join(map(repr, first))
+        raise UserError(f"config.dataset.targets={targets!r}: {COVID19!r} goes with {words} first, and comes last.")
     if config.dataset.train_config != "infection_all":
         raise UserError(
             "'covid19' among config.dataset.targets needs X-rays that are not of COVID-19: set "
             "config.dataset.train_config='infection_all'."
         )
-    if config.model.name not in ("unet", "resnet_unet"):
+    if not NETWORKS[config.model.name].answers_image:
+        able = " or ".join(repr(name) for name, network in NETWORKS.items() if network.answers_image)
         raise UserError(
             f"config.model.name={config.model.name!r} is a network that answers nothing for the whole image: take "
-            f"'covid19' out of config.dataset.targets, or use 'unet' or 'resnet_unet'."
+            f"{COVID19!r} out of config.dataset.targets, or use {able}."
         )
 
 
@@ -101,10 +105,9 @@ def _check_training(config: ConfigDict) -> None:
         raise UserError("config.init.weights and config.init.checkpoint cannot both be set: clear one of them.")
     if config.init.weights and config.dataset.name == "labelled_images":
         raise UserError("config.init.weights is for segmentation: clear it where classes are learnt.")
-    if config.init.weights and config.model.name not in ("resnet_unet", "separable_unet"):
-        raise UserError(
-            "config.init.weights is for resnet_unet and separable_unet: clear it, or change config.model.name."
-        )
+    if config.init.weights and not NETWORKS[config.model.name].torch_modules:
+        able = " and ".join(name for name, network in NETWORKS.items() if network.torch_modules)
+        raise UserError(f"config.init.weights is for {able}: clear it, or change config.model.name.")
     if config.init.weights == "imagenet" and (config.model.name, config.model.depth) != ("resnet_unet", 101):
         raise UserError("config.init.weights='imagenet' is for config.model.name='resnet_unet' of depth 101.")
     if config.optimizer.name == "adam" and config.optimizer.weight_decay:

@@ -119,8 +119,8 @@ def counts_of(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 
 def test_two_processes_evaluate_like_one(small, reference, tmp_path):
-    """Six images in batches of four, two per process: every image is scored once. Counts differ at most in pixels at the
-    threshold, because programs for other numbers of devices may round differently."""
+    """Six images in batches of four, two per process: every image is scored once. Counts differ at most in pixels at
+    the threshold, because programs for other numbers of devices may round differently."""
     scores = evaluate.evaluate(config_file.load(reference), reference, split="val", checkpoint="latest")
     folder = reference / "eval" / "val"
     files = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}

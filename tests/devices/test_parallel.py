@@ -13,7 +13,7 @@ from jaxunet.data.order import order_of_epochs
 from jaxunet.devices import replicas
 from jaxunet.models.build import build_model
 from jaxunet.scoring.counts import batch_dice
-from jaxunet.scoring.losses import bce_loss
+from jaxunet.scoring.losses import build_loss
 from jaxunet.training import programs
 from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import TrainState, create_train_state
@@ -35,14 +35,14 @@ def arrays() -> dict[str, np.ndarray]:
 def make(axis_name, *, accumulate_steps=1, sync=True):
     """(initial state, step function, batch function) as `loop.train` builds them."""
     config = default.get_config()
-    config.model.channels, config.model.patch, config.model.dtype = (4, 8), 2, "float32"
+    config.model.channels, config.model.patch, config.model.dtype, config.loss.name = (4, 8), 2, "float32", "bce"
     model = build_model(config.model, ("infection",), axis_name=axis_name if sync else None)
     tx = build_optimizer(config.optimizer, lambda _: 1e-2)
     state = create_train_state(model, tx, seed=SEED, image_shape=(16, 16, 1), ema=True)
     step = functools.partial(
         train_step,
         model=model,
-        loss_fn=bce_loss,
+        loss_fn=build_loss(config.loss, ("infection",)),
         score_fn=batch_dice,
         tx=tx,
         accumulate_steps=accumulate_steps,
@@ -199,7 +199,7 @@ def step_by_hand(t, image, **settings):
 
 @pytest.mark.parametrize(("t", "kept"), [(0, 0.1), (5, 0.4), (10_000, 0.9)])
 def test_averages_keep_little_at_first_and_the_decay_later(t, kept):
-    """By hand: the new weight is 1 - 0.5 = 0.5, the new statistic 1; the share `kept` of the old averages 3 and 7 stays."""
+    """By hand: the new weight is 1 - 0.5 = 0.5, the new statistic 1. The averages keep `kept` of 3 and 7."""
     state, _ = step_by_hand(t, jnp.full((2, 4, 4, 1), 0.5), ema_decay=0.9)
     assert int(state.step) == t + 1
     assert float(state.params["w"]) == pytest.approx(0.5)

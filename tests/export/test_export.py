@@ -26,6 +26,7 @@ from jaxunet.prediction import predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
+from jaxunet.scoring.detection import Rule
 
 ROOT = pathlib.Path(__file__).parents[2]
 MISSING = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -77,7 +78,7 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
         pytest.skip("the U-Net has no counterpart in PyTorch")
     source = networks[name]
     computes = exported(source, format, tmp_path / "file")
-    logits = source.logits(images(5))
+    logits = source.outputs(images(5))["masks"]
     assert logits.std() > 0.1  # so that sameness says something
     # Of StableHLO, every batch size is compiled anew; one network shows that it may vary.
     batches = [slice(0, 2), slice(2, 5)] if name == "unet" or format == "onnx" else [slice(0, 5)]
@@ -90,22 +91,22 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
 
 
 def test_safetensors_alone_are_enough(networks, tmp_path):
-    rule = {"score": "lung", "threshold": 0.25, "from": "chosen on val"}
-    source = dataclasses.replace(networks["unet"], detection=rule)
+    rule = Rule("lung", 0.25, "chosen on val")
+    source = dataclasses.replace(networks["unet"], rule=rule)
     exported(source, "safetensors", tmp_path / "whole")
     loaded = predictor.load_safetensors(tmp_path / "whole")
-    assert loaded.detection == rule
+    assert loaded.rule == rule
     assert (loaded.step, loaded.targets, loaded.image_size, loaded.threshold) == (7, ("infection", "lung"), 32, 0.4)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, source.variables)
     other = predictor.load_safetensors(tmp_path / "whole", {"eval.threshold": 0.3, "eval.flips": True})
-    assert (other.threshold, other.detection["threshold"]) == (0.3, 0.0)  # the rule was chosen for 0.4
-    flipped = source.logits(images(2)[..., ::-1])[:, :, ::-1]
-    expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.logits(images(2))))) / 2
-    np.testing.assert_allclose(1 / (1 + np.exp(-other.logits(images(2)))), expected, atol=1e-5)
+    assert (other.threshold, other.rule.threshold) == (0.3, 0.0)  # the rule was chosen for 0.4
+    flipped = source.outputs(images(2)[..., ::-1])["masks"][:, :, ::-1]
+    expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.outputs(images(2))["masks"]))) / 2
+    np.testing.assert_allclose(1 / (1 + np.exp(-other.outputs(images(2))["masks"])), expected, atol=1e-5)
     exported(source, "safetensors_float16", tmp_path / "half")
     half = predictor.load_safetensors(tmp_path / "half")
     assert {x.dtype for x in jax.tree.leaves(half.variables)} == {np.dtype(np.float32)}
-    assert 0 < np.abs(half.logits(images(2)) - source.logits(images(2))).max() < 0.05
+    assert 0 < np.abs(half.outputs(images(2))["masks"] - source.outputs(images(2))["masks"]).max() < 0.05
     assert (tmp_path / "half").stat().st_size < 0.8 * (tmp_path / "whole").stat().st_size
 
 
@@ -200,7 +201,7 @@ def test_examples_of_the_docs_run_on_what_the_command_writes(evaluated, format, 
     config = config_file.load(evaluated)
     config.eval.threshold = 0.3
     source = predictor.load(config, evaluated, checkpoint="latest")
-    share = (source.logits(xray[None]) > np.log(0.3 / 0.7)).mean(axis=(0, 1, 2))
+    share = (source.outputs(xray[None])["masks"] > np.log(0.3 / 0.7)).mean(axis=(0, 1, 2))
     targets, printed = done.stdout.strip().split("]" if format != "safetensors" else ")", 1)
     assert "infection" in targets
     np.testing.assert_allclose(np.fromstring(printed.strip(" []"), sep=" "), share, rtol=1e-4)

@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from configs import default
 from jaxunet.core.errors import UserError
 from jaxunet.models import convolution, layers, patches
-from jaxunet.models.build import build_model
+from jaxunet.models.build import NETWORKS, build_model
 
 TARGETS = ("infection", "lung")
 STRIDES = {"unet": (2, 4, 8), "resnet_unet": (2, 4, 8, 16, 32), "separable_unet": (1, 2, 4, 8, 16)}
+assert STRIDES.keys() == NETWORKS.keys()
 
 
 @pytest.fixture(params=STRIDES)
@@ -52,7 +53,9 @@ def test_logits_are_float32_at_full_resolution(classes, channels, dtype, setting
     image = jnp.zeros((2, size, 2 * size, channels))
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-    logits, updates = jax.eval_shape(apply, variables, image)
+    outputs, updates = jax.eval_shape(apply, variables, image)
+    assert outputs.keys() == {"masks"}
+    logits = outputs["masks"]
     assert logits.shape == (2, size, 2 * size, classes)
     assert logits.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves((variables, updates))} == {jnp.dtype("float32")}
@@ -63,7 +66,7 @@ def test_bfloat16_is_close_to_float32(settings):
     model, variables, image = build(settings)
     settings.dtype = "bfloat16"
     half = build_model(settings, ("infection",), axis_name=None)
-    full, rough = (jax.jit(functools.partial(m.apply, train=False))(variables, image) for m in (model, half))
+    full, rough = (jax.jit(functools.partial(m.apply, train=False))(variables, image)["masks"] for m in (model, half))
     assert jnp.isfinite(rough).all()
     assert 0 < float(jnp.abs(full - rough).max()) < 0.1 * float(jnp.abs(full).max())
 
@@ -99,8 +102,8 @@ def test_every_parameter_and_every_skip_carries_gradient(settings):
             return out
 
         with nn.intercept_methods(scale):
-            logits, _ = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
-        return (logits**2).mean()
+            outputs, _ = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+        return (outputs["masks"] ** 2).mean()
 
     scales = [jnp.float32(1.0)] * len(STRIDES[settings.name])
     params_grad, skip_grad = jax.jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], scales)

@@ -98,11 +98,11 @@ def test_the_whole_network_computes_the_same():
         variables = variables or random_variables(model, image)
 
         def loss(params, model=model, variables=variables):
-            logits, updates = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
-            return (logits**2).mean(), (logits, updates)
+            outputs, updates = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+            return (outputs["masks"] ** 2).mean(), (outputs, updates)
 
-        (_, (logits, updates)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-        results.append(({"logits": logits, **updates}, grads))
+        (_, (outputs, updates)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+        results.append(({**outputs, **updates}, grads))
     for a, b in zip(*(jax.tree.leaves(values) for values, _ in results), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(a).max()))
     # The coarsest stage has statistics of 12 values: changing the input by 1e-6 changes gradients by up to 5e-3.

@@ -20,6 +20,7 @@ from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.prediction import folder, outputs, predictor
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 from jaxunet.scoring.split_pass import load_eval_split
 from jaxunet.xrays.pixels import Xray
 from tests.xrays.test_xray import bomb, dicom, encoded
@@ -31,18 +32,17 @@ class Threshold:
     """In place of a network: infection is brighter than 200, lung than 100."""
 
     targets, image_size, threshold, step, best_step = ("infection", "lung"), SIZE, 0.5, 7, None
-    origin, detection = "made", {"score": "image", "threshold": 0.0, "from": "any pixel"}
+    origin, rule = "made", Rule("image", 0.0, "any pixel")
 
     def __init__(self, config: ConfigDict):
         self.config, self.variables, self.seen = config, {"w": np.zeros(3)}, []
 
     gate, answers_covid19 = False, False
-    rule, covid19 = predictor.Predictor.rule, predictor.Predictor.covid19
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         assert len(images) <= self.config.eval.batch_size
         self.seen += [int(image.max()) for image in images]
-        return np.stack([images.astype(np.float32) - 200, images.astype(np.float32) - 100], axis=-1)
+        return {"masks": np.stack([images.astype(np.float32) - 200, images.astype(np.float32) - 100], axis=-1)}
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_masks_are_those_of_evaluation(finished, tmp_path):
     split = load_eval_split(config, "val")
     for i, image in enumerate(split.image):
         write(tmp_path / "in", f"{i}.png", image)
-    expected = predictor.load(config, finished, checkpoint="latest").logits(split.image)
+    expected = predictor.load(config, finished, checkpoint="latest").outputs(split.image)["masks"]
     config.eval.threshold = float(1 / (1 + np.exp(-np.median(expected))))
     evaluate(config, finished, split="val", checkpoint="latest")
     rows = table_of(finished / "eval" / "val" / "per_image.csv")
@@ -185,11 +185,11 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_p
     for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
         result["detection"]["threshold"], result["checkpoint_step"] = share, step
         report.write_text(json.dumps(result))
-        network.detection = predictor.detection_rule(network.config, tmp_path / "run", network.step)
+        network.rule = predictor._rule_of_val(network.config, tmp_path / "run", network.step)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
     report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
-    assert predictor.detection_rule(network.config, tmp_path / "run", 7)["threshold"] == 0
+    assert predictor._rule_of_val(network.config, tmp_path / "run", 7).threshold == 0
 
 
 def test_broken_files_among_good_ones(run, tmp_path, capsys):

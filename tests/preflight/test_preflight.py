@@ -91,7 +91,7 @@ def test_padding_to_tiles():
 
 
 def test_traffic_leaves_out_what_is_on_the_chip():
-    """Bytes include tile padding. A loop counts once. An asynchronous slice reads as much as it writes. S(1) is on the chip."""
+    """Padding counts, a loop counts once, an asynchronous slice reads as much as it writes. S(1) is on the chip."""
     text = """HloModule m
 
 %body.1 (arg: (f32[8,128])) -> (f32[8,128]) {

@@ -55,8 +55,8 @@ def test_shipped_config_builds(name):
     state = jax.eval_shape(make)
     assert sum(x.size for x in jax.tree.leaves(state.params)) > 300_000
     assert float(schedule(0)) > 0
-    logits = jnp.zeros((1, 10) if name == "classify" else (1, 8, 8, len(targets)))
-    target = jnp.zeros(1, jnp.int32) if name == "classify" else logits
+    masks = {"masks": jnp.zeros((1, 8, 8, len(targets)))}
+    logits, target = (jnp.zeros((1, 10)), jnp.zeros(1, jnp.int32)) if name == "classify" else (masks, masks)
     assert build_loss(config.loss, targets)(logits, target).shape == (1,)
 
 

@@ -71,12 +71,12 @@ def test_evaluation_calls_a_pixel_on_the_threshold_negative():
 
     class Brightness:
         def apply(self, variables, image, *, train):
-            return jnp.rint(255 * image) - 100
+            return {"masks": jnp.rint(255 * image) - 100}
 
     image = np.array([99, 100, 101, 100, 99, 100, 101, 100], np.uint8).reshape(1, 1, 8)
     raw = {"image": image, "mask": np.packbits(image > 100, axis=2)[..., None]}
     settings = {"model": Brightness(), "threshold": 0.5}
-    np.testing.assert_array_equal(split_pass.eval_step({}, raw, **settings)[0, 0], [2, 0, 0, 6])
+    np.testing.assert_array_equal(split_pass.eval_step({}, raw, **settings)["counts"][0, 0], [2, 0, 0, 6])
     measured = split_pass.measure_step({}, raw, **settings)
     np.testing.assert_array_equal(measured["counts"][0, 0], [2, 0, 0, 6])
     np.testing.assert_array_equal(np.unpackbits(measured["mask"], axis=2)[0, 0, :, 0], image[0, 0] > 100)
