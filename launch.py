@@ -9,14 +9,17 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxunet.commands import MODES, Flags, execute
+from jaxunet.export.formats import FORMATS
+from jaxunet.runs.settings import RENAMED, with_new_names
 
-FORMATS = ["stablehlo", "onnx", "safetensors", "safetensors_float16", "torch"]
 
-
-def define_flags() -> None:
+def define_flags(arguments: list[str]) -> None:
     default = pathlib.Path(__file__).parent / "configs" / "default.py"
     config_flags.DEFINE_config_file(
-        "config", str(default), "Settings; any key can be overridden with --config.section.key=value."
+        "config",
+        str(default),
+        "Settings; any key can be overridden with --config.section.key=value.",
+        sys_argv=arguments,
     )
     flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluations.")
     flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{k}: {v.help}" for k, v in MODES.items()) + ".")
@@ -32,7 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as 8-bit pictures.")
     flags.DEFINE_string("host", "127.0.0.1", "serve: name or address to listen at (docs/serve.md).")
     flags.DEFINE_integer("port", 8080, "serve: where to listen; 0 for any that is free.", 0, 65535)
-    flags.DEFINE_enum("format", "stablehlo", FORMATS, "export: what to write (docs/export.md).")
+    flags.DEFINE_enum("format", "stablehlo", list(FORMATS), "export: what to write (docs/export.md).")
     flags.DEFINE_list("topology", [], "preflight: slices, such as v5e:2x2,v6e:16x16, or local.")
     flags.DEFINE_integer("batch_per_chip", 0, "preflight: images per step and chip; 0 divides train.batch_size.", 0)
     flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0 (docs/multihost.md).")
@@ -44,13 +47,17 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
         app.define_help_flags()
-        define_flags()
+        argv = with_new_names(argv)
+        define_flags(argv)
         rest = flags.FLAGS(argv)
         config, overrides = flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS["config"])
         config.keys()  # a file that could not be read says so only now
     except (AttributeError, KeyError) as error:
         while isinstance(error.args[0], Exception):  # ml_collections wraps one in the other
             error = error.args[0]
+        for old, new in RENAMED.items():  # in a config file of the user's; flags have their new names
+            if f'Key "{old.rpartition(".")[2]}" does not exist' in str(error):
+                return complain(f"config.{old} is now called config.{new}: rename it in the config file.")
         return complain("There is no setting " + " ".join(str(error.args[0]).replace("\n", ". ").split()))
     except (flags.Error, TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
         return complain(" ".join(str(error).split()))

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunet.export.export import FORMATS, export
+from jaxunet.export.export import export
+from jaxunet.export.formats import FORMATS
 from jaxunet.prediction import predictor
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
@@ -43,7 +44,7 @@ def main() -> None:
         for name in flags.formats.split(","):
             path = pathlib.Path(folder) / name
             export(config, flags.workdir, checkpoint="latest", format=name, output=path)
-            runs[name], sizes[name] = FORMATS[name][1](source, path), path.stat().st_size
+            runs[name], sizes[name] = FORMATS[name].read(source, path), path.stat().st_size
 
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     results = {}

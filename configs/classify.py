@@ -2,7 +2,7 @@
 TFDS dataset such as ImageNet (its folder, stored as array_record).
 
 python launch.py --config=configs/classify.py:resnet_unet --workdir=runs/imagenet --config.dataset.source=FOLDER
-python launch.py --config=configs/resnet101_unet.py --workdir=runs/resnet101 --config.init.checkpoint=runs/imagenet
+python launch.py --config=configs/resnet101_unet.py --workdir=runs/resnet101 --config.init.run=runs/imagenet
 
 The argument is the network whose encoder is trained: unet (if left out), resnet_unet or separable_unet.
 """

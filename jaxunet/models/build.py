@@ -46,8 +46,8 @@ class Architecture:
 
 NETWORKS = {
     "unet": Architecture(
-        lambda model, masks, policy, **more: UNet(masks, tuple(model.channels), model.patch, policy, **more),
-        lambda model, policy: UNetEncoder(tuple(model.channels), model.patch, policy),
+        lambda model, masks, policy, **more: UNet(masks, tuple(model.channels), model.stem, policy, **more),
+        lambda model, policy: UNetEncoder(tuple(model.channels), model.stem, policy),
         words=lambda model: f"U-Net of {len(model.channels)} levels",
         answers_image=True,
     ),

@@ -28,16 +28,16 @@ class DoubleConv(nn.Module):
 class UNetEncoder(nn.Module):
     """One `DoubleConv` per level, max-pooling between them.
 
-    `[B, H, W, C]` -> list of features, finest first: level i has stride `patch * 2**i` and `channels[i]` channels.
+    `[B, H, W, C]` -> list of features, finest first: level i has stride `stem * 2**i` and `channels[i]` channels.
     """
 
     channels: tuple[int, ...]
-    patch: int
+    stem: int
     policy: Policy
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
-        x = layers.space_to_depth(self.policy.normalise(image), self.patch)
+        x = layers.space_to_depth(self.policy.normalise(image), self.stem)
         features = []
         for i, width in enumerate(self.channels):
             if i > 0:
@@ -62,9 +62,9 @@ class UNetDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net whose finest level works on `patch` x `patch` pixels at a time.
+    """U-Net whose finest level works on `stem` x `stem` pixels at a time.
 
-    With `patch=1` it is the textbook network. A larger patch moves pixels into channels (space-to-depth) before
+    With `stem=1` it is the textbook network. A larger one moves pixels into channels (space-to-depth) before
     the first convolution and back after the last (sub-pixel head): the full-resolution maps, which cost most of the
     time and of the memory traffic, are never made, and the output still has the input's resolution.
 
@@ -72,30 +72,30 @@ class UNet(nn.Module):
       masks: number of masks predicted, one logit each.
       covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
       channels: width of each level, finest first; their number is the depth.
-      patch: 1, 2 or 4.
+      stem: 1, 2 or 4.
       policy: precision and normalisation.
     """
 
     masks: int
     channels: tuple[int, ...]
-    patch: int
+    stem: int
     policy: Policy
     covid19: bool = False
 
     @property
     def stride(self) -> int:
         """Height and width of the image must be multiples of this."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return self.stem * 2 ** (len(self.channels) - 1)
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
-        features = UNetEncoder(self.channels, self.patch, self.policy, name="encoder")(image, train=train)
+        features = UNetEncoder(self.channels, self.stem, self.policy, name="encoder")(image, train=train)
         x = UNetDecoder(self.policy, name="decoder")(features, train=train)
         # The head runs in float32: logits and the loss never see bfloat16 rounding.
-        logits = Conv(self.masks * self.patch**2, kernel_size=1, name="head")(x)
-        outputs = {"masks": layers.depth_to_space(logits, self.patch)}
+        logits = Conv(self.masks * self.stem**2, kernel_size=1, name="head")(x)
+        outputs = {"masks": layers.depth_to_space(logits, self.stem)}
         if self.covid19:
             outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
         return outputs

@@ -32,8 +32,8 @@ def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, st
       UserError: if the named weights do not fit the network.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    if config.init.checkpoint:
-        variables, words = _from_run(locate(config.init.checkpoint), variables)
+    if config.init.run:
+        variables, words = _from_run(locate(config.init.run), variables)
     elif config.init.weights:
         variables, words = _from_weights(config, variables)
     else:
@@ -56,7 +56,7 @@ def _from_run(workdir: pathlib.Path, variables: Any) -> tuple[Any, str]:
         path: np.asarray(theirs[path]) for path, x in ours.items() if path in theirs and theirs[path].shape == x.shape
     }
     if not any("encoder" in path for path in fitting):
-        raise UserError(f"config.init.checkpoint={workdir} is a run of another network: nothing of its encoder fits.")
+        raise UserError(f"config.init.run={workdir} is a run of another network: nothing of its encoder fits.")
     words = f"from step {step} of {workdir} ({len(fitting)} of {len(ours)} arrays)"
     return flax.traverse_util.unflatten_dict(ours | fitting), words
 

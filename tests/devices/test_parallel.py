@@ -35,7 +35,7 @@ def arrays() -> dict[str, np.ndarray]:
 def make(axis_name, *, accumulate_steps=1, sync=True):
     """(initial state, step function, batch function) as `loop.train` builds them."""
     config = default.get_config()
-    config.model.channels, config.model.patch, config.model.dtype, config.loss.name = (4, 8), 2, "float32", "bce"
+    config.model.channels, config.model.stem, config.model.dtype, config.loss.name = (4, 8), 2, "float32", "bce"
     model = build_model(config.model, ("infection",), axis_name=axis_name if sync else None)
     tx = build_optimizer(config.optimizer, lambda _: 1e-2)
     state = create_train_state(model, tx, seed=SEED, image_shape=(16, 16, 1), ema=True)

@@ -25,7 +25,7 @@ assert STRIDES.keys() == NETWORKS.keys()
 def settings(request):
     model = default.get_config().model
     model.name, model.depth = request.param, 18
-    model.channels, model.patch, model.dtype = (4, 8, 16), 2, "float32"
+    model.channels, model.stem, model.dtype = (4, 8, 16), 2, "float32"
     return model
 
 
@@ -115,7 +115,7 @@ def test_every_parameter_and_every_skip_carries_gradient(settings):
 def test_parameter_count_of_the_textbook_network():
     """Ronneberger's widths with batch norm, bilinear upsampling: counted layer by layer, conv then norm."""
     settings = default.get_config().model
-    settings.channels, settings.patch = (64, 128, 256, 512, 1024), 1
+    settings.channels, settings.stem = (64, 128, 256, 512, 1024), 1
     model = build_model(settings, ("infection",), axis_name=None)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     widths = [1, 64, 128, 256, 512, 1024]

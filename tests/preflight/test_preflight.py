@@ -226,7 +226,7 @@ def test_a_program_that_is_too_large():
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler, the extra [tpu]")
 def test_slices(tmp_path: pathlib.Path):
     """The command for one chip and for four, in its own process: libtpu can be loaded only while no TPU is in use."""
-    small = ["--config.model.channels=(8,16)", "--config.model.patch=4", "--config.dataset.image_size=32"]
+    small = ["--config.model.channels=(8,16)", "--config.model.stem=4", "--config.dataset.image_size=32"]
     command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *small]
     slices = ["--topology=v5e:1x1,v5e:2x2", "--batch_per_chip=2", f"--workdir={tmp_path}"]
     subprocess.run([*command, *slices], cwd=ROOT, check=True, timeout=600)

@@ -117,7 +117,7 @@ def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
     loop.train(first, tmp_path / "lung")
     config = make_config()
     config.dataset.targets = ("infection", "lung")
-    config.init.checkpoint = str(tmp_path / "lung")
+    config.init.run = str(tmp_path / "lung")
     ours = fresh(config)
     state, words = initialize.initial_state(config, ours)
     theirs, _ = initialize.initial_state(config, fresh(config, shift=0.5))
@@ -166,7 +166,7 @@ def test_other_networks_are_refused(tensors, sentence):
 
 
 def test_every_network_has_a_module_called_encoder(config):
-    """`optimizer.encoder_rate` and `init.checkpoint` find it by name."""
+    """`optimizer.encoder_rate` and `init.run` find it by name."""
     for name in ("unet", "resnet_unet", "separable_unet"):
         config.model.name, config.model.depth = name, 18
         shapes = jax.eval_shape(lambda: _make(config).params)
