@@ -72,7 +72,7 @@ def main(_: list[str]) -> None:
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
         stage = functools.partial(
-            analysis.analyse, table[target], histogram[:, i], data.labels, share_of=share_of, decision=None
+            analysis.analyse, table[target], histogram[:, i], data.labels, share_of=share_of, rule=None
         )
         block |= timed(f"analysis of {target}", stage)
     timed("per_image.csv", lambda: per_image.to_csv(table, data))

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import jax
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -51,7 +52,8 @@ def main(_: list[str]) -> None:
     full = from_json(to_json(network.config))
     full.dataset.image_size = 0
     data = split_pass.load_eval_split(full, _SPLIT.value)
-    counts, called = [], []
+    counted: list[jax.Array] = []
+    decided: list[np.ndarray] = []
     for start in range(0, len(data.ids), 64):
         images = data.image[start : start + 64]
         squares, places = zip(*(letterbox.fit(image, network.image_size) for image in images), strict=True)
@@ -59,10 +61,10 @@ def main(_: list[str]) -> None:
         found = network.outputs(np.stack(squares))
         for logits, place, mask in zip(found["masks"], places, truth, strict=True):
             masks = letterbox.restore(logits, place)
-            counts.append(pixel_counts(jnp.asarray(masks[None]), mask[None], network.threshold)[0])
+            counted.append(pixel_counts(jnp.asarray(masks[None]), jnp.asarray(mask[None]), network.threshold)[0])
         answers = detection.sigmoid(found["covid19"]) if "covid19" in found else np.ones(len(images))
-        called.append(network.rule.calls(answers) if network.answers_covid19 else answers > 0)
-    counts, called = np.asarray(counts, np.int64), np.concatenate(called)
+        decided.append(network.rule.calls(answers) if network.answers_covid19 else answers > 0)
+    counts, called = np.asarray(counted, np.int64), np.concatenate(decided)
     print(f"{len(data.ids)} images of {_SPLIT.value} at {data.image.shape[1]}x{data.image.shape[2]}, {network.origin}")
     for c, target in enumerate(network.targets):
         print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.labels, resamples=RESAMPLES))}")

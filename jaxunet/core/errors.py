@@ -25,7 +25,7 @@ class WeightsUnavailable(UserError):
     """The initial weights are not on this machine, and cannot be fetched or read here."""
 
 
-def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
+def run_or_explain(action: Callable[[], int | None], *, process: str = "") -> int:
     """Runs `action` and returns its exit status.
 
     A UserError, trouble with disk, bucket or memory, and the loss of another process print one sentence: status 1.

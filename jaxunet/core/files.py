@@ -39,7 +39,7 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def only_here(folder: pathlib.Path) -> Iterator[None]:
+def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
     """Locks `folder` against other processes. The lock ends with the process, even if that is killed.
 
     Buckets have no such locks: `folder` in a bucket is not locked.

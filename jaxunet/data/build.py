@@ -5,7 +5,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from jaxunet.core.errors import exit_status
+from jaxunet.core.errors import run_or_explain
 from jaxunet.data import prepared
 
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := set(names) - {"infection", "infection_all", "lung"}:
         parser.error(f"--configs: {', '.join(sorted(unknown))} is not one of infection, infection_all, lung")
     settings = ConfigDict({"name": "covid_qu_ex", "source": flags.source, "data_dir": flags.data_dir})
-    return exit_status(lambda: _build(settings, names))
+    return run_or_explain(lambda: _build(settings, names))
 
 
 def _build(settings: ConfigDict, names: list[str]) -> None:

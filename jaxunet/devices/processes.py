@@ -139,7 +139,7 @@ def is_first() -> bool:
     return not several() or jax.process_index() == 0
 
 
-def name() -> str:
+def process_suffix() -> str:
     """ " (process 1 of 4)", counted from 0; "" if there is only one process."""
     return f" (process {jax.process_index()} of {jax.process_count()})" if several() else ""
 

@@ -16,7 +16,8 @@ import numpy as np
 from jax import Array
 
 from jaxunet.models.convolution import conv3x3
-from jaxunet.models.layers import he_normal, window
+from jaxunet.models.layers import he_normal
+from jaxunet.models.resampling import window
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxunet.core.errors import UserError, exit_status
+from jaxunet.core.errors import UserError, run_or_explain
 from jaxunet.data import build, duplicates, prepared, verify
 from jaxunet.data.archive import CLASSES, Archive, Record, find_archive
 from jaxunet.training.task import load_segmentation_data
@@ -194,14 +194,14 @@ def test_full_or_unwritable_disk_is_a_sentence(error, capsys):
         except Exception as inner:
             raise RuntimeError("while saving") from inner
 
-    assert exit_status(fail) == 1
+    assert run_or_explain(fail) == 1
     words = "Permission denied" if getattr(error, "errno", 0) == errno.EACCES else "No space left on device"
     assert capsys.readouterr().err.startswith(f"error: {words}")
 
 
 def test_other_errors_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        exit_status(lambda: 1 // 0)
+        run_or_explain(lambda: 1 // 0)
 
 
 # ---- verification ----------------------------------------------------------------------------------------------------

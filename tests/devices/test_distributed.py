@@ -265,7 +265,7 @@ def test_one_process_joins_nobody(monkeypatch):
     processes.join(None, 1, None, preemption=True)
     assert not jax.distributed.is_initialized()
     assert processes.is_first()
-    assert processes.name() == ""
+    assert processes.process_suffix() == ""
 
 
 def test_workdirs_that_are_not_one_folder_are_refused(monkeypatch, tmp_path):

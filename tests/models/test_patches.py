@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from configs import default
-from jaxunet.models import convolution, layers, patches
+from jaxunet.models import convolution, patches, resampling
 from jaxunet.models.build import build_model
 
 
@@ -40,7 +40,7 @@ def test_convolution_in_patches(size, stride, patch):
 
     def ours(x, kernel):
         big = patches.patch_kernel(kernel, stride=stride, patch=patch)
-        return layers.depth_to_space(patches.conv(layers.space_to_depth(x, patch * stride), big), patch)
+        return resampling.depth_to_space(patches.conv(resampling.space_to_depth(x, patch * stride), big), patch)
 
     assert_same_with_gradients(ours, functools.partial(plain, stride=stride), x, kernel)
 
@@ -54,9 +54,9 @@ def test_upsampling_and_concatenating_without_doing_either(patch, skip_channels)
     module = patches.UpsampleConcatConv(5, patch=patch)
 
     def ours(x, skip, kernel):
-        s = layers.space_to_depth(skip, patch) if skip_channels else None
-        out = module.apply({"params": {"kernel": kernel}}, layers.space_to_depth(x, max(patch // 2, 1)), s)
-        return layers.depth_to_space(out, patch)
+        s = resampling.space_to_depth(skip, patch) if skip_channels else None
+        out = module.apply({"params": {"kernel": kernel}}, resampling.space_to_depth(x, max(patch // 2, 1)), s)
+        return resampling.depth_to_space(out, patch)
 
     def direct(x, skip, kernel):
         return plain(jnp.concatenate([x.repeat(2, axis=1).repeat(2, axis=2), skip], -1), kernel)
@@ -67,8 +67,8 @@ def test_upsampling_and_concatenating_without_doing_either(patch, skip_channels)
 def test_max_pool_of_patches():
     x = jax.random.normal(jax.random.key(0), (2, 12, 16, 3))
     assert_same_with_gradients(
-        lambda x: patches.max_pool_3x3_stride2_of_patches(layers.space_to_depth(x, 2), 3),
-        layers.max_pool_3x3_stride2,
+        lambda x: patches.max_pool_3x3_stride2_of_patches(resampling.space_to_depth(x, 2), 3),
+        resampling.max_pool_3x3_stride2,
         x,
     )
 

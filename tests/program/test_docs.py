@@ -23,7 +23,7 @@ from PIL import Image
 import launch
 from configs import default
 from jaxunet.commands import Flags
-from jaxunet.core.errors import exit_status
+from jaxunet.core.errors import run_or_explain
 from jaxunet.evaluation import compare
 from jaxunet.runs import checks, settings
 from tests.support.fake_archive import fake_files, write_folder, write_zip, xray
@@ -183,7 +183,7 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         else:
             checks.check(config)
 
-    return exit_status(check)
+    return run_or_explain(check)
 
 
 @pytest.mark.parametrize(("where", "command"), LAUNCHES, ids=ids(LAUNCHES))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from configs import default
 from jaxunet import commands
-from jaxunet.core.errors import UserError, exit_status
+from jaxunet.core.errors import UserError, run_or_explain
 from jaxunet.data.batches import stream_batches
 from jaxunet.data.examples import ExampleSource, load_split
 from jaxunet.data.labelled_images import LabelledImages
@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     def check(words: str, status: int | Callable[[], object]) -> str:
         if callable(status):
             action = status
-            status = exit_status(lambda: action() and None)
+            status = run_or_explain(lambda: action() and None)
         assert status == 1
         *progress, last = capsys.readouterr().err.strip().splitlines()
         assert last.startswith("error: ")
