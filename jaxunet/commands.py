@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from jaxunet.core.errors import UserError, exit_status
+from jaxunet.core.errors import UserError, run_or_explain
 from jaxunet.core.files import locate
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def execute(mode: str, flags: Flags) -> int:
             _cache_programs()
         return MODES[mode].function(flags)
 
-    if status := exit_status(join):
+    if status := run_or_explain(join):
         return status
     with processes.only_first_prints():
-        return exit_status(action, process=processes.name())
+        return run_or_explain(action, process=processes.process_suffix())
 
 
 # ---- modes -----------------------------------------------------------------------------------------------------------

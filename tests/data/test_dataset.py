@@ -19,7 +19,7 @@ from PIL import Image
 
 from configs import default
 from jaxunet import commands
-from jaxunet.core.errors import UserError, exit_status
+from jaxunet.core.errors import UserError, run_or_explain
 from jaxunet.data import duplicates, prepared, verify
 from jaxunet.data.archive import Archive, find_archive
 from jaxunet.data.specs import COVID_QU_EX
@@ -201,14 +201,14 @@ def test_full_or_unwritable_disk_is_a_sentence(error, capsys):
         except Exception as inner:
             raise RuntimeError("while saving") from inner
 
-    assert exit_status(fail) == 1
+    assert run_or_explain(fail) == 1
     words = "Permission denied" if getattr(error, "errno", 0) == errno.EACCES else "No space left on device"
     assert capsys.readouterr().err.startswith(f"error: {words}")
 
 
 def test_other_errors_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        exit_status(lambda: 1 // 0)
+        run_or_explain(lambda: 1 // 0)
 
 
 # ---- verification ----------------------------------------------------------------------------------------------------

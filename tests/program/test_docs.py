@@ -22,7 +22,7 @@ from PIL import Image
 
 from configs import default
 from jaxunet.commands import MODES, Flags
-from jaxunet.core.errors import exit_status
+from jaxunet.core.errors import run_or_explain
 from jaxunet.evaluation import compare
 from jaxunet.runs import checks, settings
 from tests.support.clone import copy_clone
@@ -184,7 +184,7 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         else:
             checks.check(config)
 
-    return exit_status(check)
+    return run_or_explain(check)
 
 
 @pytest.mark.parametrize(("where", "command"), LAUNCHES, ids=ids(LAUNCHES))

@@ -138,7 +138,7 @@ def test_imported_network_is_evaluated_and_trained_on(resnet, tmp_path, capsys):
     assert "resnet_unet of depth 18, 1 mask(s): all tensors of" in capsys.readouterr().out
     saved = config_file.load(tmp_path / "run")
     assert evaluate(saved, tmp_path / "run", split="val", checkpoint="latest")["checkpoint_step"] == 0
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already holds a run"):
         import_torch(source, resnet, tmp_path / "run")
 
 
