@@ -15,7 +15,6 @@ from PIL import Image
 
 from configs import default
 from jaxunet.core.errors import UserError
-from jaxunet.data.targets import mask_targets
 from jaxunet.devices import replicas
 from jaxunet.evaluation import evaluate
 from jaxunet.export import export
@@ -297,8 +296,3 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
 def test_no_torch_file_without_its_answer(network, tmp_path):
     with pytest.raises(UserError, match="covid19"):
         export.FORMATS["torch"][0](network, {}, tmp_path / "file")
-
-
-def test_mask_targets():
-    assert mask_targets(TARGETS) == ("infection", "lung")
-    assert mask_targets(["lung"]) == ("lung",)

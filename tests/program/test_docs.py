@@ -318,6 +318,7 @@ config.dataset.targets, config.dataset.data_dir = ("infection", "lung", "ribs"),
 config.dataset.synthetic.train, config.dataset.synthetic.val, config.dataset.synthetic.test = 4, 2, 2
 config.model.channels, config.train.batch_size, config.eval.batch_size = (4, 8), 4, 4
 config.train.total_epochs, config.train.total_steps, config.train.ema_decay = 0, 2, 0.0
+config.eval.report = False
 assert train(config, workdir)
 result = evaluate(config, workdir, split="test", checkpoint="latest")
 assert set(result["targets"]) == {"lung", "ribs"} and "severity" in result
