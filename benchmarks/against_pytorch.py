@@ -1,10 +1,10 @@
-"""Training step and inference against PyTorch on the same CPU cores, in interleaved pairs, on the same weights.
+"""Times training step and inference against PyTorch: same CPU cores, same weights, interleaved pairs.
 
 pip install -c constraints.txt '.[test,torch]'
 python benchmarks/against_pytorch.py --model=resnet_unet --batch=4 --size=256 --pairs=5
 
-Both sides: float32, AdamW, BCE with logits; PyTorch in channels_last. First the logits are compared, then pairs are
-timed one after the other, and the median of PyTorch's time over ours is printed: above 1, jaxunet is faster.
+Both use float32, AdamW and BCE with logits; PyTorch uses channels_last. The logits are compared first. Then the pairs
+are timed, and the median of PyTorch's time over ours is printed: above 1, jaxunet is faster.
 """
 
 import argparse

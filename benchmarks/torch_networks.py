@@ -1,4 +1,4 @@
-"""The two networks in PyTorch, to time ours against; named as their state dicts, so that our weights load."""
+"""The two networks in PyTorch, as a reference for timing. Modules have the names that our exported weights use."""
 
 import torch
 from torch import nn
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
 
 
 class ResNetUNet(nn.Module):
-    """The network of `segmentation_models_pytorch.Unet`, encoder of 50 layers or more, one channel in."""
+    """`segmentation_models_pytorch.Unet` with an encoder of 50 layers or more and one input channel."""
 
     def __init__(self, depth: int = 101, classes: int = 1):
         super().__init__()
@@ -113,7 +113,7 @@ def separable_block(inputs: int, width: int) -> nn.Sequential:
 
 
 class SeparableUNet(nn.Module):
-    """The original study's own network."""
+    """The network of the original study."""
 
     def __init__(self):
         super().__init__()

@@ -13,12 +13,19 @@ evaluation/  exact scores of a checkpoint: tables, pictures, report; several sys
 export/      a checkpoint as one file for elsewhere, with its model card
 preflight/   what a config will need on accelerators, by compiling it ahead of time
 api.py       load, train and evaluate, for notebooks: the names below, which load nothing until they are used
-commands.py  one call per `launch.py --mode`
+commands.py  one function per mode; command_line.py has their flags, for `jaxunet` and `launch.py`
+configs/     in a clone beside this folder: the config files, importable as `jaxunet.configs`
 
 A package imports only from those above it; tests/test_house.py holds that.
 """
 
+import pathlib
 from typing import TYPE_CHECKING, Any
+
+_HERE = pathlib.Path(__file__).parent
+_CLONE = None if (_HERE / "configs").is_dir() else _HERE.parent  # installed, configs/ lies in this folder
+if _CLONE:
+    __path__.append(str(_CLONE))  # so that `from jaxunet.configs import unet` works in a clone, too
 
 if TYPE_CHECKING:
     from jaxunet.api import Prediction, UserError, Xray, evaluate, load, read_xray, train
@@ -30,12 +37,7 @@ __all__ = ["Prediction", "UserError", "Xray", "__version__", "evaluate", "load",
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        import importlib.metadata
-
-        try:
-            return importlib.metadata.version("jaxunet")
-        except importlib.metadata.PackageNotFoundError:  # run from its folder
-            return "unknown"
+        return _version()
     if name in __all__:
         from jaxunet import api
 
@@ -45,3 +47,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+def _version() -> str:
+    """As pyproject.toml has it."""
+    import importlib.metadata
+    import tomllib
+
+    if _CLONE:  # what is installed may be of another version
+        return str(tomllib.loads((_CLONE / "pyproject.toml").read_text())["project"]["version"])
+    return importlib.metadata.version("jaxunet")

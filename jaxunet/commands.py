@@ -1,4 +1,4 @@
-"""One function per `--mode`, in the table `MODES`. `launch.py` hands its flags to `execute`."""
+"""One function per mode, in the table `MODES`. `command_line.py` hands its flags to `execute`."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from jaxunet.core.errors import UserError, exit_status
+from jaxunet.core.errors import UserError, run_or_explain
 from jaxunet.core.files import locate
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What the command line says; see `launch.py` for the meaning of each flag.
+    """What the command line says; see `command_line.py` for the meaning of each flag.
 
     Attributes:
       config: the resolved config of the command line.
@@ -70,10 +70,10 @@ def execute(mode: str, flags: Flags) -> int:
             _cache_programs()
         return MODES[mode].function(flags)
 
-    if status := exit_status(join):
+    if status := run_or_explain(join):
         return status
     with processes.only_first_prints():
-        return exit_status(action, process=processes.name())
+        return run_or_explain(action, process=processes.process_suffix())
 
 
 # ---- modes -----------------------------------------------------------------------------------------------------------
@@ -151,6 +151,18 @@ def _verify(flags: Flags) -> int:
     return write_findings(archive_of(flags.config.dataset), _workdir(flags) if flags.workdir else None)
 
 
+def _data(flags: Flags) -> None:
+    from jaxunet.data import prepared, specs
+    from jaxunet.runs import checks
+
+    checks.check(flags.config, training=False)
+    dataset = flags.config.dataset
+    if dataset.name == specs.LABELLED_IMAGES:
+        raise UserError(f"config.dataset.name={dataset.name!r} reads the pictures as they are: nothing to prepare.")
+    for part in sorted({dataset.train_config, dataset.eval_config}):
+        print(f"Ready: {prepared.open_builder(dataset, part).data_dir}")
+
+
 def _import_torch(flags: Flags) -> None:
     from jaxunet.training.import_torch import import_torch
 
@@ -193,6 +205,9 @@ MODES = {
         _preflight, "compile the config for --topology, without having it: memory, traffic, times", compiles=False
     ),
     "verify": Mode(_verify, "check every file of the dataset at config.dataset.source", compiles=False),
+    "data": Mode(
+        _data, "prepare the datasets that training and evaluation with --config read, and stop", compiles=False
+    ),
     "import_torch": Mode(_import_torch, "make a --workdir of the PyTorch weights in --source"),
 }
 

@@ -127,8 +127,8 @@ class Split:
     arrays: RawBatch
     labels: np.ndarray
     ids: list[str]
-    classes: Sequence[str]
-    positive_class: str | None
+    classes: Sequence[str] = ()
+    positive_class: str | None = None
 
     @property
     def positive(self) -> np.ndarray:

@@ -80,7 +80,8 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
         wanted = [(label, index) for label in labels for index in range(counts[label])]
         for label, index in tqdm(wanted, desc=f"Drawing {split}", unit="X-ray", dynamic_ncols=True):
             name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
-            pictures = zip(("image", *(f"{m}_mask" for m in MASKS)), draw_chest_xray(config.seed, index, split, label))
+            drawn = draw_chest_xray(config.seed, index, split, label)
+            pictures = zip(("image", *(f"{mask}_mask" for mask in MASKS)), drawn, strict=True)
             # PNG bytes, as TFDS encodes arrays with TensorFlow only.
             yield name, {**{k: png(v) for k, v in pictures}, "label": label, "id": name}
 

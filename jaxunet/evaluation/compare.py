@@ -194,7 +194,7 @@ def _images_to_show(counts: np.ndarray) -> np.ndarray:
 
 def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     config = scored.predictor.config
-    train, start = config.train, config.init.weights or config.init.checkpoint
+    train, start = config.train, config.init.weights or config.init.run
     length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored

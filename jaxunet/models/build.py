@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.data.targets import answers_covid19, mask_targets
 from jaxunet.models import resnet_unet, separable_unet
-from jaxunet.models.layers import Policy
+from jaxunet.models.layers import Numerics
 from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
 from jaxunet.models.separable_unet import SeparableUNet, SeparableUNetEncoder
@@ -26,19 +26,19 @@ Network = nn.Module
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A row of `NETWORKS`. `model` is the `model` section of a config, `policy` says how to compute.
+    """A row of `NETWORKS`. `model` is the `model` section of a config, `numerics` says how to compute.
 
     Attributes:
-      build: (model, number of masks, policy, more) -> the network; `more` is `{"covid19": True}` where it has to answer
+      build: (model, number of masks, numerics, more) -> the network; `more` is `{"covid19": True}` where it must answer
         for the whole image.
-      encoder: (model, policy) -> its encoder alone, to be pretrained on classes.
+      encoder: (model, numerics) -> its encoder alone, to be pretrained on classes.
       words: model -> what a model card calls it.
       answers_image: whether it can answer for the whole image.
       torch_modules: names of its modules -> those of its counterpart in PyTorch; None if there is none.
     """
 
     build: Callable[..., Network]
-    encoder: Callable[[ConfigDict, Policy], Network]
+    encoder: Callable[[ConfigDict, Numerics], Network]
     words: Callable[[ConfigDict], str]
     answers_image: bool = False
     torch_modules: Callable[[list[str]], list[str]] | None = None
@@ -46,21 +46,21 @@ class Architecture:
 
 NETWORKS = {
     "unet": Architecture(
-        lambda model, masks, policy, **more: UNet(masks, tuple(model.channels), model.patch, policy, **more),
-        lambda model, policy: UNetEncoder(tuple(model.channels), model.patch, policy),
+        lambda model, masks, numerics, **more: UNet(masks, tuple(model.channels), model.stem, numerics, **more),
+        lambda model, numerics: UNetEncoder(tuple(model.channels), model.stem, numerics),
         words=lambda model: f"U-Net of {len(model.channels)} levels",
         answers_image=True,
     ),
     "resnet_unet": Architecture(
-        lambda model, masks, policy, **more: ResNetUNet(masks, model.depth, policy, **more),
-        lambda model, policy: ResNetEncoder(model.depth, policy),
+        lambda model, masks, numerics, **more: ResNetUNet(masks, model.depth, numerics, **more),
+        lambda model, numerics: ResNetEncoder(model.depth, numerics),
         words=lambda model: f"U-Net with a ResNet{model.depth} encoder",
         answers_image=True,
         torch_modules=resnet_unet.torch_modules,
     ),
     "separable_unet": Architecture(
-        lambda model, masks, policy: SeparableUNet(masks, policy),
-        lambda model, policy: SeparableUNetEncoder(policy),
+        lambda model, masks, numerics: SeparableUNet(masks, numerics),
+        lambda model, numerics: SeparableUNetEncoder(numerics),
         words=lambda model: "U-Net of depthwise-separable convolutions",
         torch_modules=separable_unet.torch_modules,
     ),
@@ -76,7 +76,7 @@ def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | N
       axis_name: mapped axis to average batch statistics over, or None for per-replica statistics.
     """
     more = {"covid19": True} if answers_covid19(targets) else {}
-    return NETWORKS[model.name].build(model, len(mask_targets(targets)), _policy(model, axis_name), **more)
+    return NETWORKS[model.name].build(model, len(mask_targets(targets)), _numerics(model, axis_name), **more)
 
 
 class Classifier(nn.Module):
@@ -93,18 +93,18 @@ class Classifier(nn.Module):
 
 def build_classifier(model: ConfigDict, *, classes: int, axis_name: str | None) -> Network:
     """The encoder of the network that `config.model` describes, with a head for `classes` classes of whole images."""
-    return Classifier(classes, NETWORKS[model.name].encoder(model, _policy(model, axis_name)))
+    return Classifier(classes, NETWORKS[model.name].encoder(model, _numerics(model, axis_name)))
 
 
 def without_patches(model: Network) -> Network:
     """The same network computed plainly; same parameters, same values."""
     if isinstance(model, Classifier):
         return model.clone(encoder=without_patches(model.encoder))
-    return model.clone(policy=dataclasses.replace(model.policy, patches=False))
+    return model.clone(numerics=dataclasses.replace(model.numerics, patches=False))
 
 
-def _policy(model: ConfigDict, axis_name: str | None) -> Policy:
-    return Policy(
+def _numerics(model: ConfigDict, axis_name: str | None) -> Numerics:
+    return Numerics(
         dtype=compute_dtype(model.dtype),
         axis_name=axis_name,
         bn_momentum=model.bn_momentum,

@@ -5,8 +5,8 @@ import functools
 import flax.linen as nn
 from jax import Array
 
-from jaxunet.models import layers
-from jaxunet.models.layers import Conv, Policy
+from jaxunet.models import layers, resampling
+from jaxunet.models.layers import Conv, Numerics
 from jaxunet.models.patches import PatchConv, UpsampleConcatConv
 from jaxunet.models.resnet import ResNetEncoder
 
@@ -22,13 +22,13 @@ class DecoderBlock(nn.Module):
 
     features: int
     patch: int
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None, *, train: bool) -> Array:
         dtype, norm = (
-            self.policy.dtype,
-            functools.partial(layers.batch_norm, self.policy, train=train, patch=self.patch),
+            self.numerics.dtype,
+            functools.partial(layers.batch_norm, self.numerics, train=train, patch=self.patch),
         )
         x = UpsampleConcatConv(self.features, patch=self.patch, dtype=dtype, name="conv1")(x, skip)
         x = nn.relu(norm(name="bn1")(x))
@@ -43,13 +43,13 @@ class Decoder(nn.Module):
     """Features of strides 2 to 32, all used -> `[B, H, W, 16]` at stride 1, in the last of `patches`."""
 
     patches: tuple[int, ...]
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, features: list[Array], *, train: bool) -> Array:
         x, *skips = reversed(features)
         for i, (width, patch, skip) in enumerate(zip(DECODER_CHANNELS, self.patches, [*skips, None], strict=True)):
-            x = DecoderBlock(width, patch, self.policy, name=f"blocks_{i}")(x, skip, train=train)
+            x = DecoderBlock(width, patch, self.numerics, name=f"blocks_{i}")(x, skip, train=train)
         return x
 
 
@@ -60,12 +60,12 @@ class ResNetUNet(nn.Module):
       masks: number of masks predicted, one logit each.
       covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
       depth: of the ResNet: 18, 34, 50, 101 or 152.
-      policy: precision and normalisation.
+      numerics: precision and normalisation.
     """
 
     masks: int
     depth: int
-    policy: Policy
+    numerics: Numerics
     covid19: bool = False
 
     @property
@@ -77,14 +77,14 @@ class ResNetUNet(nn.Module):
     def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
-        features = ResNetEncoder(self.depth, self.policy, name="encoder")(image, train=train)
-        patches = (1, 1, 1, 2, 4) if self.policy.patches else (1, 1, 1, 1, 1)
-        x = Decoder(patches, self.policy, name="decoder")(features, train=train)
+        features = ResNetEncoder(self.depth, self.numerics, name="encoder")(image, train=train)
+        patches = (1, 1, 1, 2, 4) if self.numerics.patches else (1, 1, 1, 1, 1)
+        x = Decoder(patches, self.numerics, name="decoder")(features, train=train)
         if patches[-1] == 1:
             logits = Conv(self.masks, name="head")(x)
         else:
             logits = PatchConv(self.masks, patch=patches[-1], use_bias=True, name="head")(x)
-            logits = layers.depth_to_space(logits, patches[-1])
+            logits = resampling.depth_to_space(logits, patches[-1])
         outputs = {"masks": logits}
         if self.covid19:
             outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])

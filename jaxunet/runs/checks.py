@@ -1,4 +1,4 @@
-"""The config of a run: checked before anything is built, saved beside the results, read back to evaluate."""
+"""Checks a config before anything is built: each setting by its row in settings.py, and here their combinations."""
 
 import jax
 from ml_collections import ConfigDict
@@ -92,11 +92,6 @@ def _check_divisible(section: str, size: int) -> None:
 
 def _check_training(config: ConfigDict) -> None:
     train, devices = config.train, jax.device_count()
-    if config.augment.rotate_degrees > 45:
-        raise UserError(
-            f"config.augment.rotate_degrees={config.augment.rotate_degrees} must be at most 45: "
-            f"config.augment.quarter_turns does the rest."
-        )
     if bool(train.total_epochs) == bool(train.total_steps):
         raise UserError(
             f"Exactly one of config.train.total_epochs={train.total_epochs} and config.train.total_steps="
@@ -108,8 +103,8 @@ def _check_training(config: ConfigDict) -> None:
             f"config.train.accumulate_steps={train.accumulate_steps} does not divide the "
             f"{train.batch_size // devices} images that each of {devices} devices gets per step."
         )
-    if config.init.weights and config.init.checkpoint:
-        raise UserError("config.init.weights and config.init.checkpoint cannot both be set: clear one of them.")
+    if config.init.weights and config.init.run:
+        raise UserError("config.init.weights and config.init.run cannot both be set: clear one of them.")
     if config.init.weights and config.dataset.name == LABELLED_IMAGES:
         raise UserError("config.init.weights is for segmentation: clear it where classes are learnt.")
     if config.init.weights and not NETWORKS[config.model.name].torch_modules:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
-from jaxunet.core.files import in_bucket, only_here
+from jaxunet.core.files import exclusive_lock, in_bucket
 from jaxunet.data import order
 from jaxunet.data.batches import stream_batches, use_resident
 from jaxunet.data.examples import Source, load_split
@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     processes.check_shared(workdir)
     processes.check_same("The settings", to_json(config))
     try:
-        with only_here(workdir) if processes.is_first() else contextlib.nullcontext():
+        with exclusive_lock(workdir) if processes.is_first() else contextlib.nullcontext():
             return _train(config, workdir)
     finally:
         unused = () if in_bucket(workdir) else (workdir / "checkpoints", workdir)

@@ -17,8 +17,10 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxunet.core.errors import UserError, exit_status
-from jaxunet.data import build, duplicates, prepared, verify
+from configs import default
+from jaxunet import commands
+from jaxunet.core.errors import UserError, run_or_explain
+from jaxunet.data import duplicates, prepared, verify
 from jaxunet.data.archive import Archive, find_archive
 from jaxunet.data.specs import COVID_QU_EX
 from jaxunet.training.task import load_segmentation_data
@@ -199,14 +201,14 @@ def test_full_or_unwritable_disk_is_a_sentence(error, capsys):
         except Exception as inner:
             raise RuntimeError("while saving") from inner
 
-    assert exit_status(fail) == 1
+    assert run_or_explain(fail) == 1
     words = "Permission denied" if getattr(error, "errno", 0) == errno.EACCES else "No space left on device"
     assert capsys.readouterr().err.startswith(f"error: {words}")
 
 
 def test_other_errors_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        exit_status(lambda: 1 // 0)
+        run_or_explain(lambda: 1 // 0)
 
 
 # ---- verification ----------------------------------------------------------------------------------------------------
@@ -411,8 +413,9 @@ def test_reused_without_the_archive_and_refused_for_another(tmp_path, capsys):
 def test_interrupted_build_leaves_nothing_finished_and_is_done_again(tmp_path):
     """kill -9 while the dataset is being written."""
     path, data = write_zip(tmp_path / "a.zip", fake_files(per_class=60)), tmp_path / "data"
-    command = [sys.executable, "-m", "jaxunet.data.build", f"--source={path}", f"--data_dir={data}"]
-    process = subprocess.Popen([*command, "--configs=infection"], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "launch.py", "--mode=data", "--config.dataset.eval_config=infection"]
+    command += [f"--config.dataset.source={path}", f"--config.dataset.data_dir={data}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     while not list(data.glob("covid_qu_ex/infection/incomplete*")):
         assert process.poll() is None
         time.sleep(0.005)
@@ -421,15 +424,37 @@ def test_interrupted_build_leaves_nothing_finished_and_is_done_again(tmp_path):
     assert not finished(data)
     (left,) = data.glob("covid_qu_ex/infection/incomplete*")
     os.utime(left, (0, 0))
-    assert build.main([f"--source={path}", f"--data_dir={data}", "--configs=infection"]) == 0
+    assert prepare(path, data, eval_config="infection") == 0
     assert [p.name for p in data.glob("covid_qu_ex/infection/*")] == ["1.0.0"]
 
 
-def test_build_command_refuses_mistakes(tmp_path, capsys):
-    assert build.main([f"--source={tmp_path / 'no.zip'}", f"--data_dir={tmp_path}"]) == 1
-    assert "error:" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        build.main(["--configs=lungs"])
+def prepare(source: pathlib.Path, data_dir: pathlib.Path, **dataset: object) -> int:
+    """The status of `--mode=data`."""
+    config = default.get_config()
+    config.dataset.update({"source": str(source), "data_dir": str(data_dir), **dataset})
+    return commands.execute("data", commands.Flags(config))
+
+
+def test_data_prepares_what_training_and_evaluation_read(tmp_path, capsys):
+    path = write_zip(tmp_path / "a.zip", fake_files())
+    assert prepare(path, tmp_path / "data") == 0
+    assert {folder.parent.name for folder in finished(tmp_path / "data")} == {"infection", "infection_all"}
+    assert capsys.readouterr().out.count("Ready: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ({}, "no.zip"),
+        ({"train_config": "lungs"}, "config.dataset.train_config='lungs' is not one of"),
+        ({"train_config": "lung"}, "has no infection masks"),
+    ],
+)
+def test_data_refuses_mistakes(dataset, words, tmp_path, capsys):
+    assert prepare(tmp_path / "no.zip", tmp_path, **dataset) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert words in said
 
 
 # ---- the real thing --------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from PIL import Image
 
 from configs import default
 from jaxunet.core.errors import UserError
-from jaxunet.data.targets import mask_targets
 from jaxunet.devices import replicas
 from jaxunet.evaluation import evaluate
 from jaxunet.export import export
+from jaxunet.export.formats import FORMATS
 from jaxunet.models.build import build_model
 from jaxunet.prediction import folder, predictor
 from jaxunet.prediction.measures import measure
@@ -235,10 +235,10 @@ def test_serve_marks_nothing_where_it_is_not_covid19(gate, workdir):
 def test_exported_files_answer_too(format, network, workdir, tmp_path):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
-    write, read = export.FORMATS[format]
-    write(network, export.describe(network, network.config), tmp_path / "file")
+    row = FORMATS[format]
+    row.write(network, export.describe(network, network.config), tmp_path / "file")
     images = np.random.default_rng(0).integers(0, 256, (3, 256, 256), np.uint8)
-    found = {k: np.asarray(x) for k, x in read(network, tmp_path / "file")(images).items()}
+    found = {k: np.asarray(x) for k, x in row.read(network, tmp_path / "file")(images).items()}
     logits = network.outputs(images)
     assert found["probability"].shape == found["mask"].shape == (3, 256, 256, 2)
     np.testing.assert_allclose(found["probability"], 1 / (1 + np.exp(-logits["masks"])), atol=1e-4)
@@ -296,9 +296,4 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
 
 def test_no_torch_file_without_its_answer(network, tmp_path):
     with pytest.raises(UserError, match="covid19"):
-        export.FORMATS["torch"][0](network, {}, tmp_path / "file")
-
-
-def test_mask_targets():
-    assert mask_targets(TARGETS) == ("infection", "lung")
-    assert mask_targets(["lung"]) == ("lung",)
+        FORMATS["torch"].write(network, {}, tmp_path / "file")

@@ -20,17 +20,17 @@ import tomllib
 import pytest
 from PIL import Image
 
-import launch
 from configs import default
-from jaxunet.commands import Flags
-from jaxunet.core.errors import exit_status
+from jaxunet.commands import MODES, Flags
+from jaxunet.core.errors import run_or_explain
 from jaxunet.evaluation import compare
 from jaxunet.runs import checks, settings
+from tests.support.clone import copy_clone
 from tests.support.fake_archive import fake_files, write_folder, write_zip, xray
 from tests.support.hostile_input import launch_and_check
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = [page for page in PAGES if page.name.startswith("add_a_")]  # they change the program, and are run on a copy
 
 # What `--mode` does not do without.
@@ -48,6 +48,7 @@ NOT_RUN = {
     r"pip (install|wheel|download)": "needs a network",
     r"^scp |^ssh ": "needs another machine",
     r"-m pytest($| -m slow| tests/test_(pretrained|distributed|metrics_ref))": "tests have a turn of their own",
+    r"pre-commit|/mypy$|^\.ci/run": "checks of the clone itself",
     r"gcloud |gs://BUCKET": "needs Google Cloud",
     r"^#SBATCH|^srun |COORDINATOR|--coordinator_address|^python launch\.py \.\.\.": "needs several machines",
     r"/shared/": "needs a folder that several machines share",
@@ -183,7 +184,7 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         else:
             checks.check(config)
 
-    return exit_status(check)
+    return run_or_explain(check)
 
 
 @pytest.mark.parametrize(("where", "command"), LAUNCHES, ids=ids(LAUNCHES))
@@ -215,7 +216,7 @@ def test_what_a_page_names_exists(page):
     known = {*keys, *(key.rpartition(".")[0] for key in keys)}
     named = {key.rstrip(".") for key in re.findall(r"\bconfig\.(\w+(?:\.\w+)*)", prose(page))} - {"json", "py"}
     assert not {key for key in named if key not in known and not key.startswith(("section.", "systems."))}
-    assert set(re.findall(r"--mode=(\w+)", text)) <= set(launch.MODES)
+    assert set(re.findall(r"--mode=(\w+)", text)) <= set(MODES)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     wanted = re.findall(r"(?:'\.|jaxunet)\[([\w,]+)\]'", text)
     assert {extra for names in wanted for extra in names.split(",")} <= set(extras)
@@ -243,7 +244,7 @@ def test_links_lead_somewhere(page):
 
 def test_the_index_has_every_page():
     listed = set(re.findall(r"\]\(([\w]+\.md)", (ROOT / "docs" / "README.md").read_text()))
-    assert listed >= {page.name for page in PAGES} - {"README.md"}
+    assert listed >= {page.name for page in PAGES} - {"README.md", "CONTRIBUTING.md"}
 
 
 def test_every_reason_not_to_run_is_needed():
@@ -318,6 +319,7 @@ config.dataset.targets, config.dataset.data_dir = ("infection", "lung", "ribs"),
 config.dataset.synthetic.train, config.dataset.synthetic.val, config.dataset.synthetic.test = 4, 2, 2
 config.model.channels, config.train.batch_size, config.eval.batch_size = (4, 8), 4, 4
 config.train.total_epochs, config.train.total_steps, config.train.ema_decay = 0, 2, 0.0
+config.eval.report = False
 assert train(config, workdir)
 result = evaluate(config, workdir, split="test", checkpoint="latest")
 assert set(result["targets"]) == {"lung", "ribs"} and "severity" in result
@@ -351,8 +353,7 @@ def test_the_target_of_the_example_is_learnt(tmp_path):
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A copy of the repository with what pages name: `.venv/bin/python`, `covidqu.zip`, `xrays/`, `mydata/`."""
     root = tmp_path_factory.mktemp("docs") / "jaxunet"
-    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache", "build", "*.egg-info")
-    shutil.copytree(ROOT, root, ignore=ignore)
+    copy_clone(root)
     for path in (root / ".venv/bin/python", root.parent / "bin/python"):
         path.parent.mkdir(parents=True)
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

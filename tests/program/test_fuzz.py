@@ -33,8 +33,8 @@ from tests.support.hostile_input import launch_and_check, watched, with_checksum
 
 FILES = fake_files(per_class=1)
 NAMES = sorted(FILES)
-FILES = {kind: kind for kind in ("image", "lung", "infection")}
-RECORD = Record("Train/COVID-19/covid_1.png", "Train", "COVID-19", FILES)
+_KINDS = ("image", "lung", "infection")
+RECORD = Record("Train/COVID-19/covid_1.png", "Train", "COVID-19", {kind: kind for kind in _KINDS})
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF]
 
 

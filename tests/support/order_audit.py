@@ -26,7 +26,7 @@ class Numbered:
 
     def __init__(self) -> None:
         self.ids = [str(i) for i in range(N)]
-        self.labels = np.zeros(N, np.int32)
+        self.labels, self.classes, self.positive_class = np.zeros(N, np.int32), (), None
         self.image_shape = (8, 8, 1)
 
     def __len__(self) -> int:

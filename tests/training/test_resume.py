@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import only_here
+from jaxunet.core.files import exclusive_lock
 from jaxunet.devices import replicas
 from jaxunet.evaluation import evaluate
 from jaxunet.runs import checkpoint, config_file, settings
@@ -146,7 +146,7 @@ def test_best_is_the_largest_score_and_is_kept(config, tmp_path):
 
 
 def test_two_processes_cannot_train_in_one_folder(finished_config, tmp_path):
-    with only_here(tmp_path), pytest.raises(UserError, match=r"Another process is training in .*: wait for it"):
+    with exclusive_lock(tmp_path), pytest.raises(UserError, match=r"Another process is training in .*: wait for it"):
         loop.train(finished_config, tmp_path)
 
 
