@@ -63,7 +63,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         inputs = (2048 + 1024, 256 + 512, 128 + 256, 64 + 64, 32)
         self.blocks = nn.ModuleList(DecoderBlock(i, o) for i, o in zip(inputs, (256, 128, 64, 32, 16), strict=True))
@@ -115,7 +115,7 @@ def separable_block(inputs: int, width: int) -> nn.Sequential:
 class SeparableUNet(nn.Module):
     """The network of the original study."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         widths = (64, 128, 256, 512, 1024)
         self.layer1 = nn.Sequential(

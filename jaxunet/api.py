@@ -55,7 +55,7 @@ def load_members(
 ) -> list[Predictor]:
     """The networks that `load` averages, or the one; arguments as for `load`."""
     changes = {f"eval.{name}": value for name, value in settings.items()} | (overrides or {})
-    places = source if isinstance(source, list | tuple) else [source]
+    places = [source] if source is None or isinstance(source, str | os.PathLike) else list(source)
     if not places:
         raise UserError("The list of networks is empty: name at least one run or file.")
     return [_load_one(place, str(checkpoint), changes) for place in places]

@@ -218,7 +218,7 @@ def write_findings(archive: Archive, out: pathlib.Path | None) -> int:
 
 def draw_duplicates(archive: Archive, report: Report) -> bytes | None:
     """PNG of the pairs in `report`; None if there are none."""
-    images = {record.id: record.files["image"] for record in archive.records(report.part)}
+    images = {record.id: record.files.get("image", "") for record in archive.records(report.part)}  # no pair lacks one
     near = dict(zip(report.near, report.near_bits, strict=True))
     return duplicates.draw(
         report.identical, near, lambda name: decode_gray_png(archive.read(images[name]), archive.spec.size)

@@ -82,6 +82,7 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
     for collection in ("params", "batch_stats"):
         leaves = flax.traverse_util.flatten_dict(variables.get(collection, {}))
         for path, old in leaves.items():
+            # The answer for the whole image is ours alone: PyTorch files have no tensors for it.
             if path[0] == COVID19 or (encoder_only and path[0] != "encoder"):
                 continue
             name = torch_name(model_name, path).removeprefix("encoder." if encoder_only else "")

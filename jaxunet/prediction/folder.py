@@ -101,7 +101,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
     """All that decides what is written."""
     crc = 0
     for leaf in jax.tree.leaves(predictor.variables):
-        crc = zlib.crc32(np.ascontiguousarray(leaf), crc)
+        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
     return {
         "input": str(pathlib.Path(source).expanduser().absolute()),
         "checkpoint_step": predictor.step,
@@ -198,11 +198,11 @@ def _rows(
                 slot.row.set_result({"error": str(error)})
             if len(batch) == size or room.full():
                 predict_batch()
-            while slots and slots[0].row and (slots[0].row.done() or room.full() or len(slots) > 3 * size):
-                yield slots[0].file, slots.popleft().row.result()
+            while slots and (row := slots[0].row) and (row.done() or room.full() or len(slots) > 3 * size):
+                yield slots.popleft().file, row.result()
         predict_batch()
-        while slots:
-            yield slots[0].file, slots.popleft().row.result()
+        while slots and (row := slots[0].row):
+            yield slots.popleft().file, row.result()
     finally:
         room.close()
         for pool in (reading, writing):

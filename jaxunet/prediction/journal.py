@@ -18,8 +18,10 @@ from jaxunet.core.files import atomic_file
 from jaxunet.prediction.measures import MEASURES
 from jaxunet.xrays.files import XrayFile
 
-COLUMNS = ("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm")
-COLUMNS = (*COLUMNS, "covid19_probability", "covid19_detected", "warnings", "error")
+COLUMNS = (
+    *("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm"),
+    *("covid19_probability", "covid19_detected", "warnings", "error"),
+)
 
 
 class PredictionLog:

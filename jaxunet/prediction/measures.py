@@ -46,7 +46,7 @@ def measure(
       (of the patient's lungs), `sides` ("components" or "midline", see `split_sides`), `largest_region_pixels`,
       `largest_region_cm2`, `regions`.
     """
-    result = dict.fromkeys(MEASURES)
+    result: dict[str, Any] = dict.fromkeys(MEASURES)
     if lung is not None:
         result["lung_pixels"] = int(lung.sum())
     if infection is not None:

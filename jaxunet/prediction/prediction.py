@@ -66,7 +66,7 @@ class Prediction:
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
         """Areas, shares and counts by name, such as "severity_percent"; see `measures.measure`."""
-        found, within = self.masks.get(finding(self.targets)), self.masks.get(organ(self.targets))
+        found, within = self.masks.get(finding(self.targets) or ""), self._organ
         return measure(found, within, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
 
     @property
@@ -77,7 +77,7 @@ class Prediction:
     @functools.cached_property
     def warnings(self) -> list[str]:
         """Why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
-        return [*self.xray.notes, *doubts(self.xray.pixels, self.masks.get(organ(self.targets)))]
+        return [*self.xray.notes, *doubts(self.xray.pixels, self._organ)]
 
     @property
     def row(self) -> dict[str, Any]:
@@ -134,6 +134,10 @@ class Prediction:
     def _logits(self) -> np.ndarray:
         """float32 [H, W, C]."""
         return letterbox.restore(self.square, self.place)
+
+    @property
+    def _organ(self) -> np.ndarray | None:
+        return self.masks.get(organ(self.targets) or "")
 
     def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
         """float32 [H, W], in [0, `of`]."""

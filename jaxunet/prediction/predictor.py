@@ -108,9 +108,9 @@ class Predictor:
     def predict(self, xray: Source) -> Prediction: ...
 
     @overload
-    def predict(self, xray: Sequence[Source]) -> list[Prediction]: ...
+    def predict(self, xray: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
 
-    def predict(self, xray: Source | Sequence[Source]) -> Prediction | list[Prediction]:
+    def predict(self, xray: Source | list[Any] | tuple[Any, ...]) -> Prediction | list[Prediction]:
         """Predicts one X-ray, or several in batches of at most `config.eval.batch_size`.
 
         Args:
@@ -123,13 +123,12 @@ class Predictor:
         Raises:
           UserError: if an X-ray cannot be used.
         """
-        several = isinstance(xray, list | tuple)
-        sources: Sequence[Source] = xray if several else [xray]
+        sources: list[Any] = list(xray) if isinstance(xray, list | tuple) else [xray]
         names, size, found = names_of(sources), self.batch_size(len(sources)), []
         for start in range(0, len(sources), size):
             part = range(start, min(start + size, len(sources)))
             found += self.predict_fitted([self.fit(names[i], read_xray(sources[i])) for i in part], batch_size=size)
-        return found if several else found[0]
+        return found if isinstance(xray, list | tuple) else found[0]
 
     def fit(self, name: str, xray: Xray) -> Fitted:
         """Scales an X-ray to `image_size`; its prediction will have the name `name`."""
@@ -142,9 +141,13 @@ class Predictor:
             return []
         found = self.outputs(np.stack([x.square for x in xrays]), batch_size)
         answers = sigmoid(found[COVID19]).tolist() if COVID19 in found else [None] * len(xrays)
-        settings = {"threshold": self.threshold, "rule": self.rule, "gate": self.gate}
         return [
-            Prediction(x.name, x.xray, x.place, logits, self.targets, answer, **settings)
+            Prediction(
+                *(x.name, x.xray, x.place, logits, self.targets, answer),
+                threshold=self.threshold,
+                rule=self.rule,
+                gate=self.gate,
+            )
             for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
         ]
 

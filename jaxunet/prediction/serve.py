@@ -92,7 +92,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
-        reason = os.strerror(error.errno) if getattr(error, "errno", 0) and error.errno > 0 else "no such host"
+        code = getattr(error, "errno", None) or 0  # below 0 where the name leads nowhere
+        reason = os.strerror(code) if code > 0 else "no such host"
         raise UserError(f"--host={host} --port={port} cannot be used ({reason}): choose another.") from error
 
 

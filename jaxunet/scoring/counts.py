@@ -1,5 +1,7 @@
 """Integer pixel counts per image, on the device: what every metric is computed from."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ from jax import Array
 from jaxunet.data.targets import COVID19
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # edges of the bins of `histogram`
+Logits = TypeVar("Logits", Array, np.ndarray)
 PROBABILITY_UNIT = 2**-14  # in which `histogram` adds up probabilities
 
 
-def positive(logits: Array, threshold: float) -> Array:
+def positive(logits: Logits, threshold: float) -> Logits:
     """bool, of the shape of `logits`: where the probability exceeds `threshold`, in (0, 1)."""
     # Compared as logits: sigmoid is monotonic, and this needs no transcendental per pixel.
     return logits > np.float32(np.log(threshold / (1 - threshold)))

@@ -19,7 +19,7 @@ from jaxunet.runs.config_file import to_json
 from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import create_train_state
 
-_TARGETS = {1: ("infection",), 2: ("infection", "lung")}
+_TARGETS = {1: ("infection",), 2: ("infection", "lung")}  # by number of masks: a state dict names none
 
 
 def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """Where X-rays lie: one file, a glob, a folder or a zip. Listed one by one, in a fixed order, never unpacked."""
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import os
@@ -58,7 +59,7 @@ class XrayFiles:
     """
 
     def __init__(self, source: str, skip: pathlib.Path):
-        self._source, self._skip, self._zip = pathlib.Path(source).expanduser(), os.path.realpath(skip), None
+        self._source, self._skip = pathlib.Path(source).expanduser(), os.path.realpath(skip)
         if self._source.is_dir():
             if os.path.realpath(self._source) == self._skip:
                 raise UserError(f"--output={skip} is the folder of the X-rays: choose another, or one inside it.")
@@ -68,8 +69,7 @@ class XrayFiles:
         elif not self._source.is_file():
             raise UserError(f"--input={source} does not exist: name a file, a folder, a zip, or a pattern in quotes.")
         elif zipfile.is_zipfile(self._source):
-            self._zip = _open(self._source)
-            self._list = self._in_zip
+            self._list = functools.partial(self._in_zip, _open(self._source))
         elif self._source.suffix.lower() == ".zip":
             raise UserError(f"--input={source} is not a complete zip file.")
         else:
@@ -98,21 +98,14 @@ class XrayFiles:
             if wanted and path.is_file() and not os.path.realpath(path).startswith(self._skip + os.sep):
                 yield _of_path(path, os.path.relpath(path, root).replace(os.sep, "/"))
 
-    def _in_zip(self) -> Iterator[XrayFile]:
-        for info in self._zip.infolist():
+    def _in_zip(self, archive: zipfile.ZipFile) -> Iterator[XrayFile]:
+        for info in archive.infolist():
             parts = info.filename.split("/")
             if info.is_dir() or "__MACOSX" in parts:
                 continue
-            if not _is_named_so(parts[-1]) and not (_may_be_dicom(parts[-1]) and self._begins_as_dicom(info)):
+            if not _is_named_so(parts[-1]) and not (_may_be_dicom(parts[-1]) and _begins_as_dicom_in(archive, info)):
                 continue
-            yield XrayFile(info.filename, f"{info.file_size}-{info.CRC:08x}", self._source, self._zip)
-
-    def _begins_as_dicom(self, info: zipfile.ZipInfo) -> bool:
-        try:
-            with self._zip.open(info) as file:
-                return file.read(132)[128:] == b"DICM"
-        except Exception:  # damaged or encrypted, and maybe no picture at all
-            return False
+            yield XrayFile(info.filename, f"{info.file_size}-{info.CRC:08x}", self._source, archive)
 
 
 def _open(path: pathlib.Path) -> zipfile.ZipFile:
@@ -137,6 +130,14 @@ def _begins_as_dicom(path: pathlib.Path) -> bool:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:
+        return False
+
+
+def _begins_as_dicom_in(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(info) as file:
+            return file.read(132)[128:] == b"DICM"
+    except Exception:  # damaged or encrypted, and maybe no picture at all
         return False
 
 

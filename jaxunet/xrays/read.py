@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from jaxunet.core.errors import UserError
 from jaxunet.xrays.files import XrayFile
@@ -89,9 +90,11 @@ def _decode(data: bytes) -> Xray:
 
 def _read_picture(picture: Image.Image) -> Xray:
     notes = []
-    if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
-        notes.append(f"first of {picture.n_frames} pages")
-    negative = picture.format == "TIFF" and picture.tag_v2.get(262) == _WHITE_IS_ZERO
+    negative = False
+    if isinstance(picture, TiffImageFile):
+        if picture.n_frames > 1:
+            notes.append(f"first of {picture.n_frames} pages")
+        negative = picture.tag_v2.get(262) == _WHITE_IS_ZERO
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("P", "PA", "RGBA", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
         rgb = np.asarray(picture.convert("RGB")) if picture.mode != "RGB" else np.asarray(picture)

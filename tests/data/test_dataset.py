@@ -364,6 +364,8 @@ def test_verify_command_writes_all_of_it(leaking, tmp_path, capsys):
     assert "errors: none" in capsys.readouterr().out
     broken = write_zip(tmp_path / "broken.zip", fake_files() | {IMAGE: b""})
     assert write_findings(broken, tmp_path, None) == 1
+    missing = write_zip(tmp_path / "missing.zip", {name: data for name, data in fake_files().items() if name != IMAGE})
+    assert write_findings(missing, tmp_path, out) == 1
 
 
 # ---- building --------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Threshold(Predictor):
     def __init__(self, config: ConfigDict):
         config.dataset.targets = ("infection", "lung")
         super().__init__(config, 7, None, None, {"w": np.zeros(3)}, "made", Rule.not_chosen(answers=False))
-        self.seen = []
+        self.seen: list[int] = []
 
     def outputs(self, images: np.ndarray, batch_size: int | None = None) -> dict[str, np.ndarray]:
         assert len(images) <= (batch_size or self.config.eval.batch_size)
