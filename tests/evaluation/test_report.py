@@ -223,7 +223,7 @@ def test_template_is_shipped_and_needs_nothing_else():
     assert text.isascii()
     assert text.count("http") == text.count("http-equiv") + text.count('"http://www.w3.org/2000/svg"')
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert report.TEMPLATE.name in settings["package-data"]["jaxunet.evaluation"]
+    assert f"*{report.TEMPLATE.suffix}" in settings["package-data"]["*"]
 
 
 def test_size_groups():
