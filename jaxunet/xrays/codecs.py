@@ -32,7 +32,8 @@ def decode(stream: bytes, job: dict[str, Any]) -> np.ndarray:
     import imagecodecs
 
     if job["kind"] == "RLE":
-        return _run_lengths(imagecodecs.packbits_decode, stream, *job["shape"], job["bytes"])
+        channels, height, width = job["shape"]
+        return _run_lengths(imagecodecs.packbits_decode, stream, channels, height, width, job["bytes"])
     decoder = getattr(imagecodecs, _DECODERS[job["kind"]])
     if job["kind"] == "JPEG" and job["colours"]:
         return decoder(stream, colorspace=job["colours"], outcolorspace="RGB")

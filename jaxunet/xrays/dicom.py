@@ -131,8 +131,9 @@ def _header(pydicom: Any, data: bytes) -> tuple[Any, str]:
     start = 132 if data[128:132] == b"DICM" else 4 if data[:4] == b"DICM" else 0
     head = _Counted(data)
     head.seek(start)
-    is_meta = data[start : start + 2] == b"\2\0"
-    meta = pydicom.filereader.read_dataset(head, False, True, stop_when=lambda tag, *_: tag.group != 2) if is_meta else {}
+    meta: Any = {}
+    if data[start : start + 2] == b"\2\0":
+        meta = pydicom.filereader.read_dataset(head, False, True, stop_when=lambda tag, *_: tag.group != 2)
     syntax = str(meta.get("TransferSyntaxUID") or "")
     if str(meta.get("MediaStorageSOPClassUID") or "") == _DICOMDIR:
         raise UserError("it is a DICOMDIR, a list of files, and no image.")

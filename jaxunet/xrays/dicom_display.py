@@ -1,7 +1,5 @@
 """The numbers of a DICOM image -> gray pixels, as its header says they are to be shown (PS3.3 C.11 and C.7.6.3)."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxunet.core.errors import UserError
@@ -23,11 +21,9 @@ def gray(stored: np.ndarray, said: Attributes, *, big_endian: bool) -> tuple[np.
     Raises:
       UserError: if the header contradicts itself, or wants what is not supported.
     """
-    kind, notes = photometric(said), []
-    if stored.dtype.kind == "f":
-        values = stored
-    else:
-        values = significant(stored, said, notes)
+    kind = photometric(said)
+    notes: list[str] = []
+    values = stored if stored.dtype.kind == "f" else significant(stored, said, notes)
     if stored.shape[2] == 3:
         return _of_colours(values, notes), notes
     values, outside = values[..., 0], _padding(stored[..., 0], values[..., 0], said)
@@ -121,7 +117,7 @@ def _padding(stored: np.ndarray, values: np.ndarray, said: Attributes) -> np.nda
         return (values >= min(ends)) & (values <= max(ends))
     allocated = stored.dtype.itemsize * 8
     signed = values.dtype.kind == "i"
-    whole = [int(end) % 2**max(allocated, 16) for end in ends]
+    whole = [int(end) % 2 ** max(allocated, 16) for end in ends]
     if signed:
         whole = [end - 2 ** max(allocated, 16) if end >= 2 ** (max(allocated, 16) - 1) else end for end in whole]
     low, high = min(whole), max(whole)

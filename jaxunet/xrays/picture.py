@@ -5,30 +5,14 @@ import struct
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from jaxunet.core.errors import UserError
-from jaxunet.xrays import streams, tiff, worker
+from jaxunet.xrays import streams, tiff, tiff_samples, worker
+from jaxunet.xrays.kinds import JPEG, PNG, TIFF, other_kind_of
 from jaxunet.xrays.orientation import not_square, upright
 from jaxunet.xrays.pixels import IN_COLOUR, Xray, check_size, luminance, shown
 
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
-_OTHERS = {
-    b"BM": "BMP",
-    b"GIF8": "GIF",
-    b"RIFF": "WebP or other RIFF",
-    b"\0\0\0\x0cjP": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"%PDF": "PDF",
-    b"PK\x03\x04": "zip",
-    b"\x1f\x8b": "gzip",
-    b"SIMPLE": "FITS",
-    b"\x93NUMPY": "NumPy",
-    b"8BPS": "Photoshop",
-    b"P5": "PGM",
-    b"NES\0": "NITF",
-}
 _COLOUR_MODES = ("P", "PA", "RGBA", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa")
 _WIDE_PNG = {2: ("RGB", 3), 4: ("RGBA", 2), 6: ("RGBA", 4)}  # by colour type: mode, samples of a pixel
 
@@ -48,7 +32,7 @@ def read(data: bytes, also: tuple[str, ...] = ()) -> Xray:
             return _read_png(data)
         if data[:3] == JPEG:
             return _read_jpeg(data)
-        if data[:4] in tiff.SIGNATURES:
+        if data[:4] in TIFF:
             return _read_tiff(data)
         if also:
             with Image.open(io.BytesIO(data), formats=also) as picture:
@@ -62,8 +46,7 @@ def read(data: bytes, also: tuple[str, ...] = ()) -> Xray:
         raise error if isinstance(error, UserError) else UserError("it claims more pixels than any X-ray.") from error
     except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
         raise UserError(f"it is damaged or cannot be decoded ({' '.join(str(error).split())[:120]}).") from error
-    kind = next((name for start, name in _OTHERS.items() if data.startswith(start)), "")
-    if kind and not also:
+    if (kind := other_kind_of(data)) and not also:
         raise UserError(f"this is a {kind} file, which is not supported: convert it to PNG, JPEG, TIFF or DICOM.")
     raise UserError("this is no PNG, JPEG, TIFF or DICOM file.")
 
@@ -89,7 +72,7 @@ def _read_png(data: bytes) -> Xray:
 
 
 def _wide_png(data: bytes, mode: str, channels: int) -> np.ndarray:
-    """uint16 [H, W, channels]: Pillow gives the high bytes of 16-bit samples, or, asked for the other order, the low."""
+    """uint16 [H, W, channels]: Pillow gives the high bytes of samples, or, asked for the other byte order, the low."""
     halves = []
     for order in "BL":
         raw = f"{mode};16{order}" if channels > 2 else "RGBA"  # gray and alpha, of 2 bytes each, are 4 bytes
@@ -143,19 +126,18 @@ def decompress(data: bytes, stream: streams.Stream, *, channels: int, red_green_
 def _read_tiff(data: bytes) -> Xray:
     page, pages = tiff.first_page(data)
     page.check_work()
-    notes = (f"first of {pages} pages",) if pages > 1 else ()
-    notes += not_square(page.densities[0], page.densities[1])  # the more fit, the smaller they are
+    notes = ((f"first of {pages} pages",) if pages > 1 else ()) + not_square(*page.densities)
     if page.is_read_by_pillow():
-        with tiff.TiffImagePlugin.TiffImageFile(io.BytesIO(page.as_file())) as picture:
+        with TiffImagePlugin.TiffImageFile(io.BytesIO(page.as_file())) as picture:
             return _of_pillow(picture, notes)
-    values = page.samples()
+    values = tiff_samples.of_page(page)
     outside = None if page.alpha is None or page.alpha >= values.shape[2] else values[..., page.alpha] == 0
     if page.padding is not None:
         missing = (values[..., : page.colours] == page.padding).all(axis=-1)
         outside = missing if outside is None else outside | missing
     colours = page.colours
     if page.is_palette:
-        values, colours = tiff.palette(page, values[..., 0]), 3
+        values, colours = tiff_samples.palette(page, values[..., 0]), 3
     return _of_samples(values, colours, outside, page.negative, page.orientation, notes)
 
 

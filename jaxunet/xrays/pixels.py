@@ -141,7 +141,10 @@ def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if high <= low:
         return np.zeros(values.shape, np.uint8)
     largest = max(abs(low), abs(high))
-    number = np.float32  # enough, unless the range is small beside its distance from 0, or beyond float32
+    number: type[np.floating] = (
+        np.float32
+    )  # enough, unless the range is small beside its distance from 0, or beyond float32
+    # float32 is not enough for a range that is small beside its distance from 0, and for very large numbers.
     if values.dtype.itemsize > 2 and (largest > 4096 * (high - low) or largest > 1e30 or largest < 1e-30):
         number = np.float64
         low, high, values = low / largest, high / largest, values / largest

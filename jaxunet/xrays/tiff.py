@@ -1,31 +1,24 @@
 """The pages and tags of a TIFF file, read within limits; Pillow is given one page with the tags that count.
 
-Sample layouts that Pillow does not read as they are come out of it as bytes, which it decompresses, and become numbers
-here.
+Sample layouts that Pillow does not read as they are: see `tiff_samples.py`.
 """
 
 import dataclasses
-import io
 import struct
 
-import numpy as np
-from PIL import TiffImagePlugin
-
 from jaxunet.core.errors import UserError
-from jaxunet.xrays.pixels import MAX_BYTES, check_size, numbers_of
+from jaxunet.xrays.pixels import check_size
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _CHANNELS = 256, 257, 258, 259, 262, 277
-_ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOURS, _TILE_WIDTH, _EXTRA, _FORMAT = 278, 284, 317, 320, 322, 338, 339
-_STRIPS, _TILES = (273, 279), (324, 325)  # where they are, how long
+WIDTH, _HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, CHANNELS = 256, 257, 258, 259, 262, 277
+_ROWS_PER_STRIP, PLANAR, PREDICTOR, COLOURS, TILE_WIDTH, EXTRA, FORMAT = 278, 284, 317, 320, 322, 338, 339
+ORIENTATION, NO_DATA = 274, 42113
+STRIPS, TILES = (273, 279), (324, 325)  # where they are, how long
 _KEPT = (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 292, 293, 296, 317, 320, 322, 323, 324)
 _KEPT = (*_KEPT, 325, 332, 338, 339, 347, *range(512, 522), 529, 530, 531, 532, 42113)
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q"}  # whole numbers
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 1000, 1000, 200_000
-_AS_BYTES = {1, 5, 8, 32773, 32946, 34925, 50000}  # compressions of bytes: none, LZW, deflate, PackBits, LZMA, Zstandard
-_NAMES = {6: "old-style JPEG", 7: "JPEG", 34712: "JPEG 2000", 33003: "JPEG 2000", 33005: "JPEG 2000", 50001: "WebP"}
-_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
+AS_BYTES = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions of any bytes: none, LZW, deflate and the like
 
 
 @dataclasses.dataclass
@@ -50,17 +43,17 @@ class Page:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self.one(_HEIGHT), self.one(_WIDTH)
+        return self.one(_HEIGHT), self.one(WIDTH)
 
     @property
     def negative(self) -> bool:
         """Whether small values are white."""
-        return self.one(_PHOTOMETRIC, 1) == 0
+        return self.one(PHOTOMETRIC, 1) == 0
 
     @property
     def is_palette(self) -> bool:
         """Whether the samples are numbers of colours in a table."""
-        return self.one(_PHOTOMETRIC, 1) == 3
+        return self.one(PHOTOMETRIC, 1) == 3
 
     @property
     def colours(self) -> int:
@@ -69,38 +62,39 @@ class Page:
         Raises:
           UserError: if what they mean is not known here.
         """
-        if (photometric := self.one(_PHOTOMETRIC, 1)) not in (0, 1, 2, 3):
+        if (photometric := self.one(PHOTOMETRIC, 1)) not in (0, 1, 2, 3):
             raise UserError(f"its TIFF layout (PhotometricInterpretation {photometric}) is not supported.")
         return 3 if photometric == 2 else 1
 
     @property
     def alpha(self) -> int | None:
         """Which sample of a pixel says how opaque it is."""
-        return next((self.colours + i for i, kind in enumerate(self.values(_EXTRA)) if kind in (1, 2)), None)
+        return next((self.colours + i for i, kind in enumerate(self.values(EXTRA)) if kind in (1, 2)), None)
 
     @property
     def densities(self) -> tuple[float, float]:
         """Pixels per unit along a row and along a column; 0 where that is not said."""
-        x, y = (struct.unpack(self.order + "2I", self.tags.get(tag, (5, bytes(8)))[1][:8].ljust(8, b"\0")) for tag in (282, 283))
-        return x[0] / max(x[1], 1), y[0] / max(y[1], 1)
+        x, y = (self.tags.get(tag, (5, b""))[1][:8].ljust(8, b"\0") for tag in (282, 283))
+        (a, b), (c, d) = (struct.unpack(self.order + "2I", content) for content in (x, y))
+        return a / max(b, 1), c / max(d, 1)
 
     @property
     def orientation(self) -> int:
-        return self.one(274, 1)
+        return self.one(ORIENTATION, 1)
 
     @property
     def padding(self) -> float | None:
         """The value of pixels without data, which GDAL writes as text."""
         try:
-            return float(self.tags[42113][1].rstrip(b"\0 "))
+            return float(self.tags[NO_DATA][1].rstrip(b"\0 "))
         except (KeyError, ValueError):
             return None
 
     def is_read_by_pillow(self) -> bool:
         """Whether Pillow gives the samples of this layout as they are."""
-        bits, kinds = set(self.values(_BITS, (1,))), set(self.values(_FORMAT, (1,)))
+        bits, kinds = set(self.values(BITS, (1,))), set(self.values(FORMAT, (1,)))
         if self.is_palette:
-            return self.one(_COMPRESSION, 1) not in _AS_BYTES
+            return self.one(COMPRESSION, 1) not in AS_BYTES
         return bits in ({1}, {8}) and kinds <= {1, 4}
 
     def as_file(self, changes: dict[int, tuple[int, ...]] | None = None) -> bytes:
@@ -130,65 +124,11 @@ class Page:
     def check_work(self) -> None:
         """Raises UserError if the page is larger, or in more pieces, than that of any X-ray."""
         check_size(*self.size)
-        lengths = self.values(_TILES[1]) or self.values(_STRIPS[1])
+        lengths = self.values(TILES[1]) or self.values(STRIPS[1])
         if sum(lengths) > 2 * len(self.data):
             raise UserError("it is damaged: its parts are together larger than the file.")
-        if self.one(_COMPRESSION, 1) in (6, 7) and self.data.count(b"\xff\xda") > len(lengths) + 100:
+        if self.one(COMPRESSION, 1) in (6, 7) and self.data.count(b"\xff\xda") > len(lengths) + 100:
             raise UserError("its JPEG streams have more scans than those of any X-ray.")
-
-    def samples(self) -> np.ndarray:
-        """Numbers [H, W, channels], as stored.
-
-        Raises:
-          UserError: if the layout is not supported.
-        """
-        height, width = self.size
-        channels, planar = self.one(_CHANNELS, 1), self.one(_PLANAR, 1) == 2
-        bits, kinds = set(self.values(_BITS, (1,))), set(self.values(_FORMAT, (1,)))
-        compression = self.one(_COMPRESSION, 1)
-        if compression not in _AS_BYTES:
-            name = _NAMES.get(compression, f"compression {compression}")
-            raise UserError(f"its TIFF layout ({name} of {max(bits)} bits) is not supported: save it uncompressed.")
-        if len(bits) > 1 or len(kinds) > 1 or not kinds <= set(_KINDS):
-            raise UserError("its TIFF samples are complex numbers or of several kinds, which is not supported.")
-        if height * width * channels * max(bits) // 8 > MAX_BYTES:
-            raise UserError(f"it claims {channels} channels of {max(bits)} bits: this is no X-ray.")
-        planes = channels if planar else 1
-        together = channels // planes  # samples of one pixel that lie side by side
-        parts = [self._plane(i, planes, together, bits.copy().pop(), _KINDS[kinds.copy().pop()]) for i in range(planes)]
-        return np.concatenate([part.reshape(height, -1, together)[:, :width] for part in parts], axis=2)
-
-    def _plane(self, number: int, planes: int, together: int, bits: int, kind: str) -> np.ndarray:
-        """Numbers [H, at least W * together]."""
-        places, lengths = _TILES if self.values(_TILES[0]) else _STRIPS
-        height, width = self.size
-        across = self.one(_TILE_WIDTH, width) if places in _TILES else width
-        row = -(-across * together * bits // 8)  # bytes
-        count = len(self.values(places)) // planes
-        changes: dict[int, tuple[int, ...]] = dict.fromkeys((_PREDICTOR, _COLOURS, _EXTRA, _FORMAT, _PLANAR, 42113), ())
-        changes |= {_WIDTH: (row * -(-width // max(across, 1)),), _BITS: (8,), _PHOTOMETRIC: (1,), _CHANNELS: (1,)}
-        changes |= {tag: self.values(tag)[number * count : (number + 1) * count] for tag in (places, lengths)}
-        changes |= {274: ()} | ({_TILE_WIDTH: (row,)} if places in _TILES else {})
-        with TiffImagePlugin.TiffImageFile(io.BytesIO(self.as_file(changes))) as picture:
-            rows = np.asarray(picture).reshape(height, -1, row)
-        return _without_predictor(rows, self.one(_PREDICTOR, 1), across, together, bits, kind, self.order == ">")
-
-
-def _without_predictor(
-    rows: np.ndarray, predictor: int, across: int, together: int, bits: int, kind: str, big_endian: bool
-) -> np.ndarray:
-    """Bytes [H, tiles, bytes of a row] -> numbers [H, numbers]; differences are summed up (TIFF 6 section 14)."""
-    height, tiles, length = rows.shape
-    flat = rows.reshape(height * tiles, length)
-    if predictor == 3:  # bytes of equal weight side by side, the most significant first, as differences
-        sums = np.cumsum(flat.reshape(len(flat), -1, together), axis=1, dtype=np.uint8)
-        flat = sums.reshape(len(flat), bits // 8, -1).transpose(0, 2, 1).reshape(len(flat), -1)
-        big_endian = True
-    values = numbers_of(flat, bits, "u" if predictor == 2 else kind, big_endian=big_endian)[:, : across * together]
-    if predictor == 2:
-        sums = np.cumsum(values.reshape(len(flat), -1, together), axis=1, dtype=values.dtype)
-        values = sums.reshape(len(flat), -1).view(f"{kind}{values.dtype.itemsize}")
-    return values.reshape(height, -1)
 
 
 def first_page(data: bytes) -> tuple[Page, int]:
@@ -199,7 +139,9 @@ def first_page(data: bytes) -> tuple[Page, int]:
     """
     order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
     word = "Q" if big else "I"
-    seen, found, thumbnails = set(), [], []
+    seen: set[int] = set()
+    found: list[Page] = []
+    thumbnails: list[Page] = []
     try:
         (at,) = struct.unpack_from(order + word, data, 8 if big else 4)
         while at and at not in seen:
@@ -241,16 +183,3 @@ def _page(data: bytes, at: int, order: str, big: bool) -> tuple[Page, int]:
         tags[tag] = kind, content
     (following,) = struct.unpack_from(order + word, data, start + entry * number)
     return Page(data, order, big, tags), following
-
-
-def palette(page: Page, indices: np.ndarray) -> np.ndarray:
-    """Red, green and blue, uint8 [H, W, 3], of indices [H, W].
-
-    Raises:
-      UserError: if there is no table.
-    """
-    table = np.array(page.values(_COLOURS), np.int64)
-    if not len(table) or len(table) % 3:
-        raise UserError("it is damaged: it has no table of its colours.")
-    table >>= max(int(table.max()).bit_length() - 8, 0)  # of 16 bits, as the standard has it, or of fewer
-    return table.reshape(3, -1).T.astype(np.uint8)[np.minimum(indices, len(table) // 3 - 1)]

@@ -32,7 +32,8 @@ def decode(stream: bytes, kind: str, **job: Any) -> np.ndarray:
     Raises:
       UserError: if it is damaged, takes too long or too much memory, or imagecodecs is not installed.
     """
-    process, answer, samples = _idle.get(), {}, b""
+    process, samples = _idle.get(), b""
+    answer: dict[str, Any] = {}
     try:
         if process is None or process.poll() is not None:
             process = _start()
@@ -51,7 +52,9 @@ def decode(stream: bytes, kind: str, **job: Any) -> np.ndarray:
     if "late" in answer:
         raise UserError(f"its {kind} stream takes longer than {_SECONDS} s to decode: this is no X-ray.")
     if "shape" not in answer:
-        raise UserError(f"it is damaged: its {kind} stream cannot be decoded ({answer.get('error', 'the codec broke')}).")
+        raise UserError(
+            f"it is damaged: its {kind} stream cannot be decoded ({answer.get('error', 'the codec broke')})."
+        )
     return np.frombuffer(samples, np.dtype(answer["dtype"])).reshape(answer["shape"])
 
 

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxunet.core.errors import UserError
-from jaxunet.xrays import letterbox
-from jaxunet.xrays.dicom import size_in_stream
+from jaxunet.xrays import letterbox, streams
 from jaxunet.xrays.files import XrayFiles, output_name
 from jaxunet.xrays.read import read_xray
 
@@ -374,7 +373,10 @@ def test_dicom_header_is_left_behind():
 # Where a patient's name may stand by mistake, and what is said of it; None where it is read all the same.
 MISPLACED_NAMES = [
     ({"WindowCenter": "12345678", "WindowWidth": 5}, "it is damaged or cannot be decoded (ValueError)."),
-    ({"PhotometricInterpretation": "12345678"}, "it is damaged or cannot be decoded (ValueError)."),
+    (
+        {"PhotometricInterpretation": "12345678"},
+        "its PhotometricInterpretation is not supported: convert it to MONOCHROME2.",
+    ),
     (
         {"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "12345678"},
         "its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.",
@@ -438,7 +440,13 @@ def test_dicom_compressed():
 
 def test_sizes_claimed_in_compressed_streams():
     """What decoders allocate memory for."""
-    assert size_in_stream(encoded(RAMP, "jpeg")) == (64, 256)
-    assert size_in_stream(encoded(RAMP, "jpeg2000", no_jp2=True)) == (64, 256)
-    assert size_in_stream(encoded(RAMP, "jpeg2000")) == (64, 256)
-    assert size_in_stream(b"\xff\xd8\xff") is None
+
+    def claimed(data: bytes) -> tuple[int, int]:
+        found = streams.describe(data)
+        return found.height, found.width
+
+    assert claimed(encoded(RAMP, "jpeg")) == (64, 256)
+    assert claimed(encoded(RAMP, "jpeg2000", no_jp2=True)) == (64, 256)
+    assert claimed(encoded(RAMP, "jpeg2000")) == (64, 256)
+    with pytest.raises(UserError, match="how large"):
+        claimed(b"\xff\xd8\xff")
