@@ -27,7 +27,6 @@ class Page:
 
     data: bytes
     order: str
-    big: bool
     tags: dict[int, tuple[int, bytes]]
 
     def values(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -93,33 +92,30 @@ class Page:
     def is_read_by_pillow(self) -> bool:
         """Whether Pillow gives the samples of this layout as they are."""
         bits, kinds = set(self.values(BITS, (1,))), set(self.values(FORMAT, (1,)))
-        if self.is_palette:
+        if self.is_palette or self.one(PHOTOMETRIC, 1) <= 3 and self.one(PLANAR, 1) == 2:
             return self.one(COMPRESSION, 1) not in AS_BYTES
         return bits in ({1}, {8}) and kinds <= {1, 4}
 
     def as_file(self, changes: dict[int, tuple[int, ...]] | None = None) -> bytes:
-        """A TIFF file of this page alone, with some tags changed, or left out where they are given as ()."""
-        tags = dict(self.tags)
-        for tag, values in (changes or {}).items():
-            tags.pop(tag, None)
-            if values:
-                tags[tag] = 16 if self.big else 4, struct.pack(f"{self.order}{len(values)}{'IQ'[self.big]}", *values)
-        word, count, entry = ("Q", "Q", 20) if self.big else ("I", "H", 12)
+        """A TIFF file of this page alone, with some tags changed, or left out where they are given as ().
+
+        Addresses have 32 bits: Pillow does not read all files of 64.
+        """
+        whole = {tag: self.values(tag) for tag, (kind, _) in self.tags.items() if kind in (16, 17)} | (changes or {})
+        tags = {tag: content for tag, content in self.tags.items() if tag not in whole}
+        tags |= {tag: (4, struct.pack(f"{self.order}{len(x)}I", *x)) for tag, x in whole.items() if x}
         start = len(self.data) + len(self.data) % 2
-        rest = start + struct.calcsize(f"={count}") + entry * len(tags) + struct.calcsize(f"={word}")
-        directory, outside = struct.pack(self.order + count, len(tags)), b""
+        rest = start + 6 + 12 * len(tags)
+        directory, outside = struct.pack(self.order + "H", len(tags)), b""
         for tag, (kind, content) in sorted(tags.items()):
-            field = content
-            if len(content) > entry - 8 - 4 * self.big:
-                field = struct.pack(self.order + word, rest + len(outside))
+            field = content.ljust(4, b"\0")
+            if len(content) > 4:
+                field = struct.pack(self.order + "I", rest + len(outside))
                 outside += content + b"\0" * (len(content) % 2)
-            directory += struct.pack(self.order + "HH" + word, tag, kind, len(content) // _SIZES[kind])
-            directory += field.ljust(8 if self.big else 4, b"\0")
-        directory += struct.pack(self.order + word, 0)
-        head = self.data[:8] if self.big else self.data[:4]
-        body = memoryview(self.data)[16 if self.big else 8 :]
+            directory += struct.pack(self.order + "HHI", tag, kind, len(content) // _SIZES[kind]) + field
+        head = struct.pack(self.order + "2sHI", b"II" if self.order == "<" else b"MM", 42, start)
         filler = b"\0" * (start - len(self.data))
-        return b"".join([head, struct.pack(self.order + word, start), body, filler, directory, outside])
+        return b"".join([head, memoryview(self.data)[8:], filler, directory, bytes(4), outside])
 
     def check_work(self) -> None:
         """Raises UserError if the page is larger, or in more pieces, than that of any X-ray."""
@@ -182,4 +178,4 @@ def _page(data: bytes, at: int, order: str, big: bool) -> tuple[Page, int]:
             raise UserError("it is damaged: it ends within its list of pages.")
         tags[tag] = kind, content
     (following,) = struct.unpack_from(order + word, data, start + entry * number)
-    return Page(data, order, big, tags), following
+    return Page(data, order, tags), following

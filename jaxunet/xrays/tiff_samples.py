@@ -42,16 +42,17 @@ def of_page(page: tiff.Page) -> np.ndarray:
 
 def _plane(page: tiff.Page, number: int, planes: int, together: int, bits: int, kind: str) -> np.ndarray:
     """Numbers [H, at least W * together]."""
-    places, lengths = tiff.TILES if page.values(tiff.TILES[0]) else tiff.STRIPS
+    tiled = bool(page.values(tiff.TILES[0]))
+    places, lengths = tiff.TILES if tiled else tiff.STRIPS
     height, width = page.size
-    across = page.one(tiff.TILE_WIDTH, width) if places == tiff.TILES else width
+    across = page.one(tiff.TILE_WIDTH, width) if tiled else width
     row = -(-across * together * bits // 8)  # bytes
     count = len(page.values(places)) // planes
     changes: dict[int, tuple[int, ...]] = dict.fromkeys(_LEFT_OUT, ())
     changes |= {tiff.WIDTH: (row * -(-width // max(across, 1)),), tiff.BITS: (8,)}
     changes |= {tiff.PHOTOMETRIC: (1,), tiff.CHANNELS: (1,)}
     changes |= {tag: page.values(tag)[number * count : (number + 1) * count] for tag in (places, lengths)}
-    if places == tiff.TILES:
+    if tiled:
         changes[tiff.TILE_WIDTH] = (row,)
     with TiffImagePlugin.TiffImageFile(io.BytesIO(page.as_file(changes))) as picture:
         rows = np.asarray(picture).reshape(height, -1, row)
