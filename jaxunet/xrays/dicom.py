@@ -74,9 +74,7 @@ def read(data: bytes) -> Xray:
 def _read(pydicom: Any, data: bytes) -> Xray:
     header, syntax = _header(pydicom, data)
     said = Attributes(header)
-    pixels, notes = dicom_display.gray(
-        _stored(pydicom, header, said, syntax), said, big_endian=syntax == dicom_samples.BIG_ENDIAN
-    )
+    pixels, notes = dicom_display.gray(_stored(pydicom, header, said, syntax), said, big_endian=_is_big_endian(header))
     if (frames := said.count("NumberOfFrames", 1)) > 1:
         notes.insert(0, f"first of {frames} frames")
     rows, columns = (*said.texts("PatientOrientation"), "", "")[:2]
@@ -108,7 +106,11 @@ def _stored(pydicom: Any, header: Any, said: Attributes, syntax: str) -> np.ndar
     if element.value[:4] == _ITEM and (element.is_undefined_length or syntax not in dicom_samples.NATIVE):
         stream = pydicom.encaps.get_frame(element.value, 0, number_of_frames=said.count("NumberOfFrames", 1) or 1)
         return dicom_samples.of_stream(stream, layout, syntax)
-    return dicom_samples.of_bytes(element.value, layout, big_endian=syntax == dicom_samples.BIG_ENDIAN)
+    return dicom_samples.of_bytes(element.value, layout, big_endian=_is_big_endian(header))
+
+
+def _is_big_endian(header: Any) -> bool:
+    return header.original_encoding[1] is False
 
 
 # ---- the header ------------------------------------------------------------------------------------------------------

@@ -109,10 +109,11 @@ def _padding(stored: np.ndarray, values: np.ndarray, said: Attributes) -> np.nda
 
     Both may be written with or without a sign, whatever the samples are.
     """
-    ends = said.numbers("PixelPaddingValue")[:1]
+    prefix = {4: "Float", 8: "DoubleFloat"}[values.itemsize] if values.dtype.kind == "f" else ""
+    ends = said.numbers(f"{prefix}PixelPaddingValue")[:1]
     if not ends or not np.isfinite(ends[0]):
         return None
-    ends += said.numbers("PixelPaddingRangeLimit")[:1]
+    ends += said.numbers(f"{prefix}PixelPaddingRangeLimit")[:1]
     if values.dtype.kind == "f":
         return (values >= min(ends)) & (values <= max(ends))
     allocated = stored.dtype.itemsize * 8

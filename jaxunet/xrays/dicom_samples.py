@@ -11,8 +11,7 @@ from jaxunet.xrays.attributes import Attributes
 from jaxunet.xrays.picture import decompress
 from jaxunet.xrays.pixels import check_size, numbers_of
 
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", BIG_ENDIAN)
+NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 _RLE, _IN_PARTS, _DEFLATED_FRAMES = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"
 _VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-9]")  # MPEG-2, MPEG-4 and HEVC
 _JPIP = ("1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204", "1.2.840.10008.1.2.4.205")
