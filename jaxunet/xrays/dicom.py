@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", module="pydicom")  # what it says of a header 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _MOST_INFLATED = 96 * 2**20  # bytes of a file that is deflated as a whole
-_MOST_READS = 500_000  # of a header; usual are 1,000
+_MOST_READS = 200_000  # of a header; usual are 1,000
 _ITEM = b"\xfe\xff\x00\xe0"  # begins each part of compressed pixels
 _RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "XA", "PX", "OT", "SC", "")
 _LATERAL = ("LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL")
@@ -68,6 +68,8 @@ def read(data: bytes) -> Xray:
     except MemoryError as error:
         raise UserError("the memory is not enough to decode it.") from error
     except Exception as error:  # pydicom raises whatever it meets, and may quote the header
+        if isinstance(error.__context__, UserError):
+            raise error.__context__ from None
         raise UserError(f"it is damaged or cannot be decoded ({type(error).__name__}).") from error
 
 
