@@ -37,7 +37,7 @@ def decode(stream: bytes, job: dict[str, Any]) -> np.ndarray:
     decoder = getattr(imagecodecs, _DECODERS[job["kind"]])
     if job["kind"] == "JPEG" and job["colours"]:
         return decoder(stream, colorspace=job["colours"], outcolorspace="RGB")
-    return decoder(stream)
+    return decoder(stream, numthreads=2) if job["kind"] == "JPEG 2000" else decoder(stream)
 
 
 def _run_lengths(unpack: Any, stream: bytes, channels: int, height: int, width: int, size: int) -> np.ndarray:
