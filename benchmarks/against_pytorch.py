@@ -1,10 +1,10 @@
-"""Training step and inference against PyTorch on the same CPU cores, in interleaved pairs, on the same weights.
+"""Times training step and inference against PyTorch: same CPU cores, same weights, interleaved pairs.
 
 pip install -c constraints.txt '.[test,torch]'
 python benchmarks/against_pytorch.py --model=resnet_unet --batch=4 --size=256 --pairs=5
 
-Both sides: float32, AdamW, BCE with logits; PyTorch in channels_last. First the logits are compared, then pairs are
-timed one after the other, and the median of PyTorch's time over ours is printed: above 1, jaxunet is faster.
+Both use float32, AdamW and BCE with logits; PyTorch uses channels_last. The logits are compared first. Then the pairs
+are timed, and the median of PyTorch's time over ours is printed: above 1, jaxunet is faster.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from configs import default
 from jaxunet.models import torch_weights
 from jaxunet.models.build import build_model, predict_step
 from jaxunet.scoring.counts import batch_dice
-from jaxunet.scoring.losses import bce_loss
+from jaxunet.scoring.losses import build_loss
 from jaxunet.training.state import create_train_state
 from jaxunet.training.step import train_step
 
@@ -50,9 +50,12 @@ def main() -> None:
     image = rng.random((args.batch, args.size, args.size, 1), np.float32)
     mask = (rng.random(image.shape) > 0.5).astype(np.float32)
     state = create_train_state(model, tx, seed=0, image_shape=image.shape[1:], ema=False)
-    step = functools.partial(train_step, model=model, loss_fn=bce_loss, score_fn=batch_dice, tx=tx)
+    loss = default.get_config().loss
+    loss.name = "bce"
+    loss_fn = build_loss(loss, ("infection",))
+    step = functools.partial(train_step, model=model, loss_fn=loss_fn, score_fn=batch_dice, tx=tx)
     start = time.perf_counter()
-    run = jax.jit(step, donate_argnums=0).lower(state, {"image": image, "target": mask}).compile()
+    run = jax.jit(step, donate_argnums=0).lower(state, {"image": image, "target": {"masks": mask}}).compile()
     compiled = time.perf_counter() - start
     predict = jax.jit(functools.partial(predict_step, model=model))
 
@@ -78,7 +81,7 @@ def main() -> None:
             return theirs(x).permute(0, 2, 3, 1).numpy()
 
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    ours, reference = np.asarray(predict(variables, image)), torch_predict()
+    ours, reference = np.asarray(predict(variables, image)["masks"]), torch_predict()
     print(
         f"logits agree to {np.abs(ours - reference).max() / np.abs(reference).max():.1e}; compiled in {compiled:.1f} s"
     )
@@ -88,7 +91,7 @@ def main() -> None:
     holder = [state]
 
     def jax_step() -> None:
-        holder[0], metrics = run(holder[0], {"image": image, "target": mask})
+        holder[0], metrics = run(holder[0], {"image": image, "target": {"masks": mask}})
         jax.block_until_ready(metrics)
 
     def jax_predict() -> None:

@@ -1,10 +1,11 @@
-"""What `--mode=evaluate` computes after the forward pass, stage by stage, on 256x256 images: CPU time of all threads.
+"""CPU time of all threads for each stage of `--mode=evaluate` after the forward pass, on 256x256 images.
 
     JAX_PLATFORMS=cpu taskset -c 0 python benchmarks/evaluation.py --config.dataset.source=covidqu.zip
 
-The predictions are those of no network: the true masks, smoothed and shifted by a few pixels, as logits.
+No network runs: the logits are the true masks, smoothed and shifted by a few pixels.
 """
 
+import functools
 import pathlib
 import sys
 import tempfile
@@ -20,11 +21,10 @@ from absl import app
 from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from jaxunet.data.archive import COVID
 from jaxunet.data.targets import mask_targets
 from jaxunet.evaluation import analysis, figures, per_image
+from jaxunet.scoring import counts as counting
 from jaxunet.scoring import split_pass
-from jaxunet.scoring.counts import pixel_counts  # noqa: E402
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _CONFIG = config_flags.DEFINE_config_file("config", str(_ROOT / "configs" / "unet.py"))
@@ -51,15 +51,13 @@ def main(_: list[str]) -> None:
     soft = scipy.ndimage.gaussian_filter(np.roll(truth, (5, 7), axis=(1, 2)).astype(np.float32), (0, 6, 6, 0))
     logits = 8 * soft - 3 + np.random.default_rng(0).normal(0, 0.3, soft.shape).astype(np.float32)
 
-    @jax.jit
-    def count(logits: jax.Array, truth: jax.Array) -> jax.Array:
-        return counts.histogram(logits, truth)
+    count, parts = jax.jit(counting.histogram), [slice(i, i + 32) for i in range(0, len(logits), 32)]
 
     def histograms() -> np.ndarray:
-        return np.concatenate([count(logits[i : i + 32], truth[i : i + 32]) for i in range(0, len(logits), 32)])
+        return np.concatenate([count(logits[part], truth[part]) for part in parts])
 
     counts = np.concatenate(
-        [pixel_counts(jnp.asarray(logits[i : i + 32]), truth[i : i + 32], 0.5) for i in range(0, len(logits), 32)]
+        [counting.pixel_counts(jnp.asarray(logits[part]), jnp.asarray(truth[part]), 0.5) for part in parts]
     )
     histograms()  # compiles
     histogram = timed("histograms (on the device)", histograms)
@@ -69,18 +67,14 @@ def main(_: list[str]) -> None:
         "distances and columns", lambda: per_image.tabulate(measured, data, targets, tolerances, threads=threads)
     )
     result = timed("P1, P2, P3 with intervals", lambda: split_pass.summarize(counts, data, targets, resamples=10_000))
+    share_of = "lung" if "lung" in targets else "image"
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
-        share_of = "lung" if "lung" in targets else "image"
-        block |= timed(
-            f"analysis of {target}",
-            lambda t=target, i=i, share_of=share_of: analysis.analyse(
-                table[t], histogram[:, i], data.labels, share_of=share_of, decision=None
-            ),
-        )
+        stage = functools.partial(analysis.analyse, table[target], histogram[:, i], data, share_of=share_of, rule=None)
+        block |= timed(f"analysis of {target}", stage)
     timed("per_image.csv", lambda: per_image.to_csv(table, data))
     with tempfile.TemporaryDirectory() as folder:
-        path, covid = pathlib.Path(folder) / "analysis.png", data.labels == COVID
+        path, covid = pathlib.Path(folder) / "analysis.png", data.positive
         timed("analysis.png", lambda: figures.analysis({"threshold": 0.5, **result}, table[targets[0]], covid, path))
     print(f"{'sum':32s}{_total:8.2f} s")
 

@@ -1,10 +1,10 @@
-"""Exported files on the validation images of a run: how far they are from its checkpoint, how large, and how fast.
+"""Compares exported files with the checkpoint of a run on validation images: differences, size and speed.
 
 pip install -c constraints.txt '.[onnx,weights]'
 python benchmarks/exported.py --workdir=runs/unet --images=932 --formats=stablehlo,onnx,safetensors,safetensors_float16
 
-Speed is the median of `--repeats` passes over all images in batches of `--batch`, formats taking turns; the first row
-is the checkpoint itself, by `Predictor.logits`.
+Speed is the median of `--repeats` passes over all images in batches of `--batch`. The formats take turns. The first row
+is the checkpoint itself, run by the `Predictor`.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import tempfile
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxunet.export.export import FORMATS, export
+from jaxunet.export.export import export
+from jaxunet.export.formats import FORMATS
 from jaxunet.prediction import predictor
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
@@ -36,15 +38,15 @@ def main() -> None:
     config.eval.batch_size = flags.batch
     source = predictor.load(config, flags.workdir, checkpoint="latest")
     images = load_eval_split(config, "val").image[: flags.images]
-    runs = {"checkpoint": lambda x: {"logits": source.logits(x)}}
+    runs = {"checkpoint": lambda x: {"logits": source.outputs(x)["masks"]}}
     sizes = {"checkpoint": 0}
     with tempfile.TemporaryDirectory() as folder:
         for name in flags.formats.split(","):
             path = pathlib.Path(folder) / name
             export(config, flags.workdir, checkpoint="latest", format=name, output=path)
-            runs[name], sizes[name] = FORMATS[name][1](source, path), path.stat().st_size
+            runs[name], sizes[name] = FORMATS[name].read(source, path), path.stat().st_size
 
-    seconds = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     results = {}
     for _ in range(1 + flags.repeats):  # the first pass compiles
         for name, run in runs.items():
@@ -53,8 +55,7 @@ def main() -> None:
             results[name] = {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
             seconds[name].append(time.perf_counter() - start)
     logits = results["checkpoint"]["logits"]
-    logits = logits[..., : len(source.targets)]
-    probability, mask = np.asarray(jax.nn.sigmoid(logits)), np.asarray(positive(logits, source.threshold))
+    probability, mask = np.asarray(jax.nn.sigmoid(logits)), np.asarray(positive(jnp.asarray(logits), source.threshold))
     print(
         f"\n{len(images)} images of {images.shape[1]}x{images.shape[2]}, batch {flags.batch}, {mask.size:,} mask pixels"
     )

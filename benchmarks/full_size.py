@@ -1,10 +1,10 @@
-"""Scores of the masks that --mode=predict writes, against true masks of the files' own size.
+"""Scores the masks that --mode=predict writes against true masks at the files' own size.
 
 python benchmarks/full_size.py --config.dataset.source=covidqu.zip
 python benchmarks/full_size.py --config.dataset.source=covidqu.zip --workdir=runs/unet --split=test
 
-A network that works on 128 x 128 pixels is evaluated on images and masks of that size; here, its logits are brought
-back to 256 x 256 as those of any X-ray are.
+--mode=evaluate scores a network for 128 x 128 pixels on images and masks of that size. This benchmark first resizes its
+logits to 256 x 256, as prediction does.
 """
 
 import pathlib
@@ -15,10 +15,10 @@ from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import jax
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxunet.data.archive import COVID
 from jaxunet.evaluation.analysis import by_lesion_size  # noqa: E402
 from jaxunet.evaluation.per_image import COUNTS  # noqa: E402
 from jaxunet.prediction import predictor
@@ -30,8 +30,10 @@ from jaxunet.scoring.counts import pixel_counts
 from jaxunet.xrays import letterbox  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs/unet.py"))
-_WORKDIR = flags.DEFINE_string("workdir", "", "of a run; without it, the network that comes with jaxunet")
-_FLIPS = flags.DEFINE_bool("flips", None, "mean of each X-ray and its mirror image; left out, as the network has it")
+_WORKDIR = flags.DEFINE_string("workdir", "", "of a run; without it, the network included in jaxunet")
+_FLIPS = flags.DEFINE_bool(
+    "flips", None, "average over each X-ray and its mirror image; default: as the network was configured"
+)
 _SPLIT = flags.DEFINE_string("split", "val", "train, val or test")
 
 
@@ -49,22 +51,25 @@ def main(_: list[str]) -> None:
     full = from_json(to_json(network.config))
     full.dataset.image_size = 0
     data = split_pass.load_eval_split(full, _SPLIT.value)
-    counts, called = [], []
+    counted: list[jax.Array] = []
+    decided: list[np.ndarray] = []
     for start in range(0, len(data.ids), 64):
         images = data.image[start : start + 64]
         squares, places = zip(*(letterbox.fit(image, network.image_size) for image in images), strict=True)
         truth = np.unpackbits(data.arrays["mask"][start : start + 64], axis=2)
-        for logits, place, mask in zip(network.logits(np.stack(squares)), places, truth, strict=True):
-            masks = letterbox.restore(logits[..., : len(network.targets)], place)
-            counts.append(pixel_counts(jnp.asarray(masks[None]), mask[None], network.threshold)[0])
-            called.append(not network.answers_covid19 or network.covid19(logits) > network.detection["threshold"])
-    counts, called = np.asarray(counts, np.int64), np.array(called)
+        found = network.outputs(np.stack(squares))
+        for logits, place, mask in zip(found["masks"], places, truth, strict=True):
+            masks = letterbox.restore(logits, place)
+            counted.append(pixel_counts(jnp.asarray(masks[None]), jnp.asarray(mask[None]), network.threshold)[0])
+        answers = detection.sigmoid(found["covid19"]) if "covid19" in found else np.ones(len(images))
+        decided.append(network.rule.calls(answers) if network.answers_covid19 else answers > 0)
+    counts, called = np.asarray(counted, np.int64), np.concatenate(decided)
     print(f"{len(data.ids)} images of {_SPLIT.value} at {data.image.shape[1]}x{data.image.shape[2]}, {network.origin}")
     for c, target in enumerate(network.targets):
-        print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.labels, resamples=RESAMPLES))}")
-    gated = protocols.summarize(detection.gate(counts[:, 0], called), data.labels, resamples=RESAMPLES)
+        print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.positive, resamples=RESAMPLES))}")
+    gated = protocols.summarize(detection.gate(counts[:, 0], called), data.positive, resamples=RESAMPLES)
     print(f"\n{network.targets[0]}, blank where not called COVID-19\n{protocols.table(gated)}")
-    covid = counts[data.labels == COVID, 0]
+    covid = counts[data.positive, 0]
     columns = dict(zip(COUNTS, covid.T, strict=True)) | protocols.ratios(covid) | {"hd95": np.zeros(len(covid))}
     dice = [f"{group['dice']['mean']:.3f}" for group in by_lesion_size(columns)["groups"]]
     print(f"\nDice by quarter of lesion size: {' / '.join(dice)}")

@@ -1,9 +1,9 @@
-"""kill -9 at random moments of short trainings on real X-rays: each must end where the uninterrupted one does.
+"""Kills short trainings on real X-rays with kill -9 at random moments. Each must end like an uninterrupted one.
 
 python benchmarks/kill_and_resume.py --source=covidqu.zip --data_dir=DIR --kills=50
 
-A run is killed up to five times, then finishes; its last checkpoint and its log (speed aside) are compared bit for bit
-with those of a run that nobody killed. Status 1 if any differs.
+A run is killed up to five times and then finishes. Its last checkpoint and its log (without the speed) must equal those
+of an uninterrupted run bit for bit. Otherwise the exit status is 1.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def end(workdir: pathlib.Path) -> tuple[dict[str, bytes], list[dict]]:
-    """Every array of the last checkpoint, and the log without what depends on the clock."""
+    """Every array of the last checkpoint, and the log without the speed."""
     path = (workdir / "checkpoints" / str(STEPS) / "state").absolute()
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(path)
@@ -66,7 +66,7 @@ def main() -> None:
     rng, begun = random.Random(args.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        for reference in (folder / "warm", folder / "reference"):  # the first one fills the cache of programs
+        for reference in (folder / "warm", folder / "reference"):  # the first run fills the cache of compiled programs
             began = time.monotonic()
             process = start(args, reference)
             while not ((log := reference / "metrics.jsonl").is_file() and log.stat().st_size):
@@ -93,7 +93,7 @@ def main() -> None:
             wrong += end(workdir) != expected
             runs += 1
             seconds = time.monotonic() - begun
-            print(f"{seconds:.0f} s: {kills} kills, {runs} runs finished, {wrong} ended elsewhere", flush=True)
+            print(f"{seconds:.0f} s: {kills} kills, {runs} runs finished, {wrong} ended differently", flush=True)
     sys.exit(wrong > 0)
 
 

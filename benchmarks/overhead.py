@@ -1,9 +1,9 @@
-"""What a training step costs beside the network: the loop around it, and the input inside it. Interleaved.
+"""Times the overhead of a training step beside the network: the loop around it and the input inside it.
 
 python benchmarks/overhead.py --config=configs/default.py --batch=8 --rounds=7
 
-Per round: the resident program as the training loop calls it, with its log; the same program called bare; and the
-train step on a batch that is there already, without gathering, decoding and augmentation.
+Each round times in turn: the resident program as the training loop calls it, with its log; the same program alone; and
+the training step on a ready batch, without gathering, decoding and augmentation.
 """
 
 import argparse
@@ -14,8 +14,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -43,6 +46,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     spec = importlib.util.spec_from_file_location("config", args.config)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
@@ -67,7 +72,7 @@ def main() -> None:
         reduce=replicas.reduce_mean,
     )
     make_batch = functools.partial(augmented_batch, seed=0, augment=config.augment)
-    ready = batches.decode(batches.gather(raw, np.arange(args.batch)))
+    ready = batches.decode(batches.gather(raw, jnp.arange(args.batch)))
     kwargs = {"seed": 0, "batch_size": args.batch, "num_examples": EXAMPLES, "max_steps": 1}
     full = programs.map_resident_steps(step, make_batch, **kwargs)
     bare = programs.map_resident_steps(step, lambda _raw, _positions: ready, **kwargs)
@@ -75,7 +80,7 @@ def main() -> None:
     state = replicas.replicate(create_train_state(model, tx, seed=0, image_shape=(256, 256, 1), ema=True))
     holder = [state]
 
-    def call(program) -> dict:  # noqa: ANN001
+    def call(program: Callable[..., Any]) -> dict[str, jax.Array]:
         holder[0], totals = program(holder[0], arrays, 1)
         return totals
 
@@ -111,7 +116,7 @@ def main() -> None:
 
         actions = (looped, program_only, network_only)
         jax.block_until_ready((call(full), call(bare)))
-        times = []
+        times: list[list[float]] = []
         for _ in range(args.rounds):
             times.append([])
             for action in actions:

@@ -1,10 +1,10 @@
 """Speed of `--mode=predict`: seconds from the command to the first finished image, images per second, peak memory.
 
-python benchmarks/predict.py --images=1000                      # the network that comes along
+python benchmarks/predict.py --images=1000                      # the included network
 python benchmarks/predict.py --images=1000 --workdir=runs/unet
 
-Draws synthetic X-rays of 256 x 256 pixels as PNG files, predicts them in a new process with compiled programs cached
-(a first, untimed run sees to that), and says wall time and CPU time, which other work on the machine changes less.
+Draws synthetic X-rays of 256 x 256 pixels as PNG files and predicts them in a new process. An untimed run before fills
+the cache of compiled programs. Prints wall time and CPU time; other work on the machine changes the CPU time less.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from jaxunet.data.drawing import draw_chest_xray  # noqa: E402
 
 
 def measure(workdir: str, source: pathlib.Path, output: pathlib.Path) -> dict[str, float]:
-    """Seconds to the first row and to the end, CPU seconds, and GB at most, of one prediction."""
+    """Times one prediction: seconds to the first row and to the end, CPU seconds, and peak memory in GB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     command = [sys.executable, "launch.py", "--mode=predict", f"--workdir={workdir}", f"--input={source}"]
@@ -58,8 +58,8 @@ def main() -> None:
             for i in range(count):
                 label = ("COVID-19", "Normal")[i % 2]
                 Image.fromarray(draw_chest_xray(0, i, "test", label)[0]).save(source / f"{i}.png")
-        for source in ("one", "many"):  # compiles, if need be
-            measure(workdir, folder / source, folder / f"warm_{source}")
+        for size in ("one", "many"):  # fills the cache of compiled programs
+            measure(workdir, folder / size, folder / f"warm_{size}")
         one = measure(workdir, folder / "one", folder / "out_one")
         many = measure(workdir, folder / "many", folder / "out_many")
     n = args.images

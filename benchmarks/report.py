@@ -1,11 +1,10 @@
-"""How heavy a report is: bytes, and of what; in Chromium, seconds until it is shown, until all galleries are drawn, to
-sort, to open an image.
+"""Measures a report: its bytes by kind; in Chromium, the seconds to load, draw all galleries, sort and open an image.
 
 python benchmarks/report.py runs/unet/eval/val/report.html
 
-Needs the extra [test], chromium and chromedriver. Prints medians of --repeats loads: seconds that pass, then seconds of
-CPU time of the page's thread, which say more where other work runs; and what a page of --images such images would have.
-With --repeats=0 it only counts bytes.
+Needs the extra [test], chromium and chromedriver. Prints medians over --repeats loads: wall seconds, then CPU seconds
+of the page's thread, which other work on the machine changes less. Also prints the size of a page with --images such
+images. With --repeats=0 it only counts bytes.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import time
 
 from selenium import webdriver
 
-# Each column header is clicked in turn, and the layout that follows is waited for; likewise 20 images are opened.
+# Click each column header in turn and wait for the layout; open 20 images in the same way.
 SORT = """
 const start = performance.now(), heads = [...document.querySelectorAll("#rows th button")];
 for (const head of heads) { head.click(); document.body.offsetHeight; }
@@ -46,9 +45,9 @@ def parts(page: str) -> dict[str, float]:
 
 
 def measure(page: pathlib.Path) -> dict[str, tuple[float, float]]:
-    """Name of each step -> seconds that passed, and CPU seconds."""
+    """Name of each step -> (wall seconds, CPU seconds)."""
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = shutil.which("chromium") or "chromium"
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
         options.add_argument(flag)
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))

@@ -1,8 +1,8 @@
-"""Seconds from the command to the end of the first training step: with nothing cached, and with compiled programs.
+"""Seconds from the command to the end of the first training step, with an empty and a filled cache of programs.
 
 python benchmarks/startup.py --config=configs/resnet101_unet.py --repeats=3
 
-Trains on the built-in synthetic X-rays, each time in a new process and a new workdir.
+Trains on the built-in synthetic X-rays. Each training has a new process and a new workdir.
 """
 
 import argparse
@@ -28,7 +28,7 @@ OVERRIDES = {
 
 
 def seconds_to_first_step(config: str, folder: pathlib.Path, workdir: pathlib.Path) -> float:
-    """Starts a training and ends it when its first step has been logged."""
+    """Starts a training, and kills it when its first step is logged."""
     overrides = OVERRIDES | {"dataset.data_dir": folder / "data"}
     command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--config.{key}={value}" for key, value in overrides.items()]
@@ -57,11 +57,11 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        first = seconds_to_first_step(args.config, folder, folder / "first")  # also makes the images
+        first = seconds_to_first_step(args.config, folder, folder / "first")  # also draws the images
         again = [seconds_to_first_step(args.config, folder, folder / f"again{i}") for i in range(args.repeats)]
     print(
-        f"{args.config}: first start {first:.1f} s, which makes 72 synthetic X-rays and compiles; "
-        f"later ones {statistics.median(again):.1f} s ({min(again):.1f} to {max(again):.1f})"
+        f"{args.config}: first start {first:.1f} s, with drawing 72 synthetic X-rays and compiling; "
+        f"later starts {statistics.median(again):.1f} s ({min(again):.1f} to {max(again):.1f})"
     )
 
 

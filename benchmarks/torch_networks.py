@@ -1,4 +1,4 @@
-"""The two networks in PyTorch, to time ours against; named as their state dicts, so that our weights load."""
+"""The two networks in PyTorch, as a reference for timing. Modules have the names that our exported weights use."""
 
 import torch
 from torch import nn
@@ -63,7 +63,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         inputs = (2048 + 1024, 256 + 512, 128 + 256, 64 + 64, 32)
         self.blocks = nn.ModuleList(DecoderBlock(i, o) for i, o in zip(inputs, (256, 128, 64, 32, 16), strict=True))
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
 
 
 class ResNetUNet(nn.Module):
-    """The network of `segmentation_models_pytorch.Unet`, encoder of 50 layers or more, one channel in."""
+    """`segmentation_models_pytorch.Unet` with an encoder of 50 layers or more and one input channel."""
 
     def __init__(self, depth: int = 101, classes: int = 1):
         super().__init__()
@@ -113,9 +113,9 @@ def separable_block(inputs: int, width: int) -> nn.Sequential:
 
 
 class SeparableUNet(nn.Module):
-    """The original study's own network."""
+    """The network of the original study."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         widths = (64, 128, 256, 512, 1024)
         self.layer1 = nn.Sequential(

@@ -2,14 +2,14 @@
 TFDS dataset such as ImageNet (its folder, stored as array_record).
 
 python launch.py --config=configs/classify.py:resnet_unet --workdir=runs/imagenet --config.dataset.source=FOLDER
-python launch.py --config=configs/resnet101_unet.py --workdir=runs/resnet101 --config.init.checkpoint=runs/imagenet
+python launch.py --config=configs/resnet101_unet.py --workdir=runs/resnet101 --config.init.run=runs/imagenet
 
 The argument is the network whose encoder is trained: unet (if left out), resnet_unet or separable_unet.
 """
 
 import ml_collections
 
-from configs import default
+from jaxunet.configs import default
 
 
 def get_config(model: str = "unet") -> ml_collections.ConfigDict:

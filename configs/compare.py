@@ -7,7 +7,7 @@ With `:small`, a rehearsal of the whole comparison on 2 CPU cores: a quarter of 
 
 import ml_collections
 
-from configs import default, resnet101_unet, separable_unet
+from jaxunet.configs import default, resnet101_unet, separable_unet
 
 SHARED = ("seed", "dataset", "input", "eval", "checkpoint", "profile")  # the same for every system; overrides its own
 

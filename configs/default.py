@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.name = "unet"  # "unet", "resnet_unet", "separable_unet"
     model.channels = (16, 32, 64, 128, 192)  # unet: width of each level, finest first; their number is the depth
-    model.patch = 2  # unet: pixels per side that the finest level takes together; 1 is the textbook U-Net
+    model.stem = 2  # unet: pixels per side that the finest level takes together; 1 is the textbook U-Net
     model.depth = 101  # resnet_unet: 18, 34, 50, 101 or 152
     model.input_mean = 0.0  # images, in [0, 1], reach the network as (image - input_mean) / input_std
     model.input_std = 1.0
@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.init = ml_collections.ConfigDict()  # of a new run; one that continues ignores it
     config.init.weights = ""  # "imagenet" (encoder, needs the extra [weights]), or a .safetensors or .pth file
-    config.init.checkpoint = ""  # workdir of another run: its latest weights, wherever name and shape agree
+    config.init.run = ""  # workdir of another run: its latest weights, wherever name and shape agree
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.name = "bce_dice"  # "bce", "dice", "bce_dice", "focal", "tversky"; "cross_entropy" for classes

@@ -6,7 +6,7 @@ python launch.py --mode=evaluate --workdir=runs/demo --split=test
 
 import ml_collections
 
-from configs import default
+from jaxunet.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.synthetic.val = 24
     config.dataset.synthetic.test = 48
     config.model.channels = (16, 32, 64, 96)
-    config.model.patch = 4
+    config.model.stem = 4
     config.optimizer.learning_rate = 4e-3
     config.train.batch_size = 8
     config.train.total_epochs = 14

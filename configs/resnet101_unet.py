@@ -5,7 +5,7 @@ python launch.py --config=configs/resnet101_unet.py:pretrained --workdir=runs/re
 
 import ml_collections
 
-from configs import default
+from jaxunet.configs import default
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

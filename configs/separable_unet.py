@@ -5,7 +5,7 @@ python launch.py --config=configs/separable_unet.py --workdir=runs/separable --c
 
 import ml_collections
 
-from configs import default
+from jaxunet.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ The weights that come with jaxunet were made by this command: docs/recipe.md has
 
 import ml_collections
 
-from configs import default
+from jaxunet.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-"""One function per `--mode`, in the table `MODES`. `launch.py` hands its flags to `execute`."""
+"""One function per mode, in the table `MODES`. `command_line.py` hands its flags to `execute`."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from jaxunet.core.errors import UserError, exit_status
+from jaxunet.core.errors import UserError, run_or_explain
 from jaxunet.core.files import locate
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What the command line says; see `launch.py` for the meaning of each flag.
+    """What the command line says; see `command_line.py` for the meaning of each flag.
 
     Attributes:
       config: the resolved config of the command line.
@@ -64,16 +64,16 @@ def execute(mode: str, flags: Flags) -> int:
             raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and what goes with it.")
 
     def action() -> int | None:
-        if flags.runs and mode not in ("evaluate", "compare"):
-            raise UserError("--runs is for --mode=evaluate and --mode=compare alone.")
+        if flags.runs and mode not in ("evaluate", "predict", "serve", "compare", "export"):
+            raise UserError(f"--mode={mode} has no use for --runs: leave it out.")
         if MODES[mode].compiles:
             _cache_programs()
         return MODES[mode].function(flags)
 
-    if status := exit_status(join):
+    if status := run_or_explain(join):
         return status
     with processes.only_first_prints():
-        return exit_status(action, process=processes.name())
+        return run_or_explain(action, process=processes.process_suffix())
 
 
 # ---- modes -----------------------------------------------------------------------------------------------------------
@@ -132,7 +132,9 @@ def _export(flags: Flags) -> None:
 
     folder = _workdir(flags)
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
-    export(_run_config(folder, flags), folder, checkpoint=flags.checkpoint, format=flags.format, output=out)
+    members = [(_run_config(run, flags), run) for run in map(locate, flags.runs)]
+    config = members[0][0] if members else _run_config(folder, flags)
+    export(config, folder, checkpoint=flags.checkpoint, format=flags.format, output=out, members=members)
 
 
 def _preflight(flags: Flags) -> None:
@@ -143,9 +145,22 @@ def _preflight(flags: Flags) -> None:
 
 
 def _verify(flags: Flags) -> int:
-    from jaxunet.data.prepared import verify_source
+    from jaxunet.data.prepared import archive_of
+    from jaxunet.data.verify import write_findings
 
-    return verify_source(flags.config.dataset, _workdir(flags) if flags.workdir else None)
+    return write_findings(archive_of(flags.config.dataset), _workdir(flags) if flags.workdir else None)
+
+
+def _data(flags: Flags) -> None:
+    from jaxunet.data import prepared, specs
+    from jaxunet.runs import checks
+
+    checks.check(flags.config, training=False)
+    dataset = flags.config.dataset
+    if dataset.name == specs.LABELLED_IMAGES:
+        raise UserError(f"config.dataset.name={dataset.name!r} reads the pictures as they are: nothing to prepare.")
+    for part in sorted({dataset.train_config, dataset.eval_config}):
+        print(f"Ready: {prepared.open_builder(dataset, part).data_dir}")
 
 
 def _import_torch(flags: Flags) -> None:
@@ -190,6 +205,9 @@ MODES = {
         _preflight, "compile the config for --topology, without having it: memory, traffic, times", compiles=False
     ),
     "verify": Mode(_verify, "check every file of the dataset at config.dataset.source", compiles=False),
+    "data": Mode(
+        _data, "prepare the datasets that training and evaluation with --config read, and stop", compiles=False
+    ),
     "import_torch": Mode(_import_torch, "make a --workdir of the PyTorch weights in --source"),
 }
 
@@ -198,17 +216,14 @@ MODES = {
 
 
 def _network(flags: Flags) -> "Predictor":
-    """Of the run in --workdir, or without one, the network that comes with jaxunet."""
-    from jaxunet.prediction import predictor
+    """Of the run in --workdir, or the mean of those in --runs; without both, the network that comes with jaxunet."""
+    from jaxunet import api
 
-    if flags.workdir:
-        folder = _workdir(flags)
-        config = _run_config(folder, flags)
-        predictor.fit_batch_size(config)
-        return predictor.load(config, folder, checkpoint=flags.checkpoint)
-    if flags.checkpoint != "latest":
+    if flags.workdir and flags.runs:
+        raise UserError("--workdir and --runs both name networks: leave out one of them.")
+    if flags.checkpoint != "latest" and not (flags.workdir or flags.runs):
         raise UserError(f"--checkpoint={flags.checkpoint} is of a run: name it with --workdir.")
-    return predictor.load_shipped(flags.overrides)
+    return api.load(flags.runs or flags.workdir or None, checkpoint=flags.checkpoint, overrides=flags.overrides)
 
 
 def _run_config(folder: pathlib.Path, flags: Flags) -> ConfigDict:
@@ -216,7 +231,7 @@ def _run_config(folder: pathlib.Path, flags: Flags) -> ConfigDict:
     from jaxunet.runs import config_file
 
     config = config_file.load(folder)
-    config.update_from_flattened_dict(flags.overrides)
+    config_file.override(config, flags.overrides)
     return config
 
 

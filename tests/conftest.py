@@ -55,7 +55,7 @@ def make_config(data_dir: pathlib.Path) -> Callable[[], ConfigDict]:
         config.dataset.synthetic.val = 3
         config.dataset.synthetic.test = 2
         config.model.channels = (4, 8)
-        config.model.patch = 4
+        config.model.stem = 4
         config.model.dtype = "float32"
         config.train.batch_size = 4
         config.train.total_epochs = 0

@@ -9,31 +9,32 @@ import traceback
 from collections.abc import Callable
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-# What the libraries between processes say when another one is gone.
+# Words in the errors that JAX raises when another process is gone.
 _LOST_WORDS = ("Gloo", "NCCL", "heartbeat", "CoordinationService", "coordination service")
-# What Orbax and array_record, which write with their own code, say in exceptions of other types.
+# Orbax and array_record write with their own code: their exceptions have other types, and hold these words.
 _DISK_WORDS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
 _BUCKET_MODULES = ("gcsfs", "google.api_core", "google.auth", "google.cloud", "aiohttp")
-_LONGEST = 1000  # characters of a sentence
+_LONGEST = 1000  # characters of a printed sentence
 
 
 class UserError(Exception):
-    """A mistake in the user's input: says what is wrong, where (file, key, shape) and what to do."""
+    """A mistake in the user's input. The message says what is wrong, where (file, key, shape) and what to do."""
 
 
 class WeightsUnavailable(UserError):
-    """Weights to start from that are not on this machine and cannot be fetched or read here."""
+    """The initial weights are not on this machine, and cannot be fetched or read here."""
 
 
-def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
-    """Runs `action`; a UserError, trouble with disk or memory, or the loss of another process becomes a sentence and
-    status 1.
+def run_or_explain(action: Callable[[], int | None], *, process: str = "") -> int:
+    """Runs `action` and returns its exit status.
+
+    A UserError, trouble with disk, bucket or memory, and the loss of another process print one sentence: status 1.
 
     Args:
-      action: returns the status, None for 0.
-      process: which of several this is, as `distributed.name` says it; "" if there is one.
+      action: returns the status; None means 0.
+      process: `processes.process_suffix()`, which names this process; "" if there is only one.
     """
-    # A full disk is met by many threads and futures of Orbax and tensorboardX at once; one sentence is enough.
+    # On a full disk, many threads of Orbax and tensorboardX fail at once. One sentence is enough.
     threading.excepthook = _quiet_about_the_disk
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
@@ -42,37 +43,37 @@ def exit_status(action: Callable[[], int | None], *, process: str = "") -> int:
         sentence = str(error)
     except Exception as error:
         if reason := _disk_trouble(error):
-            what_to_do = "What was finished before is kept: free space, or choose another --workdir or data_dir."
+            what_to_do = "Finished work is kept: free space, or choose another --workdir or data_dir."
             if os.strerror(errno.EACCES) in reason or os.strerror(errno.EPERM) in reason:
-                what_to_do = "See who may read and write there, or choose another folder."
+                what_to_do = "Check the permissions there, or choose another folder."
         elif reason := _bucket_trouble(error):
-            reason = f"A bucket cannot be used any more ({reason})"
-            what_to_do = "What was finished before is kept: start again."
+            reason = f"A bucket can no longer be used ({reason})"
+            what_to_do = "Finished work is kept: start the same command again."
         elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            reason = "The memory is not enough"
+            reason = "There is not enough memory"
             what_to_do = "Make config.train.batch_size, config.eval.batch_size or the network smaller."
         elif not process:
             raise
         elif any(word in str(error) for word in _LOST_WORDS):
             reason = " ".join(str(error).split())[:160]
-            reason = f"Another process of this run has died or cannot be reached ({reason}): see what that one said"
-            what_to_do = "Checkpoints are kept; the same command on all hosts continues."
-        else:  # not raised: on its way out, JAX would wait 5 minutes for the other processes
+            reason = f"Another process of this run has died or cannot be reached ({reason}): read its own message"
+            what_to_do = "Checkpoints are kept: start the same command on all hosts to continue."
+        else:  # not raised: at exit, JAX would wait 5 minutes for the other processes
             traceback.print_exc()
-            reason, what_to_do = type(error).__name__, "The other processes will end, too."
+            reason, what_to_do = type(error).__name__, "The other processes will stop too."
         sentence = f"{reason}. {what_to_do}"
     print(f"error{process}: {one_line(sentence)}", file=sys.stderr)
     return 1
 
 
 def one_line(text: str) -> str:
-    """`text` fit to be printed: cut where it is long; "?" for what, in names from outside, cannot be printed."""
+    """`text` as one line of limited length. "?" replaces unprintable characters, which names from outside may hold."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def _bucket_trouble(error: BaseException | None) -> str | None:
-    """What the libraries that talk to gs:// said, if `error` or one behind it is theirs."""
+    """The message of a library for gs://, if `error` or an error behind it comes from one."""
     while error is not None:
         ours = isinstance(error, OSError | ValueError) and any(
             words in str(error) for words in ("gs://", "/storage/v1/")
@@ -89,7 +90,7 @@ def _quiet_about_the_disk(args: threading.ExceptHookArgs) -> None:
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:
-    """What is wrong with the disk, if that is what `error` or an error behind it is about."""
+    """What is wrong with the disk, if `error` or an error behind it is about the disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:
             return f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -1,4 +1,4 @@
-"""Where files lie, and how they are written: local folders and `gs://` buckets, atomically, one writer at a time."""
+"""Files in local folders and `gs://` buckets: where they are, atomic writing, and a lock for one writer at a time."""
 
 import contextlib
 import fcntl
@@ -12,9 +12,9 @@ from jaxunet.core.errors import UserError
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes `path`, making its folder if need be: the old content or the new, nothing between."""
+    """Writes `path`, and makes its folder if needed. Readers see the old content or the new one, never a part."""
     content = content.encode() if isinstance(content, str) else content
-    if in_bucket(path):  # objects are like that
+    if in_bucket(path):  # objects are written atomically
         path.write_bytes(content)
         return
     with atomic_file(path) as file:
@@ -23,9 +23,9 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file to write to, which gets the name `path` when all went well, and vanishes if not.
+    """Yields a file to write to. It gets the name `path` at the end, and is deleted after an error.
 
-    It may be read and written by whom the user's umask lets, like any other.
+    Its permissions follow the user's umask.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
@@ -39,26 +39,26 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def only_here(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from doing the same in `folder`; ends with the process, however that ends.
+def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
+    """Locks `folder` against other processes. The lock ends with the process, even if that is killed.
 
-    Buckets have no locks that end so: nothing is kept from anybody there.
+    Buckets have no such locks: `folder` in a bucket is not locked.
 
     Raises:
-      UserError: if another is at it already.
+      UserError: if another process holds the lock.
     """
     if in_bucket(folder):
         yield
         return
     path = folder / ".lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what is open for writing
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise UserError(f"Another process is training in {folder}: wait for it, or use another --workdir.") from error
     except OSError:
-        print(f"{folder} is on a file system without locks: see to it that no second process trains there.")
+        print(f"{folder} is on a file system without locks: make sure that no second process trains there.")
     try:
         yield
     finally:
@@ -67,18 +67,18 @@ def only_here(folder: pathlib.Path) -> Iterator[None]:
 
 
 def locate(place: str) -> pathlib.Path:
-    """The folder or file `place`, which need not exist; one in a bucket is an `epath.Path`, with the same methods.
+    """The path of the folder or file `place`, which need not exist. For gs:// it is an `epath.Path`: same methods.
 
     Raises:
-      UserError: for gs:// without the extra `gcs`, without credentials, or without the bucket.
+      UserError: for gs:// if the extra `gcs`, the credentials or the bucket are missing.
     """
     if not place.startswith("gs://"):
         if "://" in place:
-            raise UserError(f"{place} is neither a local path nor gs://BUCKET/PATH: nothing else can be used.")
+            raise UserError(f"{place} is neither a local path nor gs://BUCKET/PATH: use one of these.")
         return pathlib.Path(place).expanduser()
-    # What is said of a folder must be true now, not when it was last listed: TensorStore and other hosts write, too.
+    # No cached listings of folders: TensorStore and other hosts write there too.
     os.environ.setdefault("EPATH_USE_TF", "false")
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # another protocol, for buckets of other kinds
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # a protocol for other kinds of buckets
     try:
         import fsspec
         import gcsfs  # noqa: F401
@@ -92,22 +92,22 @@ def locate(place: str) -> pathlib.Path:
     bucket = place.removeprefix("gs://").partition("/")[0]
     try:
         with contextlib.closing(storage.Client()) as client:
-            client.get_bucket(bucket)  # Orbax asks the same
+            client.get_bucket(bucket)  # Orbax needs the same permission
     except DefaultCredentialsError as error:
         raise UserError(
-            f"There are no credentials for {place}: run `gcloud auth application-default login`, or let "
-            f"GOOGLE_APPLICATION_CREDENTIALS name a key file."
+            f"There are no credentials for {place}: run `gcloud auth application-default login`, or set "
+            f"GOOGLE_APPLICATION_CREDENTIALS to a key file."
         ) from error
     except exceptions.NotFound as error:
-        raise UserError(f"{place}: there is no bucket {bucket!r}: create it, or correct its name.") from error
+        raise UserError(f"{place}: the bucket {bucket!r} does not exist: create it, or correct its name.") from error
     except (exceptions.GoogleAPIError, GoogleAuthError, OSError, ValueError) as error:
         raise UserError(
             f"{place} cannot be used ({' '.join(str(error).split())[:200]}): the credentials need "
-            f"storage.buckets.get, and for its objects get, list, create and delete."
+            f"storage.buckets.get, and get, list, create and delete for the bucket's objects."
         ) from error
     return epath.Path(place)
 
 
 def in_bucket(path: str | pathlib.Path) -> bool:
-    """Whether `path` is one of those that begin with gs://."""
+    """Whether `path` begins with gs://."""
     return str(path).startswith("gs://")

@@ -1,4 +1,4 @@
-"""Pictures as PNG. Every PNG that the program stores, writes or sends is encoded here."""
+"""PNG pictures. Every PNG that the program stores, writes or sends is encoded here."""
 
 import io
 import pathlib
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def png(picture: np.ndarray | Image.Image, *, compress_level: int = 6) -> bytes:
-    """The PNG file of a picture.
+    """Encodes a picture as a PNG file.
 
     Args:
       picture: uint8 [H, W] or [H, W, 3], or a Pillow image.
-      compress_level: 0 to 9; 1 is several times faster than 6, and its files are somewhat larger.
+      compress_level: 0 to 9. Level 1 is several times faster than 6, and its files are somewhat larger.
     """
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     data = io.BytesIO()

@@ -1,9 +1,7 @@
-"""COVID-QU-Ex as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
+"""A dataset as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
 
-Layout, under any number of outer folders, the name of the part doubled or not:
-`{Infection,Lung} Segmentation Data/[same name/]{Train,Val,Test}/{COVID-19,Non-COVID,Normal}/{images,lung masks,
-infection masks}/*.png`. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever
-unpacked.
+The files lie as the spec's `ArchiveLayout` says, under any number of outer folders, the name of the part doubled or
+not. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever unpacked.
 """
 
 import dataclasses
@@ -16,43 +14,39 @@ import re
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterable
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, locate
+from jaxunet.data.specs import DatasetSpec
 
-IMAGE_SIZE = 256  # pixels per side
-CLASSES = ("COVID-19", "Non-COVID", "Normal")
-SPLITS = ("Train", "Val", "Test")
-PARTS = {"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"}
-KAGGLE_HANDLE = "anasmohammedtahir/covidqu"
 _LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB, so anything above is no X-ray of this dataset
 _FETCHED_BYTES = 16 * 2**20  # at a time
-_ENTRY = re.compile(
-    r"(?:.*/)?(?P<part>Infection|Lung) Segmentation Data/(?:(?P=part) Segmentation Data/)?"
-    r"(?P<split>Train|Val|Test)/(?P<label>COVID-19|Non-COVID|Normal)/"
-    r"(?P<kind>images|lung masks|infection masks)/(?P<name>[^/]+\.png)"
-)
 # Names reach tables, file names and web pages: nothing that means something there, and short enough for a file system.
 _SAFE_NAME = re.compile(r"[\w ()\[\].,+-]{5,100}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One X-ray: where its files are. `id` is `Train/COVID-19/covid_1.png`, whatever the nesting."""
+    """One X-ray: where its files are.
+
+    Attributes:
+      id: `<split>/<class>/<name>`, such as `Train/COVID-19/covid_1.png`, whatever the nesting.
+      split, label: the folder of its split, and its class.
+      files: "image" and each mask that there is -> its place in the archive.
+    """
 
     id: str
     split: str
     label: str
-    image: str | None
-    lung: str | None
-    infection: str | None
+    files: dict[str, str]
 
 
 class Archive:
-    """A zip file or a folder, read-only. Cheap to make again in a worker process from `path`."""
+    """A zip file or a folder, read-only. Cheap to make again in a worker process from `path` and `spec`."""
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    def __init__(self, path: pathlib.Path, spec: DatasetSpec):
+        self.path, self.spec, self._entry = path, spec, _entry(spec)
         if path.is_dir() and in_bucket(path):
             raise UserError(f"{path} is a folder in a bucket: put the zip there, and give its place as the source.")
         if path.is_dir():
@@ -62,7 +56,7 @@ class Archive:
         else:
             raise UserError(f"{path} does not exist: give the downloaded zip or its extracted folder as the source.")
         for entry in self._sizes:
-            match = _ENTRY.fullmatch(entry)
+            match = self._entry.fullmatch(entry)
             if match and not _SAFE_NAME.fullmatch(match["name"]):
                 raise UserError(
                     f"{path} holds a file called {match['name']!r}: names may have up to 100 letters, digits, spaces "
@@ -85,46 +79,61 @@ class Archive:
             raise UserError(f"{entry} in {self.path} cannot be read ({error}): download the archive again.") from error
 
     def records(self, part: str) -> list[Record]:
-        """X-rays of "infection" or "lung", sorted by id; a file that is missing is None in its record.
+        """The X-rays of one part, sorted by id; a file that is missing is not in its record.
 
         Raises:
-          UserError: if the part or one of its three splits is not there at all.
+          UserError: if the part or one of its splits is not there at all.
         """
-        files: dict[str, dict[str, str]] = {}
+        folder = self.spec.layout.parts[part]
+        kinds = {name: kind for kind, name in self.spec.layout.kinds.items()}
+        found: dict[str, Record] = {}
         for entry in self._sizes:
-            match = _ENTRY.fullmatch(entry)
-            if not match or match["part"].lower() != part or match["name"].startswith("._") or "__MACOSX" in entry:
+            match = self._entry.fullmatch(entry)
+            if not match or match["part"] != folder or match["name"].startswith("._") or "__MACOSX" in entry:
                 continue
-            kinds = files.setdefault(f"{match['split']}/{match['label']}/{match['name']}", {})
-            if match["kind"] in kinds:
-                raise UserError(f"{self.path} holds {match['name']} twice: {kinds[match['kind']]} and {entry}.")
-            kinds[match["kind"]] = entry
-        records = []
-        for name in sorted(files):
-            split, label, _ = name.split("/")
-            kinds = files[name]
-            paths = (kinds.get("images"), kinds.get("lung masks"), kinds.get("infection masks"))
-            records.append(Record(name, split, label, *paths))
-        for split in SPLITS:
+            name, kind = f"{match['split']}/{match['label']}/{match['name']}", kinds[match["kind"]]
+            files = found.setdefault(name, Record(name, match["split"], match["label"], {})).files
+            if kind in files:
+                raise UserError(f"{self.path} holds {match['name']} twice: {files[kind]} and {entry}.")
+            files[kind] = entry
+        records = [found[name] for name in sorted(found)]
+        for split in self.spec.layout.splits:
             if not any(r.split == split for r in records):
                 raise UserError(
-                    f"{self.path} has no X-rays in '{PARTS[part]}/{split}': is this COVID-QU-Ex, and complete?"
+                    f"{self.path} has no X-rays in '{folder}/{split}': is this {self.spec.title}, and complete?"
                 )
         return records
 
-    def has_part(self, part: str) -> bool:
-        """Whether there is any file of "infection" or "lung"."""
-        return any((m := _ENTRY.fullmatch(entry)) and m["part"].lower() == part for entry in self._sizes)
+    @property
+    def parts(self) -> list[str]:
+        """Those of which there is any file."""
+        present = {match["part"] for entry in self._sizes if (match := self._entry.fullmatch(entry))}
+        return [part for part, folder in self.spec.layout.parts.items() if folder in present]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the names and sizes of all files: tells archives apart without reading them."""
         digest = hashlib.sha256()
         for entry, size in sorted(self._sizes.items()):
-            match = _ENTRY.fullmatch(entry)
+            match = self._entry.fullmatch(entry)
             if match:
-                digest.update(f"{'/'.join(match.groups())}:{size}\n".encode())
+                part, *rest = match.groups()
+                names = "/".join((part.partition(" ")[0], *rest))  # as prepared datasets on disk have it
+                digest.update(f"{names}:{size}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def _entry(spec: DatasetSpec) -> re.Pattern[str]:
+    """Of the files that belong to the dataset: the groups part, split, label, kind, name."""
+    layout = spec.layout
+
+    def one_of(names: Iterable[str]) -> str:
+        return "|".join(map(re.escape, names))
+
+    return re.compile(
+        rf"(?:.*/)?(?P<part>{one_of(layout.parts.values())})/(?:(?P=part)/)?(?P<split>{one_of(layout.splits)})/"
+        rf"(?P<label>{one_of(spec.classes)})/(?P<kind>{one_of(layout.kinds.values())})/(?P<name>[^/]+\.png)"
+    )
 
 
 def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
@@ -165,7 +174,7 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
 # ---- where it is -----------------------------------------------------------------------------------------------------
 
 
-def find_archive(source: str, data_dir: pathlib.Path) -> Archive:
+def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Archive:
     """The archive at `source`; for "", in `<data_dir>/downloads/manual`, or fetched there by the Kaggle client.
 
     One in a bucket is fetched into `<data_dir>/downloads/gs`: reading thousands of small files there would take longer.
@@ -173,19 +182,20 @@ def find_archive(source: str, data_dir: pathlib.Path) -> Archive:
     Raises:
       UserError: that says what to download and where to put it.
     """
+    layout, entry = spec.layout, _entry(spec)
     if source:
-        archive = Archive(locate(source))
-        return Archive(_fetch_from_bucket(archive.path, data_dir)) if in_bucket(archive.path) else archive
+        archive = Archive(locate(source), spec)
+        return Archive(_fetch_from_bucket(archive.path, data_dir), spec) if in_bucket(archive.path) else archive
     manual = data_dir / "downloads" / "manual"
     for path in sorted(manual.glob("*.zip")) if manual.is_dir() else []:
-        if any(_ENTRY.fullmatch(name) for name in _open_zip(path)[1]):
-            return Archive(path)
-    if manual.is_dir() and any(_ENTRY.fullmatch(name) for name in _list_folder(manual)):
-        return Archive(manual)
+        if any(entry.fullmatch(name) for name in _open_zip(path)[1]):
+            return Archive(path, spec)
+    if manual.is_dir() and any(entry.fullmatch(name) for name in _list_folder(manual)):
+        return Archive(manual, spec)
     if _kaggle_is_ready():
-        return Archive(_fetch_from_kaggle(manual))
+        return Archive(_fetch_from_kaggle(layout.kaggle, manual), spec)
     raise UserError(
-        f"The COVID-QU-Ex dataset was not found. Download it from kaggle.com/datasets/{KAGGLE_HANDLE} (1.2 GB) and put "
+        f"The {spec.title} dataset was not found. Download it from {layout.homepage} ({layout.download}) and put "
         f"the zip, under any name, into {manual}; or give its place with --config.dataset.source=FILE.zip."
     )
 
@@ -210,21 +220,16 @@ def _kaggle_is_ready() -> bool:
     return has_credentials and importlib.util.find_spec("kaggle") is not None
 
 
-def _fetch_from_kaggle(manual: pathlib.Path) -> pathlib.Path:
+def _fetch_from_kaggle(handle: str, manual: pathlib.Path) -> pathlib.Path:
     """Downloads to a temporary folder; the file gets its name only when it is complete."""
     import kaggle
 
     manual.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=manual, prefix=".kaggle-") as folder:
-        print(f"Fetching {KAGGLE_HANDLE} from Kaggle")
+        print(f"Fetching {handle} from Kaggle")
         try:
-            kaggle.api.dataset_download_files(KAGGLE_HANDLE, path=folder, quiet=False)
+            kaggle.api.dataset_download_files(handle, path=folder, quiet=False)
         except Exception as error:  # the client raises whatever its HTTP library does
-            raise UserError(
-                f"Kaggle did not deliver {KAGGLE_HANDLE} ({error}): download it by hand into {manual}."
-            ) from error
+            raise UserError(f"Kaggle did not deliver {handle} ({error}): download it by hand into {manual}.") from error
         (path,) = pathlib.Path(folder).glob("*.zip")
         return path.rename(manual / path.name)
-
-
-COVID = 0  # index of COVID-19 in CLASSES

@@ -1,9 +1,8 @@
 """Paired augmentation of image and mask: pure functions of (key, image, mask), run on the device inside the step.
 
-Every transform is drawn from the example's own key, so what an example looks like depends on the seed and on its
-position in the run, not on the device count. Geometry moves image and masks together and masks stay binary;
-intensity touches the image alone. All ranges come from `config.augment`; a range of zero switches a transform off
-and costs nothing, since the settings are static.
+Each example has its own key: its augmentation depends on the seed and its position in the run, not on the device count.
+Geometric transforms move image and masks together, and masks stay binary. Intensity transforms change only the image.
+All ranges come from `config.augment`. A range of zero switches a transform off at compile time.
 """
 
 import functools
@@ -58,9 +57,9 @@ def _flip(key: Array, stack: Array, augment: ConfigDict) -> Array:
 def _affine(key: Array, stack: Array, augment: ConfigDict) -> Array:
     """Random rotation, isotropic scaling and translation about the centre; black outside the frame.
 
-    In two passes of linear interpolation, along rows and then along columns (Catmull and Smith 1980): each source row
-    first gets the columns of the output, then each column its rows. Sampling in two dimensions at once would be a
-    gather of single pixels, which costs a TPU a thousand times the memory traffic.
+    Two passes of linear interpolation (Catmull and Smith 1980): along each source row to the output's columns, then
+    along each column to the output's rows. One two-dimensional pass would gather single pixels: on a TPU, a thousand
+    times the memory traffic.
     """
     h, w, _ = stack.shape
     draws = jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
@@ -70,8 +69,8 @@ def _affine(key: Array, stack: Array, augment: ConfigDict) -> Array:
     rows = (jnp.arange(h, dtype=jnp.float32) - (h - 1) / 2).reshape(h, 1)
     columns = (jnp.arange(w, dtype=jnp.float32) - (w - 1) / 2).reshape(1, w)
     y, x = rows - shift_y, columns - shift_x
-    # Output (y, x) shows the source at row v = cos y - sin x and column u = sin y + cos x, from the centre and over the
-    # zoom. In source row v, that is u = tan v + x / cos.
+    # From the centre, output (y, x) shows the source at row v = (cos y - sin x) / zoom and column
+    # u = (sin y + cos x) / zoom. In source row v, u = tan v + x / (cos zoom).
     cos, sin, tan = jnp.cos(angle), jnp.sin(angle), jnp.tan(angle)
     u, v = tan * rows + x / (cos * zoom), (cos * y - sin * x) / zoom
     stack = _resample(stack, u + (w - 1) / 2, axis=1)
@@ -81,7 +80,7 @@ def _affine(key: Array, stack: Array, augment: ConfigDict) -> Array:
 def _resample(stack: Array, position: Array, *, axis: int) -> Array:
     """Linear interpolation of `stack` [H, W, C] along rows (axis 1) or columns (axis 0); 0 outside.
 
-    Output (y, x) is row y at column `position[y, x]`, or column x at row `position[y, x]`, in pixels.
+    Output (y, x) is the value at column `position[y, x]` of row y, or at row `position[y, x]` of column x, in pixels.
     """
     gather, matmul = (functools.partial(f, axis=axis) for f in (_resample_by_gather, _resample_by_matmul))
     return jax.lax.platform_dependent(stack, position, cpu=gather, default=matmul)
@@ -103,7 +102,7 @@ def _resample_by_gather(stack: Array, position: Array, *, axis: int) -> Array:
 
 
 def _resample_by_matmul(stack: Array, position: Array, *, axis: int) -> Array:
-    """The same as one matrix per line, full of zeros, that compilers make inside the product and never store."""
+    """The same with one sparse matrix per line. Compilers fuse it into the product and never store it."""
     if axis == 0:
         return _resample_by_matmul(stack.swapaxes(0, 1), position.T, axis=1).swapaxes(0, 1)
     pixels = jnp.arange(stack.shape[1], dtype=jnp.float32).reshape(1, 1, -1)

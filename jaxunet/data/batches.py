@@ -4,6 +4,7 @@ Both ways of training give the same batches, in the order of `order.py`.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet.data.examples import RawBatch, Source, Split
+from jaxunet.data.examples import RawBatch, Source
 from jaxunet.data.order import epoch_order
 from jaxunet.data.targets import COVID19
 
@@ -33,37 +34,30 @@ def decode_image(raw: RawBatch) -> Array:
     return raw["image"][..., None].astype(jnp.float32) / 255
 
 
-def decode(raw: RawBatch) -> dict[str, Array]:
-    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1]; `target`: masks float32 {0, 1} [B, H, W, C], or labels.
-
-    Where "covid19" is a target, it is the last of the C: 1 in every pixel of a COVID-19 image, else 0.
-    """
+def decode(raw: RawBatch) -> dict[str, Any]:
+    """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1] and `target`: labels int32 [B], or a dict of `masks` float32
+    {0, 1} [B, H, W, C] and, where that is learnt, `covid19` float32 {0, 1} [B]."""
     image = decode_image(raw)
     if "label" in raw:
         return {"image": image, "target": raw["label"]}
-    target = jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)
-    return {"image": image, "target": append_covid19(target, raw)}
+    target = {"masks": jnp.unpackbits(raw["mask"], axis=2).astype(jnp.float32)}
+    if COVID19 in raw:
+        target[COVID19] = raw[COVID19].astype(jnp.float32)
+    return {"image": image, "target": target}
 
 
-def append_covid19(masks: Array, raw: RawBatch) -> Array:
-    """`masks` float32 [B, H, W, C], and as one more plane the class of each image, if `raw` has it."""
-    if COVID19 not in raw:
-        return masks
-    plane = raw[COVID19].astype(jnp.float32)[:, None, None, None]
-    return jnp.concatenate([masks, jnp.broadcast_to(plane, (*masks.shape[:-1], 1))], axis=-1)
-
-
-def eval_batches(split: Split, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
-    """Every example once, in order, in batches of one static size.
+def eval_batches(arrays: RawBatch, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
+    """Every example of `arrays`, one raw batch of all, once, in order, in batches of one static size.
 
     Yields:
       The raw batch, the last one padded with its first example, and `valid` bool [B], False for padding.
     """
-    for start in range(0, len(split.ids), batch_size):
+    n = len(arrays["image"])
+    for start in range(0, n, batch_size):
         index = np.arange(start, start + batch_size)
-        valid = index < len(split.ids)
+        valid = index < n
         index = np.where(valid, index, start)
-        yield {name: array[index] for name, array in split.arrays.items()}, valid
+        yield {name: array[index] for name, array in arrays.items()}, valid
 
 
 class _Positions:

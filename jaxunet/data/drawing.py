@@ -1,10 +1,10 @@
-"""Draws synthetic chest X-rays with lungs, ribs, heart, and COVID-19 opacities; `synthetic.py` makes a dataset of them.
+"""Draws synthetic chest X-rays with lungs, ribs, heart and COVID-19 opacities. `synthetic.py` makes a dataset of them.
 
-One picture is one chain: geometry -> anatomy -> findings -> film. White is dense, black is air.
+A picture is drawn in four stages: geometry -> anatomy -> findings -> film. White is dense, black is air.
 
-The task is learnable but not trivial. Mean Dice on 200 COVID-19 images: everything 0.23, the best intensity threshold
-0.31, the best intensity band 0.33, the whole (true) lung 0.57, the best threshold within the true lung 0.69. A U-Net of
-0.4 M parameters reaches 0.83 in 200 steps of 16 images. The infected share of the pixels is as in COVID-QU-Ex: mean
+The task is learnable but not trivial. Mean Dice on 200 COVID-19 images: the whole image 0.23, the best intensity
+threshold 0.31, the best intensity band 0.33, the whole true lung 0.57, the best threshold within it 0.69. A U-Net of
+0.4 M parameters reaches 0.83 in 200 steps of 16 images. The infected share of the pixels follows COVID-QU-Ex: mean
 14 %, 5th, 50th and 95th percentile 2, 12 and 31 %.
 """
 
@@ -13,47 +13,53 @@ import functools
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.data.archive import CLASSES as LABELS
 
+VERSION = "1.0.0"  # of the prepared datasets: to be raised whenever the drawing changes, so no stale files are read
 SIZE = 256
 SPLITS = ("train", "val", "test")
-# Rows of 5 bits: a font file would tie the pixels to a Pillow release.
+CLASSES = ("COVID-19", "Non-COVID", "Normal")
+MASKS = ("lung", "infection")  # in the order of `draw_chest_xray`
+# Rows of 5 bits: with a font file, the pixels would depend on the Pillow release.
 _GLYPHS = {"L": (16, 16, 16, 16, 16, 16, 31), "R": (30, 17, 17, 30, 20, 18, 17)}
 
 Array = np.ndarray
 
 
 def draw_chest_xray(seed: int, index: int, split: str, label: str) -> tuple[Array, Array, Array]:
-    """Draws one chest X-ray; the arguments alone decide every pixel.
+    """Draws one chest X-ray. The arguments alone determine every pixel.
 
     Args:
       seed: of the dataset, at least 0.
       index: of the image within its split and class, at least 0.
       split: "train", "val" or "test".
-      label: one of LABELS. Only COVID-19 images have infection, and all of them do.
+      label: one of CLASSES. All COVID-19 images have infection, and no others do.
 
     Returns:
-      image uint8 [256, 256] in [0, 255]; lung_mask and infection_mask uint8 {0, 1} [256, 256], the second a part of
-      the first.
+      image uint8 [256, 256] in [0, 255]; lung_mask and infection_mask uint8 {0, 1} [256, 256]. Infection lies within
+      the lung.
+
+    Raises:
+      UserError: for an argument outside these ranges.
     """
-    if label not in LABELS or split not in SPLITS:
-        raise UserError(f"{label!r} in {split!r} cannot be drawn: the label is one of {LABELS}, the split of {SPLITS}.")
+    if label not in CLASSES or split not in SPLITS:
+        raise UserError(f"{label!r} in {split!r} cannot be drawn: labels are {CLASSES}, splits are {SPLITS}.")
     check_seed(seed)
     if index < 0:
-        raise UserError(f"index={index} must not be negative.")
-    # Philox's bits and `Generator.random` are what numpy keeps stable; its normal and integer samplers have changed.
-    stream = (index * len(SPLITS) + SPLITS.index(split)) * len(LABELS) + LABELS.index(label)
+        raise UserError(f"index={index} is negative: count images from 0.")
+    # NumPy keeps Philox's bits and `Generator.random` stable; its normal and integer samplers have changed.
+    stream = (index * len(SPLITS) + SPLITS.index(split)) * len(CLASSES) + CLASSES.index(label)
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
 
     x, y = _patient_coordinates(rng)
     lung, depth, side = _lungs(rng, x, y)
     inside = lung > 0
-    infection, opacity = np.zeros_like(inside), 0.0
+    infection = np.zeros_like(inside)
+    opacity: Array | float = 0.0
     if label == "COVID-19":
         infection, opacity = _infection(rng, inside, depth, side, np.abs(x))
     elif label == "Non-COVID":
         opacity = _other_disease(rng, x, y, lung, depth, side)
-    # The masks are settled in double precision; the picture, of 256 levels, is drawn in single, at half the time.
+    # Masks are computed in float64. The picture has only 256 levels: float32 takes half the time.
     x, y, lung, depth = (value.astype(np.float32) for value in (x, y, lung, depth))
     air = _step(lung, 0.012)
     density = _anatomy(rng, x, y, lung, depth, air)
@@ -64,14 +70,14 @@ def draw_chest_xray(seed: int, index: int, split: str, label: str) -> tuple[Arra
 
 def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**63:
-        raise UserError(f"The seed of the synthetic dataset must lie in [0, 2**63), but is {seed}.")
+        raise UserError(f"The seed of the synthetic dataset is {seed}: choose one in [0, 2**63).")
 
 
 # ---- geometry: in units of half the picture, x to the right, y down --------------------------------------------------
 
 
 def _patient_coordinates(rng: np.random.Generator) -> tuple[Array, Array]:
-    """x, y float64 [256, 256]: where each pixel lies on a patient who stands a little crooked, warped by body shape."""
+    """x, y float64 [256, 256]: position of each pixel on the patient, who is shifted, turned, scaled and warped."""
     y, x = np.meshgrid(*2 * [(np.arange(SIZE) + 0.5) * 2 / SIZE - 1], indexing="ij")
     angle, zoom = _uniform(rng, -0.1, 0.1), _uniform(rng, 0.82, 1.08)
     x, y = x - _uniform(rng, -0.07, 0.07), y - _uniform(rng, -0.08, 0.08)
@@ -113,9 +119,9 @@ def _quarter_circle(t: Array) -> Array:
 
 
 def _anatomy(rng: np.random.Generator, x: Array, y: Array, lung: Array, depth: Array, air: Array) -> Array:
-    """Density float32 [256, 256] of a healthy chest: 0 for air around it, about 0.3 in the lung, 1 at the spine."""
+    """Density float32 [256, 256] of a healthy chest: 0 in the air around it, about 0.3 in the lung, 1 at the spine."""
     a, right = np.abs(x), (x > 0).astype(np.float32)
-    # Body: neck, shoulders, trunk; thin at its outline.
+    # Body: neck, shoulders, trunk; it thins towards its outline.
     shoulder = -0.78 - 1.0 * np.exp(-((a / 0.3) ** 2)) + 0.22 * a**2
     waist = _step(y + 0.25, 0.12) * _uniform(rng, 0.1, 0.3)
     outline = np.minimum(y - shoulder, _uniform(rng, 1.05, 1.25) - waist - a)
@@ -131,7 +137,7 @@ def _anatomy(rng: np.random.Generator, x: Array, y: Array, lung: Array, depth: A
     spine = 1 + 0.3 * np.cos(2 * np.pi * (y * _uniform(rng, 6, 8)))
     density += _uniform(rng, 0.05, 0.13) * spine * np.exp(-(((x / 0.1) ** 2) ** 2))
     density -= _uniform(rng, 0.05, 0.14) * np.exp(-(((x - 0.01) / 0.05) ** 2)) * _step(-0.28 - y, 0.06)
-    # Ribs: behind, nearly level and falling outwards; in front, faint and falling inwards.
+    # Ribs: those behind are nearly level and fall outwards; those in front are faint and fall inwards.
     cage = _step(lung + 0.07, 0.02) + 0.35 * _step(a - 0.1, 0.04) * _step(0.95 - a, 0.05) * _step(0.4 - y, 0.1)
     cage = np.minimum(cage, 1) * _step(y + 0.86, 0.05)
     pitch = _uniform(rng, 0.135, 0.19)
@@ -144,13 +150,13 @@ def _anatomy(rng: np.random.Generator, x: Array, y: Array, lung: Array, depth: A
     collar = y - (_uniform(rng, -0.6, -0.48) - _uniform(rng, 0.15, 0.3) * a + 0.03 * np.sin(7 * a))
     collar = np.exp(-(((collar / 0.035) ** 2) ** 2)) * _step(a - 0.07, 0.02) * _step(0.9 - a, 0.03)
     density += _uniform(rng, 0.08, 0.18) * collar
-    # Vessels: they branch out from the root of each lung and thin out.
+    # Vessels: they branch out from the root of each lung and get thinner.
     dx, dy = a - 0.16, y + _uniform(rng, 0.0, 0.15)
     reach = np.hypot(dx, dy)
     fan = 9 * np.arctan2(dy, dx) + 1.2 * _noise(rng, 6) + 1.2 * _noise(rng, 14)
     vessels = np.clip(np.cos(fan + 3 * right), 0, 1) ** 2 * np.exp(-((reach / 0.35) ** 2))
     density += air * (_uniform(rng, 0.04, 0.16) * vessels + 0.02 * _noise(rng, 40) + 0.025 * _noise(rng, 7))
-    if rng.random() < 0.4:  # breasts, which brighten the lower lungs as infection does
+    if rng.random() < 0.4:  # breasts: they brighten the lower lungs as infection does
         disc = _uniform(rng, 0.32, 0.42) - np.hypot(a - _uniform(rng, 0.42, 0.55), y - _uniform(rng, 0.2, 0.5))
         density += _uniform(rng, 0.04, 0.12) * _step(disc, 0.02) * body
     if rng.random() < 0.35:  # air in the stomach
@@ -163,11 +169,11 @@ def _anatomy(rng: np.random.Generator, x: Array, y: Array, lung: Array, depth: A
 
 
 def _infection(rng: np.random.Generator, inside: Array, depth: Array, side: Array, a: Array) -> tuple[Array, Array]:
-    """Ground glass and consolidation: mask bool [256, 256] within `inside`, and the density that it adds there."""
+    """Ground glass and consolidation: mask bool [256, 256] within `inside`, and the density that they add."""
     lean = np.where(side, _uniform(rng, -0.5, 0.5), _uniform(rng, -0.5, 0.5))
     field = 0.8 * _noise(rng, 4) + 0.8 * _noise(rng, 8) + 0.3 * _noise(rng, 17) + 0.1 * _noise(rng, 35)
     field += 1.8 * depth + 1.2 * a + lean
-    # Share of the lung, spread as in the real data but for the far end: a full lung would reward "all lung" too much.
+    # Share of the lung, distributed as in the real data up to 97 %: full lungs would reward the answer "all lung".
     share = np.interp(rng.random(), [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1], [0.04, 0.07, 0.2, 0.4, 0.64, 0.92, 0.97])
     excess = field - np.quantile(field[inside], 1 - share)
     soft = _step(excess, _uniform(rng, 0.05, 0.16))
@@ -176,13 +182,13 @@ def _infection(rng: np.random.Generator, inside: Array, depth: Array, side: Arra
 
 
 def _other_disease(rng: np.random.Generator, x: Array, y: Array, lung: Array, depth: Array, side: Array) -> Array:
-    """Density of findings that are no infection: streaks in one lung, a fluid level, or nodules."""
+    """Density of findings other than infection: streaks in one lung, a fluid level, or nodules."""
     one = side == (rng.random() < 0.5)
     kind = rng.random()
     if kind < 0.4:  # streaks
         streaks = np.abs(_noise(rng, 22)) + 0.5 * np.abs(_noise(rng, 45))
         return one * _uniform(rng, 0.15, 0.3) * np.clip(1.2 - streaks, 0, 1) * _step(0.8 + _noise(rng, 3), 0.5)
-    if kind < 0.7:  # fluid, with the level that creeps up the chest wall
+    if kind < 0.7:  # fluid, whose level rises along the chest wall
         level = _uniform(rng, 0.55, 0.85) - 0.25 * np.exp(-np.clip(lung, 0, 1) / 0.06)
         return one * _uniform(rng, 0.25, 0.4) * _step(depth - level, 0.015)
     nodules = np.zeros_like(x)
@@ -196,7 +202,7 @@ def _other_disease(rng: np.random.Generator, x: Array, y: Array, lung: Array, de
 
 
 def _film(rng: np.random.Generator, density: Array, x: Array, y: Array, inside: Array) -> Array:
-    """uint8 [256, 256]: the density as exposed, developed and labelled."""
+    """Density -> uint8 [256, 256]: the exposed, developed and labelled film."""
     density = density + _uniform(rng, -0.08, 0.08) * x + _uniform(rng, -0.08, 0.08) * y
     if rng.random() < 0.3:  # a cable with two electrodes
         sag = 0.2 * np.sin(_uniform(rng, 2, 5) * x + 6 * rng.random())
@@ -210,7 +216,7 @@ def _film(rng: np.random.Generator, density: Array, x: Array, y: Array, inside: 
     light = _uniform(rng, 0, 0.08) + light * _uniform(rng, 0.75, 0.95)
     grain = rng.random(light.shape).astype(np.float32) - 0.5
     light += _uniform(rng, 0.03, 0.09) * (grain + np.roll(grain, 1, 0) + np.roll(grain, 1, 1)) / 3
-    if rng.random() < 0.25:  # collimator: black bars, which spare the lungs
+    if rng.random() < 0.25:  # collimator: black bars outside the lungs
         for part in (light, light.T):
             lines = np.flatnonzero(inside.any(axis=1) if part is light else inside.any(axis=0))
             part[: int(rng.random() * lines[0])] = 0
@@ -232,7 +238,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _step(x: Array, width: float) -> Array:
-    """Smooth step from 0 to 1 around x = 0, over four times `width`; a polynomial, which all machines round alike."""
+    """Smooth step from 0 to 1 around x = 0, over 4 * `width`. It is a polynomial: all machines round it alike."""
     t = x / (4 * width)
     t += 0.5
     np.clip(t, 0, 1, out=t)
@@ -243,7 +249,7 @@ def _noise(rng: np.random.Generator, cells: int) -> Array:
     """Smooth noise float64 [256, 256] of mean 0 and variance about 1, with `cells` bumps across."""
     first, weights = _cubic_spline(cells)
     grid = rng.random((cells + 3, cells + 3)) - 0.5
-    # Four taps a side instead of a matrix product: the sum has one order on every machine, and BLAS starts no threads.
+    # Four taps per axis instead of a matrix product: every machine adds in the same order, and BLAS starts no threads.
     for _ in range(2):
         grid = grid.T.copy()
         grid = sum(weight[:, None] * grid[first + tap] for tap, weight in enumerate(weights))

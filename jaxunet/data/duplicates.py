@@ -1,39 +1,119 @@
-"""Pictures of the X-rays that verification found in two splits, side by side, for people to judge."""
+"""X-rays that are in two splits: finds identical and nearly identical pairs, and draws them for people to judge.
 
+Called by `verify.py`.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxunet.core.pictures import png
-from jaxunet.data.archive import Archive
-from jaxunet.data.png import SIZE, decode_gray_png
-from jaxunet.data.verify import HASH_BITS, Report
 
+# Images in different splits whose hashes differ in at most so many bits are called nearly identical. On Train
+# and Val of the infection part, each of the 9 pairs within 13 bits is one X-ray twice; from 16 bits on, others appear.
+NEAR_BITS, HASH_BITS = 13, 240
+MOST_PARTNERS = 10  # nearly identical images listed for one
 MOST = 50  # pairs in one picture
 _GAP, _TEXT, _COLUMNS = 4, 34, 3
 
+Pair = tuple[str, str]  # ids
 
-def draw(archive: Archive, report: Report) -> bytes | None:
-    """PNG of the first `MOST` pairs of `report`: identical ones, then by distance; None if there are no pairs.
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """What an X-ray is compared by: the `digest` of its pixels, and its `gradient_hash`."""
+
+    id: str
+    split: str
+    digest: str
+    hash: bytes
+
+
+def gradient_hash(image: np.ndarray) -> bytes:
+    """HASH_BITS bits: the signs of the horizontal differences of the image shrunk to 15 rows of 17 (dHash).
+
+    Signs survive changes of contrast, brightness and compression; 64 bits are too few for chest X-rays, which all
+    look alike.
+    """
+    small = np.asarray(Image.fromarray(image).resize((17, 15), Image.Resampling.BOX), np.int16)
+    return np.packbits(small[:, 1:] > small[:, :-1]).tobytes()
+
+
+def identical_pairs(images: Sequence[Looks], splits: Sequence[str]) -> list[Pair]:
+    """Pairs of ids in different splits with one digest, sorted; each id is in one at least.
+
+    Not all pairs: a group of identical images may be the whole archive.
+    """
+    by_digest = collections.defaultdict(list)
+    for image in images:
+        by_digest[image.digest].append(image)
+    return sorted(pair for group in by_digest.values() for pair in _across_splits(group, splits))
+
+
+def _across_splits(group: list[Looks], splits: Sequence[str]) -> Iterator[Pair]:
+    by_split = [[image.id for image in group if image.split == split] for split in splits]
+    for left, right in itertools.combinations(by_split, 2):
+        if left and right:
+            yield from ((i, right[0]) for i in left)
+            yield from ((left[0], i) for i in right[1:])
+
+
+def near_pairs(images: Sequence[Looks], splits: Sequence[str]) -> dict[Pair, int]:
+    """Pairs of ids in different splits, not identical, whose hashes differ in at most NEAR_BITS bits: pair -> bits.
+
+    At most MOST_PARTNERS of an id in the earlier split: in an archive of blank images all are near to all.
+    """
+    pairs: dict[Pair, int] = {}
+    by_split = {split: [image for image in images if image.split == split] for split in splits}
+    words = {
+        s: np.frombuffer(b"".join(i.hash + bytes(-len(i.hash) % 8) for i in items), np.uint64).reshape(-1, 4)
+        for s, items in by_split.items()
+    }
+    for left, right in itertools.combinations(splits, 2):
+        for start in range(0, len(words[left]), 256):
+            block = words[left][start : start + 256, None]
+            distance = sum(
+                np.bitwise_count(block[..., i] ^ words[right][None, :, i]).astype(np.uint16)
+                for i in range(block.shape[-1])
+            )
+            for i, row in enumerate(distance):
+                one = by_split[left][start + i]
+                others = ((by_split[right][j], int(row[j])) for j in np.flatnonzero(row <= NEAR_BITS))
+                found = (((one.id, two.id), bits) for two, bits in others if one.digest != two.digest)
+                pairs |= itertools.islice(found, MOST_PARTNERS)
+    return dict(sorted(pairs.items()))
+
+
+def draw(identical: Sequence[Pair], near: dict[Pair, int], pixels: Callable[[str], np.ndarray]) -> bytes | None:
+    """PNG of the first `MOST` pairs, side by side: identical ones, then by distance; None if there are no pairs.
 
     Each pair has its ids, which name the splits, and how many bits of the hashes differ.
+
+    Args:
+      identical, near: of `identical_pairs` and `near_pairs`.
+      pixels: id -> the X-ray, uint8 [S, S].
     """
-    pairs = [(0, pair, "every pixel equal") for pair in report.identical]
-    pairs += sorted(
-        (bits, pair, f"{bits} of {HASH_BITS} bits differ")
-        for pair, bits in zip(report.near, report.near_bits, strict=True)
-    )
+    pairs = [(pair, "every pixel equal") for pair in identical]
+    pairs += [
+        (pair, f"{bits} of {HASH_BITS} bits differ") for pair, bits in sorted(near.items(), key=lambda item: item[::-1])
+    ]
     if not pairs:
         return None
-    entries = {record.id: record.image for record in archive.records(report.part)}
     drawn, columns = pairs[:MOST], min(len(pairs), _COLUMNS)
-    w, h = 2 * SIZE + 3 * _GAP, SIZE + _TEXT + _GAP
+    size = len(pixels(drawn[0][0][0]))
+    w, h = 2 * size + 3 * _GAP, size + _TEXT + _GAP
     sheet = Image.new("RGB", (columns * w, -(-len(drawn) // columns) * h + _TEXT // 2), "white")
     text = ImageDraw.Draw(sheet)
-    for i, (_, ids, words) in enumerate(drawn):
+    for i, (ids, words) in enumerate(drawn):
         left, top = i % columns * w, i // columns * h
         for side, name in enumerate(ids):
-            at = left + _GAP + side * (SIZE + _GAP)
-            sheet.paste(Image.fromarray(decode_gray_png(archive.read(entries[name]))), (at, top + _GAP))
-            text.text((at, top + SIZE + _GAP + 2), name, fill="black")
-        text.text((left + _GAP, top + SIZE + _GAP + 16), words, fill="black")
+            at = left + _GAP + side * (size + _GAP)
+            sheet.paste(Image.fromarray(pixels(name)), (at, top + _GAP))
+            text.text((at, top + size + _GAP + 2), name, fill="black")
+        text.text((left + _GAP, top + size + _GAP + 16), words, fill="black")
     text.text((_GAP, sheet.height - _TEXT // 2), f"{len(drawn)} of {len(pairs)} pairs in two splits", fill="black")
     return png(sheet)

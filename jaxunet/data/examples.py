@@ -5,19 +5,18 @@ where the target "covid19" is learnt, `covid19` uint8 {0, 1} [B]; or, where clas
 """
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.data.archive import CLASSES
 from jaxunet.data.png import decode_gray_png
 from jaxunet.data.prepared import reading
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 
 RawBatch = dict[str, Any]
-_COVID = CLASSES.index("COVID-19")
 
 
 class Source(Protocol):
@@ -25,6 +24,8 @@ class Source(Protocol):
 
     ids: list[str]
     labels: np.ndarray
+    classes: Sequence[str]
+    positive_class: str | None
     image_shape: tuple[int, int, int]
 
     def __len__(self) -> int: ...
@@ -33,7 +34,15 @@ class Source(Protocol):
 
 
 class ExampleSource:
-    """Random access to the decoded examples of one split, in the order the dataset stores them."""
+    """Random access to the decoded examples of one split, in the order the dataset stores them.
+
+    Attributes:
+      ids, labels: of the N examples; int32 [N], index into `classes`.
+      classes, positive_class: of the dataset's spec.
+      positive: bool [N], whether an example is of the positive class.
+      image_shape: (H, W, channels).
+      left_out: number of examples that were excluded.
+    """
 
     def __init__(
         self,
@@ -47,7 +56,7 @@ class ExampleSource:
         """Args:
         builder: a prepared TFDS builder.
         split: "train", "val" or "test".
-        targets: which masks to read, in order, of "infection" and "lung"; "covid19" if the class is wanted, too.
+        targets: which masks to read, in order; "covid19" if the class is wanted, too.
         image_size: reduce images and masks to so many pixels per side; a divisor of theirs, or 0 to keep them.
         exclude: ids of examples to leave out.
         """
@@ -57,7 +66,7 @@ class ExampleSource:
         missing = [n for n in names if n not in builder.info.features]
         if missing:
             raise UserError(f"The dataset {builder.info.full_name} has no {missing[0]}: change dataset.targets.")
-        self._names, self._with_covid19 = names, COVID19 in targets
+        self._names, self._with_covid19 = names, answers_covid19(targets)
         images = [n for n, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
         self._folder = builder.data_dir
         with reading(self._folder):
@@ -70,6 +79,8 @@ class ExampleSource:
         self._records = [i for i, _, _ in kept]
         self.ids = [name for _, name, _ in kept]
         self.labels = np.array([label for _, _, label in kept], np.int32)
+        self.classes, self.positive_class, self._size = builder.spec.classes, builder.spec.positive, builder.spec.size
+        self.positive = _is_positive(self.labels, self.classes, self.positive_class)
         height, width, channels = builder.info.features["image"].shape
         self._block = height // image_size if image_size else 1
         self.image_shape = (height // self._block, width // self._block, channels)
@@ -81,14 +92,19 @@ class ExampleSource:
         """`image` uint8 [H, W], `mask` packed uint8 [H, W / 8, C], `covid19` uint8 [] if that is a target."""
         with reading(self._folder):
             example = self._source[self._records[i]]
-            image, *masks = (decode_gray_png(example[name]) for name in self._names)
+            image, *masks = (decode_gray_png(example[name], self._size) for name in self._names)
         masks = [mask > 0 for mask in masks]
         if self._block > 1:
             image = np.rint(_block_means(image, self._block)).astype(np.uint8)
             masks = [_block_means(mask, self._block) >= 0.5 for mask in masks]
         packed = [np.packbits(mask, axis=1) for mask in masks]
         raw = {"image": image, "mask": np.stack(packed, axis=-1)}
-        return raw | ({COVID19: np.uint8(self.labels[i] == _COVID)} if self._with_covid19 else {})
+        return raw | ({COVID19: np.uint8(self.positive[i])} if self._with_covid19 else {})
+
+
+def _is_positive(labels: np.ndarray, classes: Sequence[str], positive_class: str | None) -> np.ndarray:
+    """bool [N]: which `labels` are of the positive class; all, if there is none."""
+    return np.ones(len(labels), bool) if positive_class is None else labels == list(classes).index(positive_class)
 
 
 def _block_means(x: np.ndarray, block: int) -> np.ndarray:
@@ -99,11 +115,31 @@ def _block_means(x: np.ndarray, block: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A whole split in host memory: `arrays` are one raw batch of all N examples; labels int32 [N]; ids."""
+    """A whole split in host memory.
+
+    Attributes:
+      arrays: one raw batch of all N examples.
+      labels: int32 [N], index into `classes`.
+      ids: of the examples.
+      classes, positive_class: of the dataset's spec; the second is None where all examples count as positive.
+    """
 
     arrays: RawBatch
     labels: np.ndarray
     ids: list[str]
+    classes: Sequence[str] = ()
+    positive_class: str | None = None
+
+    @property
+    def positive(self) -> np.ndarray:
+        """bool [N]: the images of the positive class, which protocols P1 and P2 are about."""
+        return _is_positive(self.labels, self.classes, self.positive_class)
+
+    @property
+    def controls(self) -> dict[str, np.ndarray]:
+        """Every other class that has images here -> bool [N], which ones."""
+        members = {name: (self.labels == i) & ~self.positive for i, name in enumerate(self.classes)}
+        return {name: chosen for name, chosen in members.items() if chosen.any()}
 
     @property
     def image(self) -> np.ndarray:
@@ -117,7 +153,7 @@ class Split:
     def part(self, index: np.ndarray) -> "Split":
         """The examples `index` int [K], in that order."""
         arrays = {name: array[index] for name, array in self.arrays.items()}
-        return Split(arrays, self.labels[index], [self.ids[i] for i in index])
+        return dataclasses.replace(self, arrays=arrays, labels=self.labels[index], ids=[self.ids[i] for i in index])
 
 
 def load_split(source: Source, *, threads: int) -> Split:
@@ -130,4 +166,4 @@ def load_split(source: Source, *, threads: int) -> Split:
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(len(source)), chunksize=64))
-    return Split(arrays, source.labels, source.ids)
+    return Split(arrays, source.labels, source.ids, source.classes, source.positive_class)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.prepared import reading
-from jaxunet.xrays.read import read_xray
+from jaxunet.xrays.read import decode
 
 SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}  # names looked for, first found
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
@@ -24,6 +24,8 @@ class LabelledImages:
       classes: names, in the order of the labels.
       image_shape: (H, W, 1).
     """
+
+    positive_class = None
 
     def __init__(self, source: str, split: str, *, image_size: int):
         """Args:
@@ -83,7 +85,7 @@ class LabelledImages:
     def __getitem__(self, i: int) -> dict[str, Any]:
         """`image` uint8 [H, W], gray; `label` int32 []."""
         try:
-            pixels = read_xray(self._read(i), also=_OTHER_FORMATS).pixels
+            pixels = decode(self._read(i), also=_OTHER_FORMATS).pixels
         except (UserError, OSError) as error:
             raise UserError(f"{self.ids[i]} cannot be read as an image ({error}): repair or remove it.") from error
         square = _centre_square(Image.fromarray(pixels), self.image_shape[0])

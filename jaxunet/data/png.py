@@ -1,4 +1,4 @@
-"""Decodes the 8-bit grayscale PNG files of the dataset."""
+"""Decodes the 8-bit grayscale PNG files of a dataset."""
 
 import io
 import struct
@@ -6,26 +6,24 @@ import struct
 import numpy as np
 from PIL import Image
 
-SIZE = 256
 
-
-def decode_gray_png(data: bytes) -> np.ndarray:
-    """uint8 [256, 256] from an 8-bit gray PNG; ValueError says what is wrong with any other file."""
+def decode_gray_png(data: bytes, side: int) -> np.ndarray:
+    """uint8 [side, side] from an 8-bit gray PNG; ValueError says what is wrong with any other file."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 33:
         raise ValueError(f"is not a PNG file ({len(data)} bytes)")
-    _check_size(struct.unpack(">II", data[16:24]))  # of the header, before anything looks at the rest
+    _check_size(struct.unpack(">II", data[16:24]), side)  # of the header, before anything looks at the rest
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         mode, size = image.mode, image.size
-        pixels = np.asarray(image) if (mode, size) == ("L", (SIZE, SIZE)) else None
+        pixels = np.asarray(image) if (mode, size) == ("L", (side, side)) else None
     except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
         raise ValueError(f"is damaged ({error})") from error
-    _check_size(size)
+    _check_size(size, side)
     if pixels is None:
         raise ValueError(f"has mode {mode}, not 8-bit gray (L)")
     return pixels
 
 
-def _check_size(size: tuple[int, int]) -> None:
-    if size != (SIZE, SIZE):
-        raise ValueError(f"is {size[0]}x{size[1]} pixels, not {SIZE}x{SIZE}")
+def _check_size(size: tuple[int, int], side: int) -> None:
+    if size != (side, side):
+        raise ValueError(f"is {size[0]}x{size[1]} pixels, not {side}x{side}")

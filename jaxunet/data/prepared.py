@@ -1,10 +1,11 @@
 """Datasets: from an archive, or a seed, to a prepared TFDS dataset on disk. Importing this is instant.
 
-Both datasets have the features `image` uint8 [256, 256, 1], `lung_mask` and `infection_mask` uint8 {0, 1}
-[256, 256, 1], `label` (index into `CLASSES`) and `id`.
+Every dataset has the features `image` uint8 [S, S, 1], `<mask>_mask` uint8 {0, 1} [S, S, 1] for each of its masks,
+`label` (index into the classes of its spec) and `id`.
 """
 
 import contextlib
+import importlib
 import io
 import itertools
 import json
@@ -17,9 +18,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import in_bucket, locate, write_atomically
-from jaxunet.data import duplicates, verify
-from jaxunet.data.archive import PARTS, Archive, find_archive
+from jaxunet.core.files import in_bucket, locate
+from jaxunet.data import verify
+from jaxunet.data.archive import Archive, find_archive
+from jaxunet.data.specs import spec_of
 
 _ABANDONED_SECONDS = 3600.0
 
@@ -86,22 +88,8 @@ def prepared(dataset: ConfigDict, builder_config: str) -> Any | None:
 
 
 def _make_builder(dataset: ConfigDict, builder_config: str) -> Any:
-    root = str(data_root(dataset))
-    if dataset.name == "covid_qu_ex":
-        from jaxunet.data.covid_qu_ex import CovidQuEx
-
-        return CovidQuEx(config=builder_config, data_dir=root, source=dataset.source)
-    from jaxunet.data.synthetic import SyntheticCxr, synthetic_config
-
-    synthetic = dataset.synthetic
-    config = synthetic_config(
-        train=synthetic.train,
-        val=synthetic.val,
-        test=synthetic.test,
-        seed=synthetic.seed,
-        controls=builder_config == "infection_all",
-    )
-    return SyntheticCxr(config=config, data_dir=root, file_format="array_record")
+    module = importlib.import_module(spec_of(dataset).builder)  # late: it imports TFDS
+    return module.make_builder(dataset, builder_config, data_root(dataset))
 
 
 def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
@@ -109,10 +97,10 @@ def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
 
     start = time.perf_counter()
     _remove_abandoned_builds(data_dir)
-    if dataset.name == "covid_qu_ex":
-        archive = find_archive(dataset.source, data_root(dataset))
-        report, _ = verify.verify(archive.path, builder.part)
-        print(report.table())
+    if builder.spec.archive:
+        part = builder.spec.subsets[builder.builder_config.name].part
+        report, _ = verify.verify(archive_of(dataset).path, builder.spec, part)
+        print(report.table(builder.spec.layout.parts[part]))
         report.raise_if_unusable()
     print(f"Building {builder.info.full_name} in {data_dir}")
     download = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -122,29 +110,13 @@ def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
     print(f"Built in {time.perf_counter() - start:.0f} s")
 
 
-def verify_source(dataset: ConfigDict, out: pathlib.Path | None) -> int:
-    """Prints the findings about every part that the archive has; writes `verify.json` and, where X-rays are in two
-    splits, `duplicates_<part>.png` into `out`.
+def archive_of(dataset: ConfigDict) -> Archive:
+    """The archive that the dataset is built from.
 
-    Returns:
-      The exit status: 1 if a part cannot be used.
+    Raises:
+      UserError: if it has none, or none was found.
     """
-    if dataset.name != "covid_qu_ex":
-        raise UserError(f"config.dataset.name={dataset.name!r} has no archive to verify: use 'covid_qu_ex'.")
-    archive = find_archive(dataset.source, data_root(dataset))
-    parts = [p for p in PARTS if archive.has_part(p)] or ["infection"]
-    reports = [verify.verify(archive.path, part)[0] for part in parts]
-    print("\n\n".join(report.table() for report in reports))
-    if out:
-        write_atomically(out / "verify.json", json.dumps([r.to_dict() for r in reports], indent=2) + "\n")
-        print(f"Written to {out / 'verify.json'}")
-        for report in reports:
-            picture, path = duplicates.draw(archive, report), out / f"duplicates_{report.part}.png"
-            path.unlink(missing_ok=True)  # of an earlier archive
-            if picture:
-                write_atomically(path, picture)
-                print(f"The X-rays that are in two splits, side by side: {path}")
-    return int(any(report.errors for report in reports))
+    return find_archive(spec_of(dataset), dataset.source, data_root(dataset))
 
 
 def dropped_from_train(builder: Any) -> frozenset[str]:
@@ -154,18 +126,19 @@ def dropped_from_train(builder: Any) -> frozenset[str]:
 
 def near_in_train(builder: Any) -> frozenset[str]:
     """Ids of training images nearly identical to a validation or test image, likewise."""
-    return frozenset(i for pair in verification(builder)["near"] for i in pair if i.startswith("Train/"))
+    near = verification(builder)["near"]
+    return frozenset(i for pair in near for i in pair if builder.spec.in_train(i))
 
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
     """A dataset built from another archive than the one named now must not be used in its place."""
-    if dataset.name != "covid_qu_ex" or not dataset.source:
+    if not builder.spec.archive or not dataset.source:
         return
     source = locate(dataset.source)
     if not source.exists():
         return
     built_from = verification(builder)
-    if Archive(source).fingerprint != built_from["fingerprint"]:
+    if Archive(source, builder.spec).fingerprint != built_from["fingerprint"]:
         raise UserError(
             f"{builder.data_dir} was built from another archive ({built_from['source']}) than {source}: "
             f"set config.dataset.data_dir to another folder, or delete that one to build it anew."
@@ -173,8 +146,8 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
 
 
 def verification(builder: Any) -> dict[str, Any]:
-    """What verification found when the dataset was built; of a synthetic one, nothing."""
-    if builder.name == "synthetic_cxr":
+    """What verification found when the dataset was built; of one without an archive, nothing."""
+    if not builder.spec.archive:
         return {"dropped_from_train": [], "near": []}
     with reading(builder.data_dir):
         report = json.loads((pathlib.Path(builder.data_dir) / "verify.json").read_text())

@@ -4,17 +4,19 @@ Numbers (seed, counts) come in, array_record files come out; demo and tests read
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.data.archive import CLASSES
-from jaxunet.data.covid_qu_ex import features
-from jaxunet.data.drawing import SPLITS, check_seed, draw_chest_xray
+from jaxunet.data.builders import features
+from jaxunet.data.drawing import MASKS, VERSION, check_seed, draw_chest_xray
+from jaxunet.data.specs import SYNTHETIC_CXR
 
 _FILE_PREFIX = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
 
@@ -46,7 +48,7 @@ def synthetic_config(*, train: int, val: int, test: int, seed: int, controls: bo
     kind = "infection_all" if controls else "infection"
     return SyntheticConfig(
         name=f"{kind}_train{train}_val{val}_test{test}_seed{seed}",
-        description="COVID-19 and control images." if controls else "COVID-19 images only.",
+        description=SYNTHETIC_CXR.subsets[kind].description,
         controls=controls,
         seed=seed,
         **counts,
@@ -56,29 +58,36 @@ def synthetic_config(*, train: int, val: int, test: int, seed: int, controls: bo
 class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
     """Synthetic chest X-rays with the features of the real dataset; needs `file_format="array_record"`."""
 
-    # The folder's name: to be raised whenever the drawing changes, so that no stale files are read.
-    VERSION = tfds.core.Version("1.0.0")
+    spec = SYNTHETIC_CXR
+    VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES = {"1.0.0": "First drawing."}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description="Chest X-rays drawn by a program, for demonstration and tests. No patient is shown.",
-            features=features(("lung_mask", "infection_mask")),
+            features=features(self.spec, self.spec.masks),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
-        return {split: self._generate_examples(split) for split in SPLITS}
+        return {split: self._generate_examples(split) for split in self.spec.splits}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self.builder_config
         count = getattr(config, split)
         counts = {"COVID-19": count, "Non-COVID": count - count // 2, "Normal": count // 2}
-        labels = CLASSES if config.controls else CLASSES[:1]
+        labels = self.spec.classes if config.controls else (self.spec.positive,)
         wanted = [(label, index) for label in labels for index in range(counts[label])]
         for label, index in tqdm(wanted, desc=f"Drawing {split}", unit="X-ray", dynamic_ncols=True):
             name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
-            image, lung_mask, infection_mask = draw_chest_xray(config.seed, index, split, label)
+            drawn = draw_chest_xray(config.seed, index, split, label)
+            pictures = zip(("image", *(f"{mask}_mask" for mask in MASKS)), drawn, strict=True)
             # PNG bytes, as TFDS encodes arrays with TensorFlow only.
-            pictures = {"image": image, "lung_mask": lung_mask, "infection_mask": infection_mask}
-            yield name, {**{k: png(v) for k, v in pictures.items()}, "label": label, "id": name}
+            yield name, {**{k: png(v) for k, v in pictures}, "label": label, "id": name}
+
+
+def make_builder(dataset: ConfigDict, builder_config: str, data_dir: pathlib.Path) -> SyntheticCxr:
+    """Of `config.dataset`, in `data_dir`."""
+    wanted, controls = dataset.synthetic, SYNTHETIC_CXR.has_controls(builder_config)
+    config = synthetic_config(train=wanted.train, val=wanted.val, test=wanted.test, seed=wanted.seed, controls=controls)
+    return SyntheticCxr(config=config, data_dir=str(data_dir), file_format="array_record")

@@ -1,11 +1,10 @@
 """Looks at every file of the archive before anything learns from it: integrity, plausibility, leaks between splits."""
 
-import collections
 import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import itertools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -13,27 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError, one_line
+from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.data.archive import CLASSES, PARTS, SPLITS, Archive, Record
+from jaxunet.data import duplicates
+from jaxunet.data.archive import Archive, Record
 from jaxunet.data.png import decode_gray_png
-
-# X-rays per split and class as published; for the lung part only totals per class are.
-PUBLISHED = {
-    "infection": {
-        ("Train", "COVID-19"): 1864, ("Train", "Non-COVID"): 932, ("Train", "Normal"): 932,
-        ("Val", "COVID-19"): 466, ("Val", "Non-COVID"): 233, ("Val", "Normal"): 233,
-        ("Test", "COVID-19"): 583, ("Test", "Non-COVID"): 292, ("Test", "Normal"): 291,
-    },
-    "lung": {("all", "COVID-19"): 11956, ("all", "Non-COVID"): 11263, ("all", "Normal"): 10701},
-}  # fmt: skip
-# Images in different splits whose hashes differ in at most so many bits are called nearly identical. On Train
-# and Val of the infection part, each of the 9 pairs within 13 bits is one X-ray twice; from 16 bits on, others appear.
-NEAR_BITS, HASH_BITS = 13, 240
-MOST_PARTNERS = 10  # nearly identical images listed for one
+from jaxunet.data.specs import DatasetSpec
+from jaxunet.data.targets import TARGETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +39,7 @@ class Checked:
 class Report:
     """Findings about one part of an archive. `errors` refuse a build, `warnings` do not.
 
+    `counts`: split -> class -> X-rays; the first split is the one to train on.
     `identical` and `near` are pairs of ids in different splits, `near_bits` the bits in which the hashes of each near
     pair differ; `dropped_from_train` are the Train ids among the identical ones, which training leaves out by default.
     """
@@ -67,16 +56,18 @@ class Report:
 
     @property
     def dropped_from_train(self) -> tuple[str, ...]:
-        return tuple(sorted({i for pair in self.identical for i in pair if i.startswith("Train/")}))
+        train = next(iter(self.counts))
+        return tuple(sorted({i for pair in self.identical for i in pair if i.startswith(f"{train}/")}))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"dropped_from_train": self.dropped_from_train}
 
-    def table(self) -> str:
-        """The findings for people; long lists are cut, `verify.json` has them whole."""
-        lines = [f"{PARTS[self.part]} in {self.source}", f"{'':8s}" + "".join(f"{c:>11s}" for c in CLASSES)]
-        for split in SPLITS:
-            lines.append(f"{split:8s}" + "".join(f"{self.counts[split][c]:>11,d}" for c in CLASSES))
+    def table(self, title: str) -> str:
+        """The findings for people, under `title`; long lists are cut, `verify.json` has them whole."""
+        lines = [f"{title} in {self.source}"]
+        for split, counts in self.counts.items():
+            lines += [f"{'':8s}" + "".join(f"{name:>11s}" for name in counts)] if len(lines) == 1 else []
+            lines.append(f"{split:8s}" + "".join(f"{n:>11,d}" for n in counts.values()))
         findings = {
             "errors": self.errors,
             "warnings": self.warnings,
@@ -99,55 +90,44 @@ class Report:
 
 def check_record(archive: Archive, record: Record, part: str) -> Checked:
     """Reads and examines the files of one X-ray."""
-    wanted = {"image": record.image, "lung": record.lung}
-    if part == "infection":
-        wanted["infection"] = record.infection
-    names = {"image": "image", "lung": "lung mask", "infection": "infection mask"}
+    spec = archive.spec
     pixels, errors = {}, []
-    for kind, entry in wanted.items():
-        if entry is None:
-            errors.append(f"{record.id} has no {names[kind]}")
+    for kind in ("image", *spec.part_masks(part)):
+        words = "image" if kind == "image" else f"{kind} mask"
+        if kind not in record.files:
+            errors.append(f"{record.id} has no {words}")
             continue
         try:
-            pixels[kind] = decode_gray_png(archive.read(entry))
+            pixels[kind] = decode_gray_png(archive.read(record.files[kind]), spec.size)
             if kind != "image" and (bad := set(np.unique(pixels[kind]).tolist()) - {0, 255}):
                 raise ValueError(f"has the value {min(bad)} where a mask may hold only 0 and 255")
         except (UserError, ValueError) as error:
-            errors.append(f"the {names[kind]} of {record.id} {error}")
+            errors.append(f"the {words} of {record.id} {error}")
     if errors:
         return Checked(errors=tuple(errors))
 
-    found = []
-    if part == "infection":
-        infected = pixels["infection"] > 0
-        if record.label == "COVID-19" and not infected.any():
-            found.append(f"the infection mask of {record.id} is blank")
-        if record.label != "COVID-19" and infected.any():
-            found.append(f"the infection mask of {record.id} is not blank")
-        if outside := int((infected & (pixels["lung"] == 0)).sum()):
-            found.append(f"{outside} infected pixels of {record.id} lie outside its lung mask")
     return Checked(
-        warnings=tuple(found),
+        warnings=tuple(_implausible(spec, record, pixels)),
         digest=hashlib.sha256(pixels["image"].tobytes()).hexdigest(),
-        hash=gradient_hash(pixels["image"]),
+        hash=duplicates.gradient_hash(pixels["image"]),
         masks={
             kind: png((mask > 0).astype(np.uint8), compress_level=1) for kind, mask in pixels.items() if kind != "image"
         },
     )
 
 
-def gradient_hash(image: np.ndarray) -> bytes:
-    """HASH_BITS bits: the signs of the horizontal differences of the image shrunk to 15 rows of 17 (dHash).
-
-    Signs survive changes of contrast, brightness and compression; 64 bits are too few for chest X-rays, which all
-    look alike.
-    """
-    small = np.asarray(Image.fromarray(image).resize((17, 15), Image.Resampling.BOX), np.int16)
-    return np.packbits(small[:, 1:] > small[:, :-1]).tobytes()
+def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray]) -> Iterator[str]:
+    """Masks that are not what their `Target` says: marked in a control, blank in a positive image, beside the organ."""
+    for name in (name for name in pixels if name in TARGETS):
+        target, marked = TARGETS[name], pixels[name] > 0
+        if target.learnt_from and marked.any() != (record.label == spec.positive):
+            yield f"the {name} mask of {record.id} is {'not ' if marked.any() else ''}blank"
+        if target.within in pixels and (outside := int((marked & (pixels[target.within] == 0)).sum())):
+            yield f"{outside} pixels of the {name} mask of {record.id} lie outside its {target.within} mask"
 
 
 @functools.lru_cache(maxsize=2)
-def verify(path: pathlib.Path, part: str) -> tuple[Report, dict[str, dict[str, bytes]]]:
+def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, dict[str, dict[str, bytes]]]:
     """Examines every file of `part` of the archive at `path`, on all cores, with a progress bar.
 
     The result is kept: preparing the training and the evaluation dataset looks at the same files.
@@ -155,26 +135,24 @@ def verify(path: pathlib.Path, part: str) -> tuple[Report, dict[str, dict[str, b
     Returns:
       The report; and for every X-ray id its masks re-encoded as PNG with values {0, 1}, ready to be stored.
     """
-    archive = Archive(path)
+    archive, splits = Archive(path, spec), spec.layout.splits
     records = archive.records(part)
     checked = _check_all(archive, records, part)
-    counts = {s: dict.fromkeys(CLASSES, 0) for s in SPLITS}
+    counts = {split: dict.fromkeys(spec.classes, 0) for split in splits}
     for record in records:
         counts[record.split][record.label] += 1
-    by_digest = collections.defaultdict(list)
-    for record, result in zip(records, checked, strict=True):
-        if result.digest:
-            by_digest[result.digest].append(record)
-    identical = sorted(pair for group in by_digest.values() for pair in _pairs_across_splits(group))
-    near = near_pairs(records, checked)
+    looks = [
+        duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in zip(records, checked, strict=True) if c.digest
+    ]
+    near = duplicates.near_pairs(looks, splits)
     report = Report(
         source=str(archive.path),
         fingerprint=archive.fingerprint,
         part=part,
         counts=counts,
         errors=tuple(e for c in checked for e in c.errors),
-        warnings=(*_count_warnings(counts, part), *(w for c in checked for w in c.warnings)),
-        identical=tuple(identical),
+        warnings=(*_count_warnings(counts, spec.layout.published[part]), *(w for c in checked for w in c.warnings)),
+        identical=tuple(duplicates.identical_pairs(looks, splits)),
         near=tuple(near),
         near_bits=tuple(near.values()),
     )
@@ -189,7 +167,7 @@ def _check_all(archive: Archive, records: list[Record], part: str) -> list[Check
     # Spawned, not forked: JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(archive.path, part)
+        workers, mp_context=context, initializer=_start_worker, initargs=(archive.path, archive.spec, part)
     ) as pool:
         return list(tqdm(pool.map(_check_in_worker, records, chunksize=32), **bar))
 
@@ -197,56 +175,51 @@ def _check_all(archive: Archive, records: list[Record], part: str) -> list[Check
 _worker: tuple[Archive, str]
 
 
-def _start_worker(path: pathlib.Path, part: str) -> None:
+def _start_worker(path: pathlib.Path, spec: DatasetSpec, part: str) -> None:
     global _worker
-    _worker = Archive(path), part
+    _worker = Archive(path, spec), part
 
 
 def _check_in_worker(record: Record) -> Checked:
     return check_record(_worker[0], record, _worker[1])
 
 
-def _count_warnings(counts: dict[str, dict[str, int]], part: str) -> list[str]:
+def _count_warnings(counts: dict[str, dict[str, int]], published: dict[tuple[str, str], int]) -> list[str]:
     found = []
-    for (split, label), expected in PUBLISHED[part].items():
+    for (split, label), expected in published.items():
         n = sum(c[label] for c in counts.values()) if split == "all" else counts[split][label]
         if n != expected:
             found.append(f"{split} {label}: {n:,} X-rays, {expected:,} published")
     return found
 
 
-def _pairs_across_splits(group: list[Record]) -> Iterator[tuple[str, str]]:
-    """Pairs of ids in different splits, each id in one at least; not all pairs: a group may be the whole archive."""
-    by_split = {s: [r.id for r in group if r.split == s] for s in SPLITS}
-    for left, right in itertools.combinations(by_split.values(), 2):
-        if left and right:
-            yield from ((i, right[0]) for i in left)
-            yield from ((left[0], i) for i in right[1:])
+def write_findings(archive: Archive, out: pathlib.Path | None) -> int:
+    """Prints the findings about every part that the archive has; writes `verify.json` and, where X-rays are in two
+    splits, `duplicates_<part>.png` into `out`.
 
-
-def near_pairs(records: list[Record], checked: list[Checked]) -> dict[tuple[str, str], int]:
-    """Pairs of ids in different splits, not identical, whose hashes differ in at most NEAR_BITS bits: pair -> bits.
-
-    At most MOST_PARTNERS of an id in the earlier split: in an archive of blank images all are near to all.
+    Returns:
+      The exit status: 1 if a part cannot be used.
     """
-    pairs = {}
-    by_split = {
-        s: [(r.id, c) for r, c in zip(records, checked, strict=True) if r.split == s and c.hash] for s in SPLITS
-    }
-    words = {
-        s: np.frombuffer(b"".join(c.hash + bytes(-len(c.hash) % 8) for _, c in items), np.uint64).reshape(-1, 4)
-        for s, items in by_split.items()
-    }  # fmt: skip
-    for left, right in itertools.combinations(SPLITS, 2):
-        for start in range(0, len(words[left]), 256):
-            block = words[left][start : start + 256, None]
-            distance = sum(
-                np.bitwise_count(block[..., i] ^ words[right][None, :, i]).astype(np.uint16)
-                for i in range(block.shape[-1])
-            )
-            for i, row in enumerate(distance):
-                name, one = by_split[left][start + i]
-                others = ((by_split[right][j], int(row[j])) for j in np.flatnonzero(row <= NEAR_BITS))
-                found = (((name, other), bits) for (other, two), bits in others if one.digest != two.digest)
-                pairs |= itertools.islice(found, MOST_PARTNERS)
-    return dict(sorted(pairs.items()))
+    layout = archive.spec.layout
+    parts = archive.parts or list(layout.parts)[:1]
+    reports = [verify(archive.path, archive.spec, part)[0] for part in parts]
+    print("\n\n".join(report.table(layout.parts[report.part]) for report in reports))
+    if out:
+        write_atomically(out / "verify.json", json.dumps([r.to_dict() for r in reports], indent=2) + "\n")
+        print(f"Written to {out / 'verify.json'}")
+        for report in reports:
+            picture, path = draw_duplicates(archive, report), out / f"duplicates_{report.part}.png"
+            path.unlink(missing_ok=True)  # of an earlier archive
+            if picture:
+                write_atomically(path, picture)
+                print(f"The X-rays that are in two splits, side by side: {path}")
+    return int(any(report.errors for report in reports))
+
+
+def draw_duplicates(archive: Archive, report: Report) -> bytes | None:
+    """PNG of the pairs in `report`; None if there are none."""
+    images = {record.id: record.files.get("image", "") for record in archive.records(report.part)}  # no pair lacks one
+    near = dict(zip(report.near, report.near_bits, strict=True))
+    return duplicates.draw(
+        report.identical, near, lambda name: decode_gray_png(archive.read(images[name]), archive.spec.size)
+    )

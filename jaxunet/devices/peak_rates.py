@@ -1,4 +1,4 @@
-"""Peak rates of accelerators, as their makers publish them: what measured and projected speeds are compared with."""
+"""Peak rates of accelerators, as published by their makers. Measured and projected speeds are compared with them."""
 
 import dataclasses
 
@@ -8,16 +8,16 @@ GPU_SOURCE = "NVIDIA data sheets of A100, H100 SXM and H200 SXM (dense bfloat16)
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """Of one chip, and of how chips are wired.
+    """Peak rates of one chip and of its interconnect.
 
     Attributes:
       flops: bfloat16 operations per second.
       memory: bytes.
-      bandwidth: of that memory, bytes per second.
-      interconnect: to other chips over all links, both directions together, bytes per second.
-      axes: of the torus that chips form; 1 where a switch joins them.
-      closed_from: number of chips along an axis from which it is a ring; shorter ones are open.
-      joined: chips that this interconnect joins at most.
+      bandwidth: bytes per second of that memory.
+      interconnect: bytes per second to other chips, over all links, both directions together.
+      axes: axes of the torus that chips form; 1 if a switch joins them.
+      closed_from: an axis with at least this many chips is a ring; a shorter axis is an open line.
+      joined: the most chips that the interconnect joins.
       source: where the figures are published.
     """
 
@@ -32,7 +32,7 @@ class Peak:
 
 
 _PEAKS = {  # JAX's `device_kind` -> rates
-    # Of v4, all-reduce bandwidth per pod over its chips (1.1 PB/s, 4,096), which is one direction of the others'.
+    # For v4 only the all-reduce bandwidth of a pod is published (1.1 PB/s, 4,096 chips): one direction.
     "TPU v4": Peak(275e12, 32 * 2**30, 1200e9, 2 * 1.1e15 / 4096, 3, 4, 4096, TPU_SOURCE),
     "TPU v5 lite": Peak(197e12, 16e9, 819e9, 400e9, 2, 16, 256, TPU_SOURCE),
     "TPU v5": Peak(459e12, 95 * 2**30, 2765e9, 1200e9, 3, 4, 8960, TPU_SOURCE),
@@ -44,5 +44,5 @@ _PEAKS = {  # JAX's `device_kind` -> rates
 
 
 def peak(device_kind: str) -> Peak | None:
-    """Rates of the chip that JAX calls `device_kind`; None where they are not known, as for CPUs."""
+    """Rates of the chip that JAX calls `device_kind`; None if they are not known, as for CPUs."""
     return _PEAKS.get(device_kind)

@@ -1,6 +1,6 @@
 """Several processes that train together, such as the hosts of a TPU pod slice: joining, agreeing, stopping.
 
-Everything here does nothing, or asks nobody, where there is one process. Devices are `replicas.py`'s matter.
+With one process, these functions do nothing and wait for nobody. `replicas.py` handles the devices.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ import signal
 import sys
 import threading
 import time
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 
 from jaxunet.core.errors import UserError
 
-HEARTBEAT_SECONDS = 40  # a process silent for so long is taken for dead, and the others end; JAX's default is 100
+HEARTBEAT_SECONDS = 40  # a process silent for this long counts as dead, and the others end; JAX's default is 100
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # all set by srun
 _PATIENCE_SECONDS = 20
 _calls = itertools.count(1)
@@ -35,68 +35,72 @@ _calls = itertools.count(1)
 def join(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None, *, preemption: bool
 ) -> None:
-    """Makes this process one of several, if the arguments or the environment say so; call it before any use of JAX.
+    """Joins the other processes, if the arguments or the environment name any. Call it before any other use of JAX.
 
     Args:
-      coordinator_address: "host:port" of process 0, on which it will listen; None, like the two others, to ask SLURM,
-        Open MPI, GKE or the TPU VM.
-      num_processes: of all; 1 keeps this process alone whatever the environment says.
-      process_id: of this one, from 0.
-      preemption: let JAX watch for SIGTERM, as `stop_request` needs. SIGTERM then no longer ends the process.
+      coordinator_address: "host:port" on which process 0 will listen. If all three are None, SLURM, Open MPI, GKE or
+        the TPU VM is asked.
+      num_processes: number of all processes; 1 ignores the environment and runs this process alone.
+      process_id: number of this process, from 0.
+      preemption: JAX watches for SIGTERM, as `stop_request` needs. SIGTERM then no longer ends the process.
 
     Raises:
-      UserError: if the arguments do not fit together, or the processes do not find each other.
+      UserError: if the arguments contradict each other, or the processes do not find each other.
     """
-    given = (coordinator_address, num_processes, process_id)
     if num_processes == 1:
         return
-    if any(x is not None for x in given):
-        if None in given:
+    if any(x is not None for x in (coordinator_address, num_processes, process_id)):
+        if coordinator_address is None or num_processes is None or process_id is None:
             raise UserError("--coordinator_address, --num_processes and --process_id go together: give all three.")
         if num_processes < 1 or not 0 <= process_id < num_processes:
             raise UserError(
-                f"--process_id={process_id} of --num_processes={num_processes} cannot be: count processes from 0."
+                f"--process_id={process_id} does not fit --num_processes={num_processes}: count processes from 0."
             )
         if not re.fullmatch(r".+:\d+", coordinator_address):
             raise UserError(f"--coordinator_address={coordinator_address!r} is not HOST:PORT, such as 10.0.0.2:8476.")
-        expected, where = num_processes, {"cluster_detection_method": "deactivate"}
-        where |= dict(zip(("coordinator_address", "num_processes", "process_id"), given, strict=True))
+        expected, detection = num_processes, "deactivate"
     else:
-        expected, where = detected_processes(), {}
+        expected, detection = detected_processes(), None
         if expected == 1:
             return
     jax.config.update("jax_enable_preemption_service", preemption)
-    waiting = threading.Timer(  # JAX gives up after 5 minutes, and ends the process without a chance to say more
+    waiting = threading.Timer(  # JAX gives up after 5 minutes, and ends the process at once
         _PATIENCE_SECONDS,
         print,
-        [f"Waiting for the {expected} processes to be started. --num_processes=1 runs one alone."],
+        [f"Waiting for all {expected} processes to start. --num_processes=1 runs one process alone."],
         {"file": sys.stderr, "flush": True},
     )
     waiting.daemon = True
     waiting.start()
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **where)
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            cluster_detection_method=detection,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
         found = jax.process_count()
-        multihost_utils.sync_global_devices("joined")  # CPUs connect at their first exchange, within 30 s or never
-    except Exception as error:  # whatever JAX and its network layer raise
+        multihost_utils.sync_global_devices("joined")  # CPUs must connect within 30 s of the first exchange
+    except Exception as error:  # JAX and its network layer raise many types
         raise UserError(
-            f"The {expected} processes did not find each other ({' '.join(str(error).split())[:200]}): say who is who "
-            f"with --coordinator_address, --num_processes and --process_id, or run one alone with --num_processes=1."
+            f"The {expected} processes did not find each other ({' '.join(str(error).split())[:200]}): give each "
+            f"--coordinator_address, --num_processes and --process_id, or run one alone with --num_processes=1."
         ) from error
     finally:
         waiting.cancel()
     if found != expected:
-        raise UserError(f"{expected} processes were started, but JAX sees {found}: does it use the right devices?")
+        raise UserError(f"{expected} processes were started, but JAX sees {found}: check which devices JAX uses.")
     devices = gather(np.array([jax.local_device_count()]))[:, 0].tolist()
     if len(set(devices)) > 1:
-        raise UserError(f"The processes have {devices} devices: each must have equally many.")
+        raise UserError(f"The processes have {devices} devices: give each the same number.")
 
 
 def detected_processes() -> int:
-    """How many processes the environment starts together; 1 where it says nothing.
+    """The number of processes that the environment starts together; 1 if it names none.
 
-    Looked at is what `jax.distributed.initialize` goes by, but it fails where it finds nothing, and one process needs
-    none of it. `import jax` sets TPU_SKIP_MDS_QUERY on machines without TPU chips.
+    This reads the variables that `jax.distributed.initialize` reads, which fails if it finds none. `import jax` sets
+    TPU_SKIP_MDS_QUERY on machines without TPU chips.
     """
     env = os.environ
     if "OMPI_COMM_WORLD_SIZE" in env:
@@ -113,7 +117,7 @@ def detected_processes() -> int:
 
 
 def _metadata(key: str, timeout: float | None = 5) -> str:
-    """What Google Cloud says about this virtual machine; "" where it says nothing."""
+    """A value from Google Cloud's metadata server for this virtual machine; "" if there is none."""
     host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{host}/computeMetadata/v1/instance/{key}", headers={"Metadata-Flavor": "Google"}
@@ -131,18 +135,18 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints, and writes everything but checkpoints."""
+    """Whether this process prints, and writes all files but checkpoints."""
     return not several() or jax.process_index() == 0
 
 
-def name() -> str:
-    """ " (process 1 of 4)", counted from 0; "" if there is one."""
+def process_suffix() -> str:
+    """ " (process 1 of 4)", counted from 0; "" if there is only one process."""
     return f" (process {jax.process_index()} of {jax.process_count()})" if several() else ""
 
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
-    """What other processes print goes nowhere; errors, which go to stderr, are said by whoever has them."""
+    """Discards what the other processes print to stdout. Errors go to stderr, from every process."""
     if is_first():
         yield
         return
@@ -152,7 +156,7 @@ def only_first_prints() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_then_others() -> Iterator[None]:
-    """The first process does what is inside while the others wait; then they do it, all at a time."""
+    """The first process runs the block while the others wait. Then the others run it, all at once."""
     if not is_first():
         multihost_utils.sync_global_devices("the first process is done")
     yield
@@ -161,24 +165,25 @@ def first_then_others() -> Iterator[None]:
 
 
 def gather(x: np.ndarray) -> np.ndarray:
-    """[...] of each process -> [processes, ...], the same on all; of 32 bits at most per number."""
+    """[...] of each process -> [processes, ...], the same on all. Numbers have at most 32 bits."""
     return np.asarray(multihost_utils.process_allgather(x)) if several() else x[None]
 
 
 def check_same(what: str, text: str) -> None:
-    """Raises UserError on all processes if `text` is not the same on all; `what` says in a few words what it is."""
+    """Raises UserError on all processes if `text` differs between them. `what` names it, as a plural noun."""
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
     others = gather(digest)
     if different := [i for i, other in enumerate(others) if not np.array_equal(other, others[0])]:
-        raise UserError(f"{what} of process {different[0]} are not those of process 0: give all processes the same.")
+        raise UserError(
+            f"{what} of process {different[0]} differ from those of process 0: give all processes the same."
+        )
 
 
 def check_shared(folder: pathlib.Path) -> None:
-    """Raises UserError on all processes if `folder` is not one and the same for all: each writes a part of a
-    checkpoint into it."""
+    """Raises UserError on all processes unless they share `folder`, into which each writes its part of a checkpoint."""
     if not several():
         return
-    probe = folder / f".shared-{gather(np.uint32(random.getrandbits(32))[None])[0, 0]}"
+    probe = folder / f".shared-{gather(np.array([random.getrandbits(32)], np.uint32))[0, 0]}"
     if is_first():
         probe.touch()
     multihost_utils.sync_global_devices("probe written")
@@ -187,30 +192,33 @@ def check_shared(folder: pathlib.Path) -> None:
         probe.unlink()
     if not seen.all():
         raise UserError(
-            f"{folder} is not the same folder for processes 0 and {np.flatnonzero(~seen)[0]}: choose one on a file "
-            f"system that all hosts share."
+            f"{folder} is not the same folder for processes 0 and {np.flatnonzero(~seen)[0]}: choose a folder on a "
+            f"file system that all hosts share."
         )
 
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
-    """Yields what tells whether to save and leave.
+    """Yields a function that says whether to save and leave.
 
-    SIGTERM or Ctrl-C asks for it; a second one ends the process as usual. So does Google Cloud's notice that it takes a
-    virtual machine back, 30 seconds ahead. Of several processes, one that is asked takes the others along: JAX has been
-    watching for SIGTERM since they joined, and Ctrl-C becomes one. They must all ask equally often.
+    SIGTERM and Ctrl-C request it; a second one ends the process as usual. Google Cloud's notice that it takes a virtual
+    machine back in 30 seconds requests it too. A request to one of several processes stops all: JAX watches for SIGTERM
+    since `join`, and Ctrl-C is turned into SIGTERM. All processes must call the function equally often.
     """
-    together, requests, previous = several(), [], {}
+    together = several()
+    numbers = (signal.SIGINT,) if together else (signal.SIGTERM, signal.SIGINT)
+    requests: list[int] = []
+    previous = {number: signal.getsignal(number) for number in numbers}
 
-    def request(number: int, _: Any) -> None:
-        signal.signal(number, previous[number])
+    def request(number: int, _: types.FrameType | None) -> None:
+        signal.signal(number, previous[signal.Signals(number)])
         if together:
             signal.raise_signal(signal.SIGTERM)
         else:
             requests.append(number)
 
-    for number in (signal.SIGINT,) if together else (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, request)
+    for number in numbers:
+        signal.signal(number, request)
 
     def stop() -> bool:
         if together and not requests and _stop_agreed():
@@ -227,7 +235,7 @@ def stop_request() -> Iterator[Callable[[], bool]]:
 
 @functools.cache
 def _watch_for_preemption() -> None:
-    """Starts, once, a thread that makes a SIGTERM of Google Cloud's notice; elsewhere does nothing."""
+    """On Google Cloud, starts one thread that turns the notice of preemption into SIGTERM."""
     product = pathlib.Path("/sys/class/dmi/id/product_name")
     if "GCE_METADATA_IP" not in os.environ and not (product.is_file() and "Google" in product.read_text()):
         return
@@ -241,9 +249,9 @@ def _watch_for_preemption() -> None:
 
 
 def _stop_agreed() -> bool:
-    """Whether all processes are to stop now because one of them got SIGTERM, the notice before being taken away.
+    """Whether all processes must stop now because one of them got SIGTERM.
 
-    All must ask equally often, once per call of the training loop: JAX chooses a number of questions that none of them
-    has reached yet, and says yes to every process at that one.
+    All must call this equally often: JAX chooses a number of calls that no process has reached yet, and answers True to
+    every process at that call.
     """
     return multihost_utils.reached_preemption_sync_point(next(_calls))

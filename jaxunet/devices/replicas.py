@@ -1,11 +1,11 @@
-"""Data parallelism: the only file that knows that there is more than one device.
+"""Data parallelism over devices, and the only file that names `pmap`.
 
-`jax.pmap` with `in_axes=None` / `out_axes=None` for the state keeps one logical copy of it, replicated: there is
-nothing to stack, unstack or index. JAX does not check `out_axes=None`, so a forgotten reduction would let replicas
-drift apart unseen; `assert_replicas_agree` looks.
+`jax.pmap` with `in_axes=None` / `out_axes=None` keeps the state as one logical, replicated copy: nothing is stacked or
+indexed. JAX does not check `out_axes=None`: after a forgotten reduction the replicas would silently drift apart.
+`assert_replicas_agree` finds that.
 
-Of several processes (processes.py), each holds arrays on its own devices only, and pmap joins them: a state is
-replicated over the local devices, mapped values hold the rows of the local devices. Only checkpoints see global arrays.
+With several processes (processes.py), each holds arrays on its own devices, and pmap joins them. The state is
+replicated over the local devices; mapped values hold the rows of the local devices. Only checkpoints see global arrays.
 """
 
 import zlib
@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -24,12 +23,12 @@ AXIS = "batch"
 
 
 def reduce_mean(tree: Any) -> Any:
-    """Mean of every leaf over the replicas; for use inside a mapped step."""
+    """Mean of every leaf over the replicas. Call it inside a mapped step."""
     return jax.lax.pmean(tree, AXIS)
 
 
 def replica_devices() -> list[jax.Device]:
-    """Replica i runs on device i; the devices of a process follow each other, which on a TPU slice their ids do not."""
+    """Devices of all replicas, ordered by process. On a TPU slice, device ids do not follow that order."""
     return sorted(jax.devices(), key=lambda d: d.process_index)
 
 
@@ -38,15 +37,15 @@ def _mesh() -> Mesh:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts one logical copy of `tree` on all devices of this process; scalars and arrays already there stay.
+    """Copies `tree` to all devices of this process; arrays that are already there stay.
 
-    It must be the same on all processes.
+    `tree` must be the same on all processes.
     """
     return jax.device_put(tree, NamedSharding(_mesh().local_mesh, PartitionSpec()))
 
 
 def to_global(tree: Any) -> Any:
-    """Replicated arrays of each process -> the same as arrays of all processes, without a copy."""
+    """Replicated arrays of each process -> global arrays of all processes, without a copy."""
     if not processes.several():
         return tree
     return multihost_utils.host_local_array_to_global_array(tree, _mesh(), PartitionSpec())
@@ -64,26 +63,26 @@ def shard(batch: Any) -> Any:
 
 
 def replicated_shapes(tree: Any) -> Any:
-    """Shapes, dtypes and global replicated shardings of `tree`, for restoring a checkpoint onto the devices present."""
+    """Shapes, dtypes and global replicated shardings of `tree`, to restore a checkpoint onto the devices present."""
     sharding = NamedSharding(_mesh(), PartitionSpec())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def map_replicas(run: Callable[..., Any], *, in_axes: tuple[int | None, ...], devices: Sequence[jax.Device]) -> Any:
-    """`run(state, ...) -> (state, totals)`, one replica's part of training, over `devices`; not yet compiled.
+    """Maps `run(state, ...) -> (state, totals)`, one replica's part of training, over `devices`. Compiles nothing yet.
 
     Args:
-      run: its first argument is donated; what it returns must be the same on all replicas (`reduce_mean`).
-      in_axes: of each argument: None for one that all replicas get, 0 for one with a row per local device.
+      run: its first argument is donated; its results must be the same on all replicas (`reduce_mean`).
+      in_axes: for each argument: None if all replicas get it whole, 0 if it has a row per local device.
       devices: one per replica.
     """
     return jax.pmap(run, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=(0,), devices=devices)
 
 
 def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Compiles `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] out, or pytrees of it.
+    """Maps `eval_fn(variables, batch) -> [B, ...]` over the devices: host batch in, [B, ...] or a pytree of these out.
 
-    Of several processes, each gives the whole batch, works off its share, and gets the whole result.
+    Each of several processes passes the whole batch, computes its share, and gets the whole result.
     """
     mapped = eval_program(eval_fn, devices=replica_devices())
     gather = jax.pmap(lambda x: jax.lax.all_gather(x, AXIS), axis_name=AXIS, out_axes=None, devices=replica_devices())
@@ -103,18 +102,21 @@ def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
 
 
 def eval_program(eval_fn: Callable[[Any, Any], Any], *, devices: Sequence[jax.Device]) -> Any:
-    """What `map_eval_step` runs, for any devices: `(variables, batch [local devices, B, ...])`, not yet compiled."""
+    """The program of `map_eval_step`, of `(variables, batch [local devices, B, ...])`. Compiles nothing yet."""
     return jax.pmap(eval_fn, axis_name=AXIS, in_axes=(None, 0), devices=devices)
 
 
-def replica_indices() -> Array:
+def replica_indices() -> np.ndarray:
+    """int32 [local devices]: the replicas that run on this process."""
     mine = [i for i, d in enumerate(replica_devices()) if d.process_index == jax.process_index()]
     return np.array(mine, np.int32)
 
 
 def assert_replicas_agree(tree: Any) -> None:
-    """Raises RuntimeError naming the first leaf whose copies differ between devices, bit for bit, or between processes
-    (by checksum)."""
+    """Raises RuntimeError, with the name of the leaf, if copies differ.
+
+    Copies on local devices are compared bit for bit, those of other processes by checksum.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     copies = [[np.asarray(s.data).tobytes() for s in leaf.addressable_shards] for _, leaf in leaves]
     checksums = np.array([zlib.crc32(first) for first, *_ in copies], np.uint32)

@@ -4,70 +4,63 @@ The columns of per_image.py and the histograms of the device become blocks of `m
 Intervals `ci95` are those of bootstrap.py.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
 import numpy as np
 
-from jaxunet.data.archive import CLASSES, COVID
+from jaxunet.data.examples import Split
 from jaxunet.evaluation.per_image import COUNTS, Columns
 from jaxunet.scoring import bootstrap, outlines, protocols
 from jaxunet.scoring.bootstrap import RESAMPLES, auc, mean, pearson, spearman, value
 from jaxunet.scoring.counts import PROBABILITY_UNIT, THRESHOLDS
-from jaxunet.scoring.detection import gate
+from jaxunet.scoring.detection import PROBABILITY, Rule, gate
 
-SCORES = {  # by which an image is called COVID-19
-    "probability": "probability of COVID-19 for the whole image",
-    "lung": "predicted infected share of the lung",
-    "image": "predicted infected share of the image",
-}
 _BINS = 10  # of the reliability curve, equally wide
 Block = dict[str, Any]
 
 
-def analyse(
-    columns: Columns, histogram: np.ndarray, labels: np.ndarray, *, share_of: str, decision: tuple[float, str] | None
-) -> Block:
+def analyse(columns: Columns, histogram: np.ndarray, data: Split, *, share_of: str, rule: Rule | None) -> Block:
     """All blocks of one target.
 
     Args:
       columns: of `per_image.tabulate`; lesion size, severity and detection need its shares, which only infection has.
       histogram: int [N, 3, 20], see `counts.histogram`.
-      labels: int [N], index into `archive.CLASSES`.
+      data: the images.
       share_of: what the shares are of, "lung" or "image".
-      decision: score above which an image counts as COVID-19, and where that number is from; None chooses it on these
-        images.
+      rule: gives the threshold above which an image counts as COVID-19; None chooses it on these images.
 
     Returns:
       `surface`, `calibration`, `threshold_sweep`, and `by_lesion_size`, `severity`, `detection`, `gated` where they
       exist.
     """
-    covid = labels == COVID
-    result = {"surface": surface_summary(columns, labels)}
+    covid = data.positive
+    result = {"surface": surface_summary(columns, covid)}
     if "true_share" in columns:
         if covid.any():
             result["by_lesion_size"] = by_lesion_size({name: values[covid] for name, values in columns.items()})
         result["severity"] = severity(columns["true_share"], columns["predicted_share"], covid, share_of=share_of)
         if covid.any() and not covid.all():
             answered = "covid19_probability" in columns  # by the network, for the whole image
-            score = columns["covid19_probability" if answered else "predicted_share"]
-            found = result["detection"] = detection(
-                score, labels, decision, kind="probability" if answered else share_of
-            )
-            result["gated"] = gated(columns, score, labels, found, chosen_here=decision is None)
+            values = columns["covid19_probability" if answered else "predicted_share"]
+            decides = PROBABILITY if answered else share_of
+            used = dataclasses.replace(rule, decides=decides) if rule else Rule.chosen(decides, values, covid)
+            result["detection"] = detection(values, covid, data.controls, used)
+            result["gated"] = gated(columns, used.calls(values), covid, used, chosen_here=rule is None)
     return result | {
         "calibration": calibration(histogram, covid),
-        "threshold_sweep": threshold_sweep(histogram, labels),
+        "threshold_sweep": threshold_sweep(histogram, covid),
     }
 
 
-def surface_summary(columns: Columns, labels: np.ndarray) -> Block:
+def surface_summary(columns: Columns, covid: np.ndarray) -> Block:
     """HD95 and surface Dice, mean over the images of P1 and of P3, and how many of them fall under the empty rules."""
     names = [name for name in columns if name == "hd95" or name.startswith("surface_dice")]
     no_truth, no_prediction = columns["tp"] + columns["fn"] == 0, columns["tp"] + columns["fp"] == 0
     result: Block = {"empty_rule": outlines.EMPTY_RULE}
     for protocol in ("P1", "P3"):
-        chosen = protocols.protocol_images(protocol, labels)
+        chosen = protocols.protocol_images(protocol, covid)
         if chosen.any():
             result[protocol] = {name: mean(columns[name][chosen]) for name in names}
             result[protocol]["one_empty"] = int((no_truth ^ no_prediction)[chosen].sum())
@@ -123,67 +116,50 @@ def severity(truth: np.ndarray, predicted: np.ndarray, covid: np.ndarray, *, sha
 # ---- detection -------------------------------------------------------------------------------------------------------
 
 
-def detection(score: np.ndarray, labels: np.ndarray, decision: tuple[float, str] | None, *, kind: str) -> Block:
-    """An image counts as COVID-19 where its score exceeds a threshold; arguments as of `analyse`.
-
-    Without a `decision`, the threshold is the one of the largest Youden's J = sensitivity + specificity - 1 (Youden
-    1950), halfway between two scores that occur; the sensitivity and specificity beside it are then optimistic.
+def detection(values: np.ndarray, covid: np.ndarray, controls: dict[str, np.ndarray], rule: Rule) -> Block:
+    """How well `rule` tells COVID-19 images from the others.
 
     Args:
-      score: float [N], in [0, 1].
-      kind: what it is, a key of `SCORES`.
+      values: float [N], in [0, 1], what the rule decides by.
+      covid: bool [N].
+      controls: name of another class -> bool [N], its images.
+      rule: the decision.
     """
-    covid = labels == COVID
-    threshold, source = decision or (youden_threshold(score, covid), "the largest Youden's J on these images")
-    found = (score > threshold).astype(float)
+    found = rule.calls(values).astype(float)
     return {
-        "score": kind,
-        "score_is": SCORES[kind],
-        "auc": value(functools.partial(auc, score, covid), len(score)),
-        "threshold": threshold,
-        "threshold_from": source,
+        "score": rule.decides,
+        "score_is": rule.variable,
+        "auc": value(functools.partial(auc, values, covid), len(values)),
+        "threshold": rule.threshold,
+        "threshold_from": rule.source,
         "sensitivity": mean(found[covid]),
         "specificity": mean(1 - found[~covid]),
-        "specificity_by_class": {
-            name: mean(1 - found[labels == i]) for i, name in enumerate(CLASSES) if i != COVID and (labels == i).any()
-        },
+        "specificity_by_class": {name: mean(1 - found[chosen]) for name, chosen in controls.items()},
     }
 
 
-def gated(columns: Columns, score: np.ndarray, labels: np.ndarray, found: Block, *, chosen_here: bool) -> Block:
+def gated(columns: Columns, called: np.ndarray, covid: np.ndarray, rule: Rule, *, chosen_here: bool) -> Block:
     """The protocols with the decision applied: an image that is not called COVID-19 is scored as if predicted blank.
 
     Args:
       columns: as of `analyse`.
-      score: float [N], by which `found` decides.
-      labels: int [N].
-      found: what `detection` says of these images.
-      chosen_here: whether its threshold was chosen on them, which makes the numbers optimistic.
+      called: bool [N], what `rule` decided.
+      covid: bool [N].
+      rule: the decision.
+      chosen_here: whether its threshold was chosen on these images, which makes the numbers optimistic.
 
     Returns:
       What `protocols.summarize` gives, and which images were blanked.
     """
-    called = score > found["threshold"]
     counts = gate(np.stack([columns[name] for name in COUNTS], axis=1), called)
     return {
-        "rule": f"scored as if predicted blank where the {found['score_is']} is not above threshold",
-        "threshold": found["threshold"],
-        "threshold_from": found["threshold_from"],
+        "rule": f"scored as if predicted blank where the {rule.variable} is not above threshold",
+        "threshold": rule.threshold,
+        "threshold_from": rule.source,
         "threshold_chosen_on_these_images": chosen_here,
-        "blanked": {"n": int((~called).sum()), "covid": int((~called & (labels == COVID)).sum())},
-        **protocols.summarize(counts, labels, resamples=RESAMPLES),
+        "blanked": {"n": int((~called).sum()), "covid": int((~called & covid).sum())},
+        **protocols.summarize(counts, covid, resamples=RESAMPLES),
     }
-
-
-def youden_threshold(score: np.ndarray, positive: np.ndarray) -> float:
-    """The score that tells `positive` bool [N] from the others best; the lowest of equals."""
-    known = np.unique(score)
-    middles = (known[1:] + known[:-1]) / 2 if len(known) > 1 else known
-    sensitivity, specificity = (
-        1 - np.searchsorted(np.sort(score[positive]), middles, side="right") / positive.sum(),
-        np.searchsorted(np.sort(score[~positive]), middles, side="right") / (~positive).sum(),
-    )
-    return float(middles[np.argmax(sensitivity + specificity)])
 
 
 # ---- probabilities ---------------------------------------------------------------------------------------------------
@@ -222,7 +198,7 @@ def calibration(histogram: np.ndarray, covid: np.ndarray) -> Block:
     return result
 
 
-def threshold_sweep(histogram: np.ndarray, labels: np.ndarray) -> Block:
+def threshold_sweep(histogram: np.ndarray, covid: np.ndarray) -> Block:
     """Dice of P1, P2 and P3 at each of `metrics.THRESHOLDS`, exact, with intervals; arguments as of `analyse`."""
     above = histogram[:, :2].astype(np.int64)[..., ::-1].cumsum(axis=-1)[..., ::-1]
     fp, tp = above[:, 0, 1:], above[:, 1, 1:]
@@ -230,7 +206,7 @@ def threshold_sweep(histogram: np.ndarray, labels: np.ndarray) -> Block:
     counts = np.stack([tp, fp, fn, above[:, 0, :1] - fp], axis=-1)  # [N, 19, 4]
     result: Block = {"thresholds": list(THRESHOLDS)}
     for protocol in ("P1", "P2", "P3"):
-        chosen = counts[protocols.protocol_images(protocol, labels)]
+        chosen = counts[protocols.protocol_images(protocol, covid)]
         if not len(chosen):
             continue
         drawn = bootstrap.times_drawn(len(chosen), RESAMPLES)

@@ -36,7 +36,7 @@ class System:
       name: as it is printed.
       training: a few words about it.
       summary: `protocols.summarize` with intervals.
-      counts: int64 [N, 4], images in the order that all systems share.
+      counts: int32 [N, 4], images in the order that all systems share.
       predicted: bool [K, H, W], masks of the images that are shown.
       answers_covid19: whether the network answers for the whole image, too.
       parameters: their number.
@@ -194,16 +194,16 @@ def _images_to_show(counts: np.ndarray) -> np.ndarray:
 
 def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     config = scored.predictor.config
-    train, start = config.train, config.init.weights or config.init.checkpoint
+    train, start = config.train, config.init.weights or config.init.run
     length = f"{scored.predictor.step:,} steps of {train.batch_size}"
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
     began = time.perf_counter()  # compiled and warm: the split was just scored
-    split_pass.count_split(scored.eval_fn, scored.predictor.variables, part, config.eval.batch_size)
+    split_pass.map_split(scored.eval_fn, scored.predictor.variables, part.arrays, config.eval.batch_size)
     seconds = time.perf_counter() - began
     return System(
         name=name,
         training=length + (f" from {start}" if start else ""),
-        summary=protocols.summarize(scored.counts[:, 0], scored.data.labels, resamples=bootstrap.RESAMPLES),
+        summary=protocols.summarize(scored.counts[:, 0], scored.data.positive, resamples=bootstrap.RESAMPLES),
         counts=scored.counts[:, 0],
         predicted=scored.predict_masks(shown),
         answers_covid19=scored.predictor.answers_covid19,
@@ -216,7 +216,7 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
 
 
 def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split: str) -> str:
-    covid = protocols.protocol_images("P1", data.labels)
+    covid = protocols.protocol_images("P1", data.positive)
     height, width = data.image.shape[1:]
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     lines = [

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.data.archive import COVID
 from jaxunet.data.examples import Split
+from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
 from jaxunet.evaluation import analysis, figures, per_image, report
 from jaxunet.evaluation.per_image import Columns, Measured
@@ -23,17 +23,18 @@ from jaxunet.prediction.predictor import load as load_predictor
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import bootstrap, protocols
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import IMAGE, Rule
 from jaxunet.scoring.split_pass import (
     EvalFn,
     build_eval_fn,
-    count_split,
     load_eval_split,
     map_split,
     measure_step,
     summarize,
 )
 
-Decision = tuple[float, str]  # score above which an image counts as COVID-19, and where that number is from
+# Keys of metrics.json: with other values of these, the rule that was chosen on Val is not that of this evaluation.
+_RULE_SETTINGS = ("dataset", "image_size", "target", "flips", "checkpoint_step", "members", "threshold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Scored:
 
     Attributes:
       predictor: the network.
-      eval_fn: `(variables, raw batch) -> counts`, compiled.
+      eval_fn: `(variables, raw batch) -> what `split_pass.eval_step` says`, compiled.
       split: name of the split, and `data` its images.
-      counts: int64 [N, C, 4], in the order of `data`.
+      counts: int32 [N, C, 4], in the order of `data`.
     """
 
     predictor: Predictor
@@ -55,8 +56,8 @@ class Scored:
 
     def predict_masks(self, index: np.ndarray) -> np.ndarray:
         """bool [K, H, W]: the first target's predicted mask of the images `index` int [K]."""
-        logits = self.predictor.logits(self.data.image[index])
-        return np.asarray(positive(logits[..., 0], self.predictor.threshold))
+        masks = self.predictor.outputs(self.data.image[index])["masks"]
+        return np.asarray(positive(masks[..., 0], self.predictor.threshold))
 
 
 def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
@@ -64,8 +65,8 @@ def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: 
     predictor = load_predictor(config, workdir, checkpoint=checkpoint)
     data = load_eval_split(config, split)
     eval_fn = build_eval_fn(predictor.model, config)
-    counts = count_split(eval_fn, predictor.variables, data, config.eval.batch_size)
-    return Scored(predictor, eval_fn, split, data, counts)
+    found = map_split(eval_fn, predictor.variables, data.arrays, config.eval.batch_size)
+    return Scored(predictor, eval_fn, split, data, found["counts"])
 
 
 def evaluate(
@@ -126,14 +127,16 @@ def evaluate_predictor(
         "empty_mask_rule": protocols.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
-    known = (predictor.detection["threshold"], predictor.detection["from"])
-    chosen = None if split == "val" else _decision_of_val(out.parent / "val" / "metrics.json", result) or known
-    share_of = "lung" if "lung" in targets else "image"
+    rule = None
+    if split != "val":
+        path = out.parent / "val" / "metrics.json"
+        wanted = {key: result[key] for key in _RULE_SETTINGS}
+        rule = Rule.of_val(path, wanted, answers=predictor.answers_covid19, source=f"chosen in {path}")
+        rule = rule or predictor.rule
+    share_of = organ(targets) or IMAGE
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
-        block |= analysis.analyse(
-            table[target], measured.histogram[:, i], data.labels, share_of=share_of, decision=chosen
-        )
+        block |= analysis.analyse(table[target], measured.histogram[:, i], data, share_of=share_of, rule=rule)
 
     _print(result, targets, len(data.ids))
     if predictor.best_step not in (None, predictor.step):
@@ -141,7 +144,7 @@ def evaluate_predictor(
     if processes.is_first():
         write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
         write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
-        figures.analysis(result, table[targets[0]], data.labels == COVID, out / "analysis.png")
+        figures.analysis(result, table[targets[0]], data.positive, out / "analysis.png")
         _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[targets[0]])
     page = out / "report.html"
     if config.eval.report:
@@ -161,21 +164,7 @@ def measure(predictor: Predictor, data: Split) -> Measured:
     """Everything that evaluation wants to know of every image, in one pass over the device."""
     config = predictor.config
     step = functools.partial(measure_step, model=predictor.model, threshold=config.eval.threshold)
-    return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data, config.eval.batch_size))
-
-
-def _decision_of_val(path: pathlib.Path, result: dict[str, Any]) -> Decision | None:
-    """What the same checkpoint's evaluation on Val chose, if there was one."""
-    keys = ("dataset", "image_size", "target", "flips", "checkpoint_step", "members")
-    try:
-        val = json.loads(path.read_text())
-        found = (val if "detection" in val else val["targets"]["infection"])["detection"]
-        by_pixels = found["score"] != "probability"
-        if all(val[key] == result[key] for key in (*keys, *(["threshold"] if by_pixels else []))):
-            return found["threshold"], f"chosen in {path}"
-    except (OSError, KeyError, ValueError, TypeError):
-        pass
-    return None
+    return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data.arrays, config.eval.batch_size))
 
 
 def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:

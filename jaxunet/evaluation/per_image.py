@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxunet.data.archive import CLASSES
 from jaxunet.data.examples import Split
+from jaxunet.data.targets import finding, organ
 from jaxunet.scoring import outlines, protocols
 
 Columns = dict[str, np.ndarray]  # name -> [N], one value per image
@@ -42,12 +42,12 @@ def tabulate(
     """Target -> column -> value of each image, in the order of `data`.
 
     Columns: `COUNTS` int64; `metrics.METRICS`; `hd95` in pixels and the surface Dice at each tolerance (surface.py); of
-    infection also `true_share` and `predicted_share`, see `infected_shares`, and `covid19_probability` if measured.
+    the finding also `true_share` and `predicted_share`, see `infected_shares`, and `covid19_probability` if measured.
 
     Args:
       measured: of the images of `data`.
       data: with their true masks, one per target.
-      targets: "infection", "lung" or both.
+      targets: the masks.
       tolerances: of the surface Dice, in pixels.
       threads: for the distances.
     """
@@ -59,11 +59,11 @@ def tabulate(
         names = ("hd95", *map(surface_dice_name, tolerances))
         columns = dict(zip(COUNTS, counts.T, strict=True)) | protocols.ratios(counts)
         result[target] = columns | dict(zip(names, distances.T, strict=True))
-    if "infection" in targets:
-        for name, masks in (("true_share", truth), ("predicted_share", measured.mask)):
-            result["infection"][name] = infected_shares(masks, targets)
+    if name := finding(targets):
+        result[name]["true_share"] = infected_shares(truth, targets)
+        result[name]["predicted_share"] = infected_shares(measured.mask, targets)
         if measured.covid19 is not None:
-            result["infection"]["covid19_probability"] = measured.covid19.astype(np.float64)
+            result[name]["covid19_probability"] = measured.covid19.astype(np.float64)
     return result
 
 
@@ -73,20 +73,21 @@ def surface_dice_name(tolerance: float) -> str:
 
 
 def infected_shares(masks: np.ndarray, targets: Sequence[str]) -> np.ndarray:
-    """Infected share of the lung, or, without lung masks, of the image.
+    """Share of the organ that the finding takes, such as infection of the lung; without masks of it, of the image.
 
-    Of the lung counts what is infected inside it; where there is no lung, the share is 0.
+    Only the finding inside the organ counts. Where there is no organ, the share is 0.
 
     Args:
       masks: packed bits uint8 [N, H, W / 8, C]: all true, or all predicted.
-      targets: of the last axis, "infection" among them.
+      targets: of the last axis, a finding among them.
 
     Returns:
       float64 [N], in [0, 1].
     """
-    infection = masks[..., targets.index("infection")]
-    lung = masks[..., targets.index("lung")] if "lung" in targets else np.full_like(infection, 255)
-    infected, whole = (np.bitwise_count(bits).sum(axis=(1, 2), dtype=np.int64) for bits in (infection & lung, lung))
+    by_name = dict(zip(targets, np.moveaxis(masks, -1, 0), strict=True))
+    found = by_name[finding(targets)]
+    within = by_name.get(organ(targets), np.full_like(found, 255))
+    infected, whole = (np.bitwise_count(bits).sum(axis=(1, 2), dtype=np.int64) for bits in (found & within, within))
     return infected / np.maximum(whole, 1)
 
 
@@ -99,7 +100,7 @@ def to_csv(table: dict[str, Columns], data: Split) -> str:
     for i in sorted(range(len(data.ids)), key=data.ids.__getitem__):
         for target, columns in table.items():
             cells = [columns[name][i].item() if name in columns else "" for name in names]
-            writer.writerow([data.ids[i], CLASSES[data.labels[i]], target, *cells])
+            writer.writerow([data.ids[i], data.classes[data.labels[i]], target, *cells])
     return text.getvalue()
 
 
@@ -120,6 +121,6 @@ def differences_csv(counts: dict[str, np.ndarray], data: Split) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "class", "true_pixels", *(f"dice {name}" for name in counts), "difference"])
     for i in sorted(range(len(data.ids)), key=lambda i: (-abs(difference[i]), data.ids[i])):
-        row = [data.ids[i], CLASSES[data.labels[i]], int(first[i, 0] + first[i, 2])]
+        row = [data.ids[i], data.classes[data.labels[i]], int(first[i, 0] + first[i, 2])]
         writer.writerow([*row, *map(float, dice[i]), float(difference[i])])
     return text.getvalue()

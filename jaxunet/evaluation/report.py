@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxunet.data.archive import CLASSES
 from jaxunet.data.examples import Split
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.settings import flatten
 from jaxunet.scoring import counts, protocols
+from jaxunet.scoring.detection import Rule
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 TOP = 31  # the code of probability 1: at steps of 3.2 % a map takes two thirds of what it would at steps of 1.6 %
@@ -54,8 +54,9 @@ def render(
       covid19: float [N], probability of COVID-19, of a network that answers that.
     """
     called = np.ones(len(data.ids), bool)
-    if covid19 is not None:  # without controls, nothing was chosen on these images
-        called = covid19 > result.get("detection", predictor.detection)["threshold"]
+    if covid19 is not None:
+        found = result.get("detection")  # without controls, nothing was chosen on these images
+        called = (Rule.from_dict(found, answers=True) if found else predictor.rule).calls(covid19)
     targets = [
         _describe(predictor, data, counts[:, c], target, called if c == 0 else np.ones_like(called))
         for c, target in enumerate(predictor.targets)
@@ -76,7 +77,7 @@ def render(
         "top": TOP,
         "ids": data.ids,
         "covid19": None if covid19 is None else [round(float(p), 4) for p in covid19],
-        "classes": [CLASSES[label] for label in data.labels],
+        "classes": [data.classes[label] for label in data.labels],
         "pictures": len(stored),
         "targets": [target | sweep for target, sweep in zip(targets, sweeps, strict=True)],
     }
@@ -129,13 +130,14 @@ def _predict(
       target, and of each other target the masks of truth and prediction, which take a tenth of its probability.
     """
     code, targets = threshold_code(predictor.threshold), range(len(predictor.targets))
-    covid = protocols.protocol_images("P1", data.labels)
+    covid = protocols.protocol_images("P1", data.positive)
     sums = np.zeros((len(targets), 2, TOP))
     differs = np.zeros(len(targets), int)
     pictures: dict[int, list] = {}
     batch_size = predictor.config.eval.batch_size
     for start in range(0, len(data.ids), batch_size):
-        quantized = quantize(predictor.logits(data.image[start : start + batch_size]), predictor.threshold)
+        masks = predictor.outputs(data.image[start : start + batch_size])["masks"]
+        quantized = quantize(masks, predictor.threshold)
         for i, codes in enumerate(quantized, start):
             truth = np.unpackbits(data.arrays["mask"][i], axis=1).astype(bool)
             for c in targets:

@@ -2,51 +2,42 @@
 
 What is exported is the whole way from the X-ray's pixels to the mask, in float32: `image` uint8 [batch, S, S] ->
 `probability` float32 and `mask` uint8 {0, 1}, both [batch, S, S, targets], and, of a network that answers for the whole
-image, `covid19` float32 [batch]. The file is read back, run, and compared
-with the checkpoint before it gets its name.
+image, `covid19` float32 [batch]. The file is read back, run, and compared with the checkpoint before it gets its name.
 """
 
-import dataclasses
-import functools
 import importlib.metadata
-import json
 import pathlib
 import tempfile
-import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.export
-import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
-from jax import Array
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
-from jaxunet.data import batches, drawing
-from jaxunet.devices import replicas
+from jaxunet.data import drawing
 from jaxunet.export import model_card
-from jaxunet.models import torch_weights
-from jaxunet.models.build import predict_step
-from jaxunet.models.layers import split_plane
+from jaxunet.export.computed import from_logits
+from jaxunet.export.formats import FORMATS, Run
 from jaxunet.prediction import predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
-from jaxunet.scoring.counts import positive
 
-Images = np.ndarray
-Run = Callable[[Images], dict[str, np.ndarray]]  # uint8 [B, S, S] -> what `function_of` gives
-
-# Largest difference of a probability that passes. Accelerators multiply float32 less exactly.
-_TOLERANCE = 1e-4
+# Accelerators multiply float32 less exactly: there, probabilities may differ by this much in any format.
 _TOLERANCE_ACCELERATOR = 2e-2
-_TOLERANCE_FLOAT16 = 5e-2  # kernels with 11 bits
 
 
-def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format: str, output: pathlib.Path) -> None:
+def export(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    checkpoint: str,
+    format: str,
+    output: pathlib.Path,
+    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
+) -> None:
     """Writes `output` and, beside it, `MODEL_CARD.md`; prints how far its values are from the checkpoint's.
 
     Args:
@@ -55,31 +46,38 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
       checkpoint: "latest", "best" or a step.
       format: a key of `FORMATS`.
       output: the file to write; one that is there is replaced.
+      members: config and workdir of several runs, to export their mean probability; `workdir` then has the scores that
+        `--mode=evaluate --runs` wrote, or nothing.
 
     Raises:
       UserError: if there is no such checkpoint, a library is missing, the network or the mean over flips has no such
         form, or the file computes something else than the checkpoint. `output` is left as it was.
     """
+    row = FORMATS[format]
     if output.is_dir() or output.name == model_card.NAME:
         what = "a folder" if output.is_dir() else "the model card"
-        raise UserError(f"--output={output} is {what}: name the file to write, such as {output.parent / 'unet.onnx'}.")
-    if config.eval.flips and not format.startswith("safetensors"):
+        example = output.parent / f"unet{row.extension}"
+        raise UserError(f"--output={output} is {what}: name the file to write, such as {example}.")
+    if row.missing():
+        raise UserError(f"--format={format} needs {' and '.join(row.libraries)}: pip install 'jaxunet[{row.extra}]'.")
+    if config.eval.flips and not row.takes_flips:
         raise UserError(
             f"--format={format} is the network alone: give --config.eval.flips=False, or write safetensors."
         )
-    portable = from_json(to_json(config))
-    portable.model.dtype, portable.model.layout = "float32", "plain"  # what every device and runtime can compute
-    source = predictor.load(portable, workdir, checkpoint=checkpoint)
-    write, read = FORMATS[format]
+    if members and not row.takes_runs:
+        able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
+        raise UserError(f"--format={format} holds one network, and --runs names several: write {able}.")
+    runs = list(members) or [(config, workdir)]
+    loaded = [predictor.load(_portable(c), run, checkpoint=checkpoint) for c, run in runs]
+    source = predictor.ensemble(loaded, [run for _, run in runs]) if members else loaded[0]
     metadata = describe(source, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         draft = pathlib.Path(folder) / output.name
-        write(source, metadata, draft)
-        tolerance = _TOLERANCE if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
-        tolerance = _TOLERANCE_FLOAT16 if format == "safetensors_float16" else tolerance
-        agreement = compare(source, read(source, draft), tolerance=tolerance)
-        card = model_card.model_card(source, workdir, metadata, output.name, format, agreement)
+        row.write(source, metadata, draft)
+        least = 0.0 if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
+        agreement = compare(source, row.read(source, draft), tolerance=max(row.tolerance, least))
+        card = model_card.model_card(source, workdir, metadata, output.name, format, agreement, trained_in=runs[0][1])
         write_atomically(output, draft.read_bytes())  # with the user's permissions, which safetensors does not give
     write_atomically(output.parent / model_card.NAME, card)
     print(
@@ -88,39 +86,25 @@ def export(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str, format
     )
 
 
-def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
-    """`image` uint8 [B, S, S] -> `probability` float32, `mask` uint8 {0, 1} [B, S, S, C], and of a network that answers
-    it, `covid19` float32 [B]; the weights are inside."""
-    variables = jax.device_get(source.variables)
-
-    def function(image: Array) -> dict[str, Array]:
-        logits = predict_step(variables, batches.decode_image({"image": image}), model=source.model)
-        return _outputs(logits, source)
-
-    return function
-
-
-def _outputs(logits: Array, source: Predictor) -> dict[str, Array]:
-    answer = {}
-    if source.answers_covid19:
-        logits, covid19 = split_plane(logits)
-        answer = {"covid19": jax.nn.sigmoid(covid19)}
-    mask = positive(logits, source.threshold).astype(jnp.uint8)
-    return {"mask": mask, "probability": jax.nn.sigmoid(logits), **answer}
+def _portable(config: ConfigDict) -> ConfigDict:
+    """A copy for what every device and runtime can compute."""
+    portable = from_json(to_json(config))
+    portable.model.dtype, portable.model.layout = "float32", "plain"
+    return portable
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
     """What every artefact says of itself, as JSON values: `config` is the run's, without paths of this machine."""
     config = from_json(to_json(config))
     config.dataset.source = config.dataset.data_dir = ""
-    for key in ("weights", "checkpoint"):
+    for key in ("weights", "run"):
         config.init[key] = pathlib.PurePath(config.init[key]).name
     size, classes = source.image_size, len(source.targets)
     return {
         "description": "Segmentation of chest X-rays by jaxunet. Research only, not for clinical use.",
         "targets": list(source.targets),
         "threshold": source.threshold,
-        "detection": source.detection,
+        "detection": source.rule.to_dict() | {"from": source.rule.source},
         "image_size": size,
         "input": {"image": f"uint8 [batch, {size}, {size}]: gray, 0 black to 255 white, whole frontal X-ray"},
         "outputs": {
@@ -135,17 +119,12 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def to_strings(metadata: dict[str, Any]) -> dict[str, str]:
-    """Each value as JSON, for formats whose metadata are strings."""
-    return {key: json.dumps(value) for key, value in metadata.items()}
-
-
 def compare(source: Predictor, run: Run, *, tolerance: float) -> str:
     """A sentence on how `run` and the checkpoint agree on drawn X-rays, in batches of 1 and 3; or a UserError."""
     size = source.image_size
     images = np.stack([drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)])
     images = images.reshape(4, size, images.shape[1] // size, size, -1).mean(axis=(2, 4)).astype(np.uint8)
-    expected = {k: np.asarray(v) for k, v in _outputs(source.logits(images), source).items()}
+    expected = {k: np.asarray(v) for k, v in from_logits(source.outputs(images), source).items()}
     parts = [run(images[:1]), run(images[1:])]
     computed = {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in expected}
     difference = np.concatenate(
@@ -165,91 +144,3 @@ def compare(source: Predictor, run: Run, *, tolerance: float) -> str:
         f"(largest probability {expected['probability'].max():.2f}), and {int(differs.sum())} of {differs.size:,} mask "
         f"pixels differ."
     )
-
-
-# ---- formats: write(source, metadata, path), and read(source, path) -> what the file computes ------------------------
-
-
-def _write_stablehlo(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> None:
-    (batch,) = jax.export.symbolic_shape("batch")
-    image = jax.ShapeDtypeStruct((batch, source.image_size, source.image_size), jnp.uint8)
-    exported = jax.export.export(jax.jit(function_of(source)), platforms=("cpu", "cuda", "tpu"))(image)
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("metadata.json", json.dumps(metadata, indent=2) + "\n")
-        file.writestr("model.stablehlo", bytes(exported.serialize()))
-
-
-def _read_stablehlo(source: Predictor, path: pathlib.Path) -> Run:
-    with zipfile.ZipFile(path) as file:
-        return jax.export.deserialize(bytearray(file.read("model.stablehlo"))).call
-
-
-def _write_onnx(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> None:
-    onnx, _ = _import_onnx()
-    from jaxunet.export import onnx_graph  # late: it imports onnx
-
-    size = source.image_size
-    model = onnx_graph.to_onnx(function_of(source), (size, size), np.uint8)
-    onnx.helper.set_model_props(model, to_strings(metadata | {"opset": onnx_graph.OPSET}))
-    onnx.save(model, path)
-    onnx.checker.check_model(path, full_check=True)
-
-
-def _read_onnx(source: Predictor, path: pathlib.Path) -> Run:
-    session = _import_onnx()[1].InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = ["mask", "probability", *(["covid19"] if source.answers_covid19 else [])]
-    return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
-
-
-def _import_onnx() -> tuple[Any, Any]:
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("--format=onnx needs onnx and onnxruntime: pip install 'jaxunet[onnx]'.") from error
-    return onnx, onnxruntime
-
-
-def _write_safetensors(source: Predictor, metadata: dict[str, Any], path: pathlib.Path, *, half: bool = False) -> None:
-    tensors = predictor.flatten(source.variables)
-    if half:  # of kernels; vectors are few, and a variance may exceed what float16 holds
-        tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
-    _save_safetensors(tensors, metadata, path)
-
-
-def _read_safetensors(source: Predictor, path: pathlib.Path) -> Run:
-    return _run_of(predictor.load_safetensors(path))
-
-
-def _write_torch(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> None:
-    if source.answers_covid19:
-        raise UserError("--format=torch has no place for the target 'covid19': train without, or use another format.")
-    if (name := source.config.model.name) not in torch_weights.NETWORKS:
-        raise UserError(
-            f"--format=torch is for resnet_unet and separable_unet: {name!r} has no counterpart in PyTorch."
-        )
-    _save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)
-
-
-def _read_torch(source: Predictor, path: pathlib.Path) -> Run:
-    name, (tensors, _) = source.config.model.name, torch_weights.read_safetensors(path)
-    variables = torch_weights.from_torch(tensors, jax.device_get(source.variables), name, source=str(path))
-    return _run_of(dataclasses.replace(source, variables=replicas.replicate(variables)))
-
-
-def _save_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, Any], path: pathlib.Path) -> None:
-    contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    safetensors.numpy.save_file(contiguous, path, metadata=to_strings(metadata))
-
-
-def _run_of(loaded: Predictor) -> Run:
-    return lambda images: _outputs(loaded.logits(images), loaded)
-
-
-FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Run]]] = {
-    "stablehlo": (_write_stablehlo, _read_stablehlo),
-    "onnx": (_write_onnx, _read_onnx),
-    "safetensors": (_write_safetensors, _read_safetensors),
-    "safetensors_float16": (functools.partial(_write_safetensors, half=True), _read_safetensors),
-    "torch": (_write_torch, _read_torch),
-}

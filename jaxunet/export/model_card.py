@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import shlex
+import string
 from typing import Any
 
 import jax
@@ -14,134 +15,59 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.data import prepared
+from jaxunet.data.specs import spec_of
+from jaxunet.data.targets import finding
+from jaxunet.export.formats import FORMATS
+from jaxunet.models.build import NETWORKS
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring import protocols
 
 NAME = "MODEL_CARD.md"
-
-_DATA = {
-    "covid_qu_ex": (
-        "COVID-QU-Ex, Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
-        "those that https://www.kaggle.com/datasets/anasmohammedtahir/covidqu states, and those of the "
-        "public collections that the dataset was compiled from. jaxunet cannot tell whether they allow to pass on "
-        "weights learnt from it: check them first.",
-    ),
-    "synthetic_cxr": (
-        "synthetic chest X-rays, drawn by jaxunet",
-        "drawn by a program; no patient is shown, and nothing about real X-rays can be concluded.",
-    ),
-}
-
-_OPEN_IMAGE = """\
-image = Image.open("xray.png").convert("L").resize((size, size), Image.Resampling.BOX)
-image = np.asarray(image)[None]  # uint8 [batch, size, size], any number of X-rays
-"""
-# How to run each format; FILE stands for the artefact. docs/export.md shows the same lines, and a test runs them.
-EXAMPLES = {
-    "stablehlo": f"""\
-import json
-import zipfile
-
-import jax.export
-import numpy as np
-from PIL import Image
-
-with zipfile.ZipFile("FILE") as file:
-    about = json.loads(file.read("metadata.json"))
-    model = jax.export.deserialize(bytearray(file.read("model.stablehlo")))
-size = about["image_size"]
-{_OPEN_IMAGE}result = model.call(image)  # "probability" float32, "mask" uint8: [batch, size, size, targets]
-print(about["targets"], np.mean(result["mask"], axis=(0, 1, 2)))  # share of the pixels
-""",
-    "onnx": f"""\
-import json
-
-import numpy as np
-import onnxruntime
-from PIL import Image
-
-model = onnxruntime.InferenceSession("FILE", providers=["CPUExecutionProvider"])
-about = {{k: json.loads(v) for k, v in model.get_modelmeta().custom_metadata_map.items()}}
-size = about["image_size"]
-{_OPEN_IMAGE}probability, mask = model.run(["probability", "mask"], {{"image": image}})  # [batch, size, size, targets]
-print(about["targets"], np.mean(mask, axis=(0, 1, 2)))  # share of the pixels
-""",
-    "safetensors": f"""\
-import numpy as np
-from PIL import Image
-
-from jaxunet.prediction import predictor
-
-model = predictor.load_safetensors("FILE")
-size = model.image_size
-{_OPEN_IMAGE}logits = model.logits(image)[..., : len(model.targets)]
-probability = 1 / (1 + np.exp(-logits))  # float32 [batch, size, size, targets]
-print(model.targets, np.mean(probability > model.threshold, axis=(0, 1, 2)))  # share of the pixels
-""",
-    "torch": """\
-import json
-
-import safetensors.torch
-import segmentation_models_pytorch
-import torch
-
-with safetensors.safe_open("FILE", "pt") as file:
-    about = {key: json.loads(value) for key, value in file.metadata().items()}
-
-config, size = about["config"]["model"], about["image_size"]
-model = segmentation_models_pytorch.Unet(
-    f"resnet{config['depth']}", encoder_weights=None, in_channels=1, classes=len(about["targets"])
-).eval()
-model.load_state_dict(safetensors.torch.load_file("FILE"))
-image = torch.rand(1, 1, size, size)  # in [0, 1], [batch, 1, size, size]
-logits = model((image - config["input_mean"]) / config["input_std"])  # [batch, targets, size, size]
-print(about["targets"], (logits.sigmoid() > about["threshold"]).float().mean(dim=(0, 2, 3)))
-""",
-}
-EXAMPLES["safetensors_float16"] = EXAMPLES["safetensors"]
+TEMPLATE = pathlib.Path(__file__).with_name("model_card.md")
 
 
 def training_data(config: ConfigDict) -> tuple[str, str]:
     """Name of the dataset in `config`, and a note on its terms of use."""
-    return _DATA[config.dataset.name]
+    spec = spec_of(config.dataset)
+    return f"{spec.title}, {spec.citation}", spec.terms
 
 
 def model_card(
-    source: Predictor, workdir: pathlib.Path, metadata: dict[str, Any], file: str, format: str, agreement: str
+    source: Predictor,
+    workdir: pathlib.Path,
+    metadata: dict[str, Any],
+    file: str,
+    format: str,
+    agreement: str,
+    *,
+    trained_in: pathlib.Path,
 ) -> str:
     """The card's text, in Markdown.
 
     Args:
       source: the network.
-      workdir: of the run.
+      workdir: of the run, or the folder with the scores of several runs' mean.
       metadata: as `export.describe` gives it.
       file: name of the artefact.
-      format: a key of `EXAMPLES`.
+      format: a key of `FORMATS`.
       agreement: a sentence on how the artefact was checked.
+      trained_in: workdir of the run, or of the first of several.
     """
-    size, targets = source.image_size, " and ".join(source.targets)
-    sections = {
-        "Intended use": (
-            "Research on the segmentation of chest X-rays, and teaching. **Not for clinical use**: it is no medical "
-            "device, and nobody has validated it on patients. It must not be used to diagnose or to treat."
-        ),
-        "Training data": _training_data(source, workdir),
-        "Settings": _settings(source, metadata),
-        "Scores": _scores(source, workdir),
-        "Limits": _limits(source),
-        "How to run it": (
-            f"`FILE` is {format}, {_input_words(format, size)} {text(agreement)}\n\n"
-            f"```python\n{EXAMPLES[format].rstrip()}\n```"
-        ).replace("FILE", code(file)),
-        "Made with": ", ".join(f"{name} {version}" for name, version in metadata["versions"].items()) + ".",
-    }
-    title = f"# {text(workdir.resolve().name)}: {targets} on chest X-rays"
-    lead = (
-        f"A {_network(source.config)} that marks {targets} on frontal chest X-rays of {size}x{size} pixels; checkpoint "
-        f"of step {source.step:,}. Written by jaxunet from the run; every number below was read from it."
+    size, versions = source.image_size, metadata["versions"]
+    several = "" if trained_in == workdir else f"; {source.origin}, of which this is the first"
+    return string.Template(TEMPLATE.read_text()).substitute(
+        run=text(workdir.resolve().name),
+        targets=" and ".join(source.targets),
+        network=_network(source.config),
+        size=size,
+        step=f"{source.step:,}{several}",
+        training_data=_training_data(source, trained_in),
+        settings=_settings(source, metadata),
+        scores=_scores(source, workdir),
+        limits=_limits(source),
+        how_to_run=FORMATS[format].how_to_run(file=code(file), format=format, size=size, agreement=text(agreement)),
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
     )
-    body = "\n\n".join(f"## {heading}\n\n{content}" for heading, content in sections.items())
-    return f"{title}\n\n{lead}\n\n{body}\n"
 
 
 def text(words: Any) -> str:
@@ -155,28 +81,13 @@ def code(name: str) -> str:
     return re.sub(r"[^\w .,+()@=-]", "_", name)
 
 
-def _input_words(format: str, size: int) -> str:
-    if format in ("stablehlo", "onnx"):
-        return (
-            f"from uint8 pixels [batch, {size}, {size}] to probabilities and masks; scaling, normalisation, sigmoid "
-            f"and threshold are inside."
-        )
-    if format == "torch":
-        return "weights named as PyTorch networks name them; scaling and normalisation are outside, as below."
-    return "weights with everything that jaxunet needs to build the network."
-
-
 def _network(config: ConfigDict) -> str:
-    model = config.model
-    return {
-        "unet": f"U-Net of {len(model.channels)} levels",
-        "resnet_unet": f"U-Net with a ResNet{model.depth} encoder",
-        "separable_unet": "U-Net of depthwise-separable convolutions",
-    }.get(model.name, f"network `{code(model.name)}`")
+    return NETWORKS[config.model.name].words(config.model)
 
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     config, (name, terms) = source.config.dataset, training_data(source.config)
+    spec = spec_of(config)
     lines = [
         f"- Dataset: {name}; part `{config.train_config}`, scored on `{config.eval_config}`.",
         f"- Terms of use: {terms}",
@@ -186,7 +97,7 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             "The run holds no training log: these weights were imported or never trained, and the card cannot tell on "
             "what. The settings name this dataset, which may not be the one:\n\n" + "\n".join(lines)
         )
-    weights = source.config.init.weights or source.config.init.checkpoint
+    weights = source.config.init.weights or source.config.init.run
     if weights:
         words = (
             "ImageNet weights (torchvision, BSD-3)" if weights == "imagenet" else text(pathlib.PurePath(weights).name)
@@ -200,13 +111,14 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
         )
     dropped = prepared.dropped_from_train(builder) if config.drop_leaked else frozenset()
     if config.drop_near_duplicates:
-        dropped |= {i for i in prepared.near_in_train(builder) if _used(i, config.train_config)}
+        dropped |= {i for i in prepared.near_in_train(builder) if spec.in_subset(i, config.train_config)}
     sizes = {split: builders[config.eval_config].info.splits[split].num_examples for split in ("val", "test")}
     train = builder.info.splits["train"].num_examples
     lines.append(f"- Images: {train - len(dropped):,} for training, {sizes['val']:,} Val, {sizes['test']:,} Test.")
     found = prepared.verification(builder)
-    if builder.name != "synthetic_cxr":
-        near = [p for p in found["near"] if any(i.startswith("Train/") and _used(i, config.train_config) for i in p)]
+    if spec.archive:
+        part = config.train_config
+        near = [p for p in found["near"] if any(spec.in_train(i) and spec.in_subset(i, part) for i in p)]
         identical, fate = len(found["dropped_from_train"]), "left out" if config.drop_leaked else "**kept**"
         lines.append(
             f"- Split hygiene: images of Train that are byte for byte one of Val or Test: {identical}, {fate}. Pairs "
@@ -215,10 +127,6 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             f"patient may be in two splits."
         )
     return "\n".join(lines)
-
-
-def _used(image_id: str, train_config: str) -> bool:
-    return train_config != "infection" or "/COVID-19/" in image_id
 
 
 def _settings(source: Predictor, metadata: dict[str, Any]) -> str:
@@ -308,18 +216,11 @@ UNGATED = (
 
 
 def _limits(source: Predictor) -> str:
-    size, controls = source.image_size, source.config.dataset.train_config == "infection_all"
-    answers = source.answers_covid19
-    lines = [
-        f"- It always answers, for any picture: only whole frontal chest X-rays, reduced to {size}x{size}, are like "
-        "what it has seen. Children, lateral views, other scanners and crops have not been tried.",
-        "- The probabilities have not been calibrated; scores depend on the threshold and, strongly, on the protocol.",
-        "- Scores on the dataset's own splits say little about other hospitals.",
-    ]
-    if "infection" in source.targets:
-        lines.append(
-            "- Other pneumonia and normal lungs were among the training images." + (f" {UNGATED}" if answers else "")
-            if controls
-            else "- It has learnt from COVID-19 images only: expect it to mark infection on lungs that have none."
-        )
-    return "\n".join(lines)
+    """What depends on the targets; the limits of every network are in the template."""
+    dataset = source.config.dataset
+    if not finding(source.targets):
+        return ""
+    if spec_of(dataset).has_controls(dataset.train_config):
+        words = "Other pneumonia and normal lungs were among the training images."
+        return f"\n- {words} {UNGATED}" if source.answers_covid19 else f"\n- {words}"
+    return "\n- It has learnt from COVID-19 images only: expect it to mark infection on lungs that have none."

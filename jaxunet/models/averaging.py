@@ -26,11 +26,15 @@ class Flipped:
 
     model: Network
 
-    def apply(self, variables: Any, image: Array, *, train: bool) -> Array:
-        """float32 [B, H, W, 1] -> [B, H, W, C]; twice the work and memory of `model`."""
+    def apply(self, variables: Any, image: Array, *, train: bool) -> dict[str, Array]:
+        """float32 [B, H, W, 1] -> logits as of `model`; twice its work and memory."""
         both = jnp.concatenate([image, image[:, :, ::-1]])
-        straight, mirrored = jnp.split(self.model.apply(variables, both, train=train), 2)
-        return mean_logits(jnp.stack([straight, mirrored[:, :, ::-1]]))
+        result = {}
+        for name, logits in self.model.apply(variables, both, train=train).items():
+            straight, mirrored = jnp.split(logits, 2)
+            mirrored = mirrored[:, :, ::-1] if name == "masks" else mirrored
+            result[name] = mean_logits(jnp.stack([straight, mirrored]))
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Ensemble:
 
     models: tuple[Network, ...]
 
-    def apply(self, variables: Any, image: Array, *, train: bool) -> Array:
-        """float32 [B, H, W, 1] -> [B, H, W, C]."""
+    def apply(self, variables: Any, image: Array, *, train: bool) -> dict[str, Array]:
+        """float32 [B, H, W, 1] -> logits as of each of the `models`."""
         members = [{name: trees[i] for name, trees in variables.items()} for i in range(len(self.models))]
         logits = [m.apply(v, image, train=train) for m, v in zip(self.models, members, strict=True)]
-        return mean_logits(jnp.stack(logits))
+        return {name: mean_logits(jnp.stack([x[name] for x in logits])) for name in logits[0]}

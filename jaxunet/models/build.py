@@ -1,7 +1,10 @@
-"""Networks: `build_model` turns `config.model` into a Flax module `image [B, H, W, 1] -> logits [B, H, W, C]`."""
+"""Networks: `build_model` turns `config.model` into a Flax module, image [B, H, W, 1] -> {"masks": [B, H, W, C]}.
+
+All are logits. Where "covid19" is a target, the dict also has `covid19` [B]. `NETWORKS` lists all networks.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,8 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet.data.targets import COVID19, mask_targets
-from jaxunet.models.layers import Policy
+from jaxunet.data.targets import answers_covid19, mask_targets
+from jaxunet.models import resnet_unet, separable_unet
+from jaxunet.models.layers import Numerics
 from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
 from jaxunet.models.separable_unet import SeparableUNet, SeparableUNetEncoder
@@ -20,23 +24,59 @@ from jaxunet.models.unet import UNet, UNetEncoder
 Network = nn.Module
 
 
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A row of `NETWORKS`. `model` is the `model` section of a config, `numerics` says how to compute.
+
+    Attributes:
+      build: (model, number of masks, numerics, more) -> the network; `more` is `{"covid19": True}` where it must answer
+        for the whole image.
+      encoder: (model, numerics) -> its encoder alone, to be pretrained on classes.
+      words: model -> what a model card calls it.
+      answers_image: whether it can answer for the whole image.
+      torch_modules: names of its modules -> those of its counterpart in PyTorch; None if there is none.
+    """
+
+    build: Callable[..., Network]
+    encoder: Callable[[ConfigDict, Numerics], Network]
+    words: Callable[[ConfigDict], str]
+    answers_image: bool = False
+    torch_modules: Callable[[list[str]], list[str]] | None = None
+
+
+NETWORKS = {
+    "unet": Architecture(
+        lambda model, masks, numerics, **more: UNet(masks, tuple(model.channels), model.stem, numerics, **more),
+        lambda model, numerics: UNetEncoder(tuple(model.channels), model.stem, numerics),
+        words=lambda model: f"U-Net of {len(model.channels)} levels",
+        answers_image=True,
+    ),
+    "resnet_unet": Architecture(
+        lambda model, masks, numerics, **more: ResNetUNet(masks, model.depth, numerics, **more),
+        lambda model, numerics: ResNetEncoder(model.depth, numerics),
+        words=lambda model: f"U-Net with a ResNet{model.depth} encoder",
+        answers_image=True,
+        torch_modules=resnet_unet.torch_modules,
+    ),
+    "separable_unet": Architecture(
+        lambda model, masks, numerics: SeparableUNet(masks, numerics),
+        lambda model, numerics: SeparableUNetEncoder(numerics),
+        words=lambda model: "U-Net of depthwise-separable convolutions",
+        torch_modules=separable_unet.torch_modules,
+    ),
+}
+
+
 def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | None) -> Network:
     """The network that `config.model` describes.
 
     Args:
       model: the `model` section of the config.
-      targets: what the C logits stand for, `config.dataset.targets`: masks, and maybe, as the last, "covid19", whose
-        logit answers for the whole image and is the same in all its pixels.
+      targets: `config.dataset.targets`: the masks that the C logits stand for, and maybe "covid19".
       axis_name: mapped axis to average batch statistics over, or None for per-replica statistics.
     """
-    policy, masks, covid19 = _policy(model, axis_name), len(mask_targets(targets)), COVID19 in targets
-    if model.name == "unet":
-        return UNet(masks, tuple(model.channels), model.patch, policy, covid19)
-    if model.name == "resnet_unet":
-        return ResNetUNet(masks, model.depth, policy, covid19)
-    if model.name == "separable_unet":
-        return SeparableUNet(masks, policy)
-    raise ValueError(f"unknown model {model.name!r}")
+    more = {"covid19": True} if answers_covid19(targets) else {}
+    return NETWORKS[model.name].build(model, len(mask_targets(targets)), _numerics(model, axis_name), **more)
 
 
 class Classifier(nn.Module):
@@ -53,25 +93,18 @@ class Classifier(nn.Module):
 
 def build_classifier(model: ConfigDict, *, classes: int, axis_name: str | None) -> Network:
     """The encoder of the network that `config.model` describes, with a head for `classes` classes of whole images."""
-    policy = _policy(model, axis_name)
-    if model.name == "unet":
-        return Classifier(classes, UNetEncoder(tuple(model.channels), model.patch, policy))
-    if model.name == "resnet_unet":
-        return Classifier(classes, ResNetEncoder(model.depth, policy))
-    if model.name == "separable_unet":
-        return Classifier(classes, SeparableUNetEncoder(policy))
-    raise ValueError(f"unknown model {model.name!r}")
+    return Classifier(classes, NETWORKS[model.name].encoder(model, _numerics(model, axis_name)))
 
 
 def without_patches(model: Network) -> Network:
     """The same network computed plainly; same parameters, same values."""
     if isinstance(model, Classifier):
         return model.clone(encoder=without_patches(model.encoder))
-    return model.clone(policy=dataclasses.replace(model.policy, patches=False))
+    return model.clone(numerics=dataclasses.replace(model.numerics, patches=False))
 
 
-def _policy(model: ConfigDict, axis_name: str | None) -> Policy:
-    return Policy(
+def _numerics(model: ConfigDict, axis_name: str | None) -> Numerics:
+    return Numerics(
         dtype=compute_dtype(model.dtype),
         axis_name=axis_name,
         bn_momentum=model.bn_momentum,
@@ -88,6 +121,6 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def predict_step(variables: Any, image: Array, *, model: Network) -> Array:
-    """`image` float32 [B, H, W, 1] in [0, 1] -> logits float32 [B, H, W, C] or [B, C], running statistics."""
+def predict_step(variables: Any, image: Array, *, model: Network) -> Any:
+    """`image` float32 [B, H, W, 1] in [0, 1] -> the network's logits, with running statistics."""
     return model.apply(variables, image, train=False)

@@ -1,7 +1,7 @@
-"""Building blocks shared by every network: convolution, normalisation, resampling.
+"""Building blocks shared by every network: convolution, normalisation, the answer for the whole image.
 
-All arrays are channels-last `[B, H, W, C]`. Parameters and batch statistics are float32; activations are
-`Policy.dtype`. Networks get one `Policy` and hand it down, so that precision and normalisation are decided once.
+All arrays are channels-last `[B, H, W, C]`. Parameters and batch statistics are float32; activations have
+`Numerics.dtype`. A network gets one `Numerics` and passes it down: precision and normalisation are decided once.
 """
 
 import dataclasses
@@ -13,21 +13,22 @@ from jax import Array
 
 from jaxunet.core.errors import UserError
 from jaxunet.models.convolution import conv3x3
+from jaxunet.models.resampling import window
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
-    """Precision and normalisation of a whole network.
+class Numerics:
+    """Precision and normalisation of a network.
 
     Attributes:
       dtype: of activations, `float32` or `bfloat16`.
       axis_name: mapped axis over which batch statistics are averaged; None keeps them per replica.
       bn_momentum: share of the old running statistics kept at each step (PyTorch's 0.1 is 0.9 here).
       bn_epsilon: added to the variance.
-      patches: compute fine stages on images in patches, see `patches.py`.
-      input_mean, input_std: images in [0, 1] enter the first convolution as (image - input_mean) / input_std.
+      patches: whether fine stages are computed on images in patches, see `patches.py`.
+      input_mean, input_std: the first convolution gets (image - input_mean) / input_std, for images in [0, 1].
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -39,15 +40,15 @@ class Policy:
     input_std: float = 1.0
 
     def normalise(self, image: Array) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> the network's input, of `dtype`."""
+        """`image` float [B, H, W, C] in [0, 1] -> the network's normalised input, in `dtype`."""
         return ((image - self.input_mean) / self.input_std).astype(self.dtype)
 
 
 class Conv(nn.Module):
-    """Convolution with explicit symmetric padding, so that sizes and values match PyTorch's at stride 2.
+    """Convolution with explicit symmetric padding: sizes and values match PyTorch's at stride 2.
 
-    A 1x1 convolution is computed as a matrix product (same parameter, same shape): XLA's CPU backend
-    trains the ResNet101 U-Net 1.56x faster that way, accelerators do not care.
+    A 1x1 convolution is computed as a matrix product of the same parameter. On CPU, XLA then trains the ResNet101 U-Net
+    1.56x faster; accelerators show no difference.
     """
 
     features: int
@@ -86,7 +87,7 @@ class Conv(nn.Module):
 class DepthwiseConv3x3(nn.Module):
     """3x3 convolution of each channel by itself, padding 1, no bias: `[B, H, W, C]` -> `[B, H, W, C]`.
 
-    A sum of nine shifted products: XLA has no fast gradient of grouped convolutions (jax-ml/jax #13800).
+    Computed as a sum of nine shifted products: XLA has no fast gradient of grouped convolutions (jax-ml/jax #13800).
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -105,8 +106,8 @@ class DepthwiseConv3x3(nn.Module):
 class TransposedConv3x3(nn.Module):
     """Transposed 3x3 convolution, stride 2, padding 1, output padding 1: `[B, H, W, C]` -> `[B, 2H, 2W, features]`.
 
-    PyTorch's `ConvTranspose2d(C, features, 3, 2, 1, output_padding=1)`, kernel `[3, 3, C, features]`. Sub-pixel form:
-    each of the four output phases is a sum of one to four matrix products, where the usual form convolves an image that
+    PyTorch's `ConvTranspose2d(C, features, 3, 2, 1, output_padding=1)`, kernel `[3, 3, C, features]`. In this sub-pixel
+    form, each of the four output phases is a sum of one to four matrix products. The usual form convolves an image that
     is three quarters zeros (jax-ml/jax #23783).
     """
 
@@ -119,7 +120,7 @@ class TransposedConv3x3(nn.Module):
         kernel = self.param("kernel", he_normal, (3, 3, c, self.features), jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         padded = jnp.pad(x.astype(self.dtype), [(0, 0), (0, 1), (0, 1), (0, 0)])
-        # Along one axis, output 2i is k[1] x[i], and output 2i + 1 is k[2] x[i] + k[0] x[i + 1].
+        # Along one axis, output 2i is k[1] x[i]; output 2i + 1 is k[2] x[i] + k[0] x[i + 1].
         taps = (((1, 0),), ((2, 0), (0, 1)))
         rows = []
         for row in taps:
@@ -134,20 +135,20 @@ class TransposedConv3x3(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167), for images in patches too.
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167), also of images in patches.
 
-    Statistics, their reduction over the devices (one exchange for both) and the normalisation are float32. Variables
-    are named as in `flax.linen.BatchNorm`. `patch` is that of the input: its patch * patch phases of a channel share
+    Statistics, their mean over the devices (one exchange for both) and the normalisation are float32. Variables have
+    the names of `flax.linen.BatchNorm`. The input is in patches of `patch`: the patch * patch phases of a channel share
     statistics and parameters.
     """
 
-    policy: Policy
+    numerics: Numerics
     train: bool
     patch: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, H, W, patch * patch * C]` -> the same shape, of the policy's dtype."""
+        """`[B, H, W, patch * patch * C]` -> the same shape, in the numerics's dtype."""
         phases = self.patch**2
         c = x.shape[-1] // phases
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
@@ -158,136 +159,31 @@ class BatchNorm(nn.Module):
             wide = x.astype(jnp.float32)
             moments = jnp.stack([wide.mean(axis=(0, 1, 2)), jnp.square(wide).mean(axis=(0, 1, 2))])
             moments = moments.reshape(2, phases, c).mean(axis=1)
-            if self.policy.axis_name:
-                moments = jax.lax.pmean(moments, self.policy.axis_name)
+            if self.numerics.axis_name:
+                moments = jax.lax.pmean(moments, self.numerics.axis_name)
             mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
             if not self.is_initializing():
-                keep = self.policy.bn_momentum
+                keep = self.numerics.bn_momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * var
         else:
             mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.policy.bn_epsilon)
+        factor = scale * jax.lax.rsqrt(var + self.numerics.bn_epsilon)
         factor, offset = (jnp.tile(v, phases).reshape(1, 1, 1, -1) for v in (factor, bias - mean * factor))
-        return (x.astype(jnp.float32) * factor + offset).astype(self.policy.dtype)
+        return (x.astype(jnp.float32) * factor + offset).astype(self.numerics.dtype)
 
 
 class ImageAnswer(nn.Module):
-    """One logit for the whole image, from the mean of its coarsest feature `[B, h, w, C]`: float32 `[B, 1]`."""
+    """One logit for the whole image, from the mean of its coarsest feature `[B, h, w, C]`: float32 `[B]`."""
 
     @nn.compact
     def __call__(self, feature: Array) -> Array:
-        return nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2)))
+        logit = nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2)))
+        return logit.reshape(feature.shape[0])
 
 
-def append_plane(logits: Array, answer: Array) -> Array:
-    """`[B, H, W, C]`, `[B, 1]` -> `[B, H, W, C + 1]`: the answer in every pixel, so that it travels as masks do."""
-    plane = jnp.broadcast_to(answer[:, None, None, :], (*logits.shape[:-1], 1))
-    return jnp.concatenate([logits, plane], axis=-1)
-
-
-def split_plane(logits: Array) -> tuple[Array, Array]:
-    """Inverse of `append_plane`: `[B, H, W, C + 1]` -> `[B, H, W, C]` and `[B]`. For symbolic sizes, too."""
-    b, c = logits.shape[0], logits.shape[-1] - 1
-    masks, plane = (jax.lax.slice_in_dim(logits, i, j, axis=-1) for i, j in ((0, c), (c, c + 1)))
-    return masks, window(plane, (0, 0), (1, 1)).reshape(b)
-
-
-def batch_norm(policy: Policy, *, train: bool, name: str, patch: int = 1) -> BatchNorm:
-    return BatchNorm(policy, train, patch, name=name)
-
-
-def window(x: Array, start: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None, *, stride: int = 1) -> Array:
-    """The pixels of `x` [B, H, W, C] from `start` on: the next `size`, or every `stride`-th to the end.
-
-    NumPy's indexing of an array whose batch size is symbolic, as in an export, becomes a gather, which is slow.
-    """
-    b, h, w, c = x.shape
-    i, j = start
-    end = (i + size[0], j + size[1]) if size else (h, w)
-    return jax.lax.slice(x, (0, i, j, 0), (b, *end, c), (1, stride, stride, 1))
-
-
-def max_pool_2x(x: Array) -> Array:
-    """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 2x2.
-
-    Written as maxima of strided slices: the gradient of a window reduction scatters, and takes 20 times as long on CPU.
-    """
-    a, b, c, d = (window(x, (i, j), stride=2) for i in (0, 1) for j in (0, 1))
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
-
-
-def max_pool_3x3_stride2(x: Array) -> Array:
-    """`[B, H, W, C]` -> `[B, H/2, W/2, C]`, windows of 3x3 padded by one, as in the stem of a ResNet."""
-    for axis in (1, 2):
-        n = x.shape[axis]
-        pad = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
-        padded = jnp.pad(x, pad, constant_values=-jnp.inf)
-        left, middle, right = (jax.lax.slice_in_dim(padded, k, k + n - 1, 2, axis) for k in range(3))
-        x = jnp.maximum(jnp.maximum(left, middle), right)
-    return x
-
-
-def space_to_depth(x: Array, patch: int) -> Array:
-    """`[B, H, W, C]` -> `[B, H/patch, W/patch, patch*patch*C]`: every patch becomes one pixel; no value is lost."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // patch, w // patch, patch * patch * c)
-
-
-def depth_to_space(x: Array, patch: int) -> Array:
-    """Inverse of `space_to_depth`: `[B, H, W, patch*patch*C]` -> `[B, H*patch, W*patch, C]`."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, patch, patch, c // (patch * patch)).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h * patch, w * patch, c // (patch * patch))
-
-
-def upsample_bilinear_2x(x: Array) -> Array:
-    """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, equal to `jax.image.resize(..., "bilinear")` (half-pixel centres).
-
-    In the form that the device likes: as shifted sums it is 1.3 to 4 times faster on CPU; as the general resize, which
-    is a matrix product, it moves a third of the bytes on a TPU.
-    """
-    return jax.lax.platform_dependent(x, cpu=upsample_by_sums, default=upsample_by_products)
-
-
-def upsample_by_products(x: Array) -> Array:
-    b, h, w, c = x.shape
-    return jax.image.resize(x, (b, 2 * h, 2 * w, c), "bilinear")
-
-
-@jax.custom_vjp
-def upsample_by_sums(x: Array) -> Array:
-    """Along each axis, output 2i is 3/4 x[i] + 1/4 x[i-1] and 2i+1 is 3/4 x[i] + 1/4 x[i+1], edges repeated."""
-    for axis in (1, 2):
-        n, padded = x.shape[axis], _repeat_edges(x, axis)
-        before = jax.lax.slice_in_dim(padded, 0, n, axis=axis)
-        after = jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
-        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
-        x = pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
-    return x
-
-
-def _upsample_forward(x: Array) -> tuple[Array, None]:
-    return upsample_by_sums(x), None
-
-
-def _upsample_backward(_: None, g: Array) -> tuple[Array]:
-    """The transpose: dx[i] = 1/4 g[2i-1] + 3/4 g[2i] + 3/4 g[2i+1] + 1/4 g[2i+2], edges of g repeated."""
-    for axis in (2, 1):
-        n, padded = g.shape[axis], _repeat_edges(g, axis)
-        g0, g1, g2, g3 = (jax.lax.slice_in_dim(padded, k, k + n - 1, 2, axis) for k in range(4))
-        g = 0.75 * (g1 + g2) + 0.25 * (g0 + g3)
-    return (g,)
-
-
-upsample_by_sums.defvjp(_upsample_forward, _upsample_backward)
-
-
-def _repeat_edges(x: Array, axis: int) -> Array:
-    n = x.shape[axis]
-    first, last = (jax.lax.slice_in_dim(x, k, k + 1, axis=axis) for k in (0, n - 1))
-    return jnp.concatenate([first, x, last], axis)
+def batch_norm(numerics: Numerics, *, train: bool, name: str, patch: int = 1) -> BatchNorm:
+    return BatchNorm(numerics, train, patch, name=name)
 
 
 def check_divisible(image: Array, stride: int) -> None:
@@ -295,6 +191,6 @@ def check_divisible(image: Array, stride: int) -> None:
     h, w = image.shape[1:3]
     if h % stride or w % stride:
         raise UserError(
-            f"The network needs height and width divisible by {stride}, and the image is {h}x{w}: "
+            f"The network needs height and width divisible by {stride}, but the image is {h}x{w}: "
             f"pad it to {-(-h // stride) * stride}x{-(-w // stride) * stride}."
         )

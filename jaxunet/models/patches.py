@@ -1,10 +1,10 @@
-"""Convolutions on images whose patches are channels: the same values, in shapes that accelerators like.
+"""Convolutions on images whose patches are channels: the same values, in shapes that suit accelerators.
 
 An image [B, H, W, C] "in patches of p" is `space_to_depth(image, p)`, [B, H/p, W/p, p*p*C]. Accelerators compute on
-tiles of 128 channels: a map of 16 channels at 256x256 is stored eight times its size, the same map in patches of 4, 256
-channels at 64x64, at its own. A convolution between images in patches is a convolution too, whose kernel holds the
-original one several times over, among zeros; parameters stay the original's. Nearest upsampling before it only adds up
-some of its entries, so the upsampled image is never made.
+tiles of 128 channels. A map of 16 channels at 256x256 therefore takes eight times its size. In patches of 4, it has 256
+channels at 64x64 and takes its own size. A convolution of images in patches is again a convolution: its kernel holds
+copies of the original kernel among zeros. The parameters stay the original ones. Nearest upsampling before it only adds
+up entries of that kernel: the upsampled image is never made.
 """
 
 import functools
@@ -16,15 +16,16 @@ import numpy as np
 from jax import Array
 
 from jaxunet.models.convolution import conv3x3
-from jaxunet.models.layers import he_normal, window
+from jaxunet.models.layers import he_normal
+from jaxunet.models.resampling import window
 
 
 @functools.cache
 def _taps(size: int, stride: int, patch: int, repeat: int) -> np.ndarray:
-    """float32 [size, blocks, patch * stride / repeat, patch]: 1 where tap d of output pixel a meets input pixel s.
+    """float32 [size, 3, patch * stride / repeat, patch]: 1 where tap d of output pixel a reads input pixel s.
 
-    Along one axis: a convolution of `size` taps, centred, every input pixel repeated `repeat` times before it. `blocks`
-    are the neighbouring patches, from the one before to the one after.
+    This is one axis of a centred convolution of `size` taps, after repeating every input pixel `repeat` times. The axis
+    of 3 is: the patch before, the patch itself, the patch after.
     """
     whole = patch * stride
     taps = np.zeros((size, 3, whole // repeat, patch), np.float32)
@@ -40,9 +41,9 @@ def patch_kernel(kernel: Array, *, stride: int, patch: int, repeat: int = 1) -> 
 
     Args:
       kernel: of a convolution with odd k, padding k // 2 and `stride`.
-      stride: see above; the result has stride 1.
+      stride: of that convolution; the result has stride 1.
       patch: of the output.
-      repeat: nearest upsampling of the input before the convolution, 1 or 2.
+      repeat: factor of nearest upsampling before the convolution, 1 or 2.
     """
     taps = _taps(kernel.shape[0], stride, patch, repeat)
     full = jnp.einsum("ujsa,vltb,uvio->jlstiabo", taps, taps, kernel)
@@ -57,7 +58,7 @@ def conv(x: Array, kernel: Array, padding: int = 1) -> Array:
 
 
 class PatchConv(nn.Module):
-    """`Conv` with output in patches of `patch` and input in patches of `patch * stride`; same parameters, no bias."""
+    """`Conv` with the same parameters; the output is in patches of `patch`, the input of `patch * stride`."""
 
     features: int
     kernel_size: int = 3
@@ -80,10 +81,10 @@ class PatchConv(nn.Module):
 
 
 class UpsampleConcatConv(nn.Module):
-    """3x3 convolution of (x upsampled twice by repeating, skip), without making either: the first of a decoder stage.
+    """First convolution of a decoder stage: 3x3, on `x` upsampled by repeating, concatenated with `skip`.
 
-    The parameter is that of the convolution of both together, [3, 3, C + S, features]. Input `x` is in patches of
-    patch / 2 (or, for `patch` 1, as it is), `skip` and the output are in patches of `patch`.
+    It makes neither the upsampled nor the concatenated array. The parameter is [3, 3, C + S, features], as if it did.
+    `x` is in patches of patch / 2 (plain if `patch` is 1), `skip` and the output in patches of `patch`.
     """
 
     features: int
@@ -111,13 +112,13 @@ class UpsampleConcatConv(nn.Module):
 def _upsampled_conv(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
     """3x3 convolution of `x` [B, H, W, C] upsampled by repeating: [B, 2H, 2W, F], with 4/9 of the arithmetic.
 
-    Each of the four output phases sees 2x2 pixels of `x`; all four come from one convolution over the corners.
+    Each of the four output phases reads 2x2 pixels of `x`. One 2x2 convolution computes all four.
     """
     h, w = x.shape[1:3]
     f = kernel.shape[-1]
     corners = _fold(_fold(kernel, 0), 2)  # [column phase, row phase, 2, 2, C, F]
     corners = corners.transpose(2, 3, 4, 1, 0, 5).reshape(2, 2, kernel.shape[2], 4 * f).astype(dtype)
-    # Padded beforehand: in XLA's CPU backend the kernel's gradient takes 7 to 36 times as long if the convolution pads.
+    # Padded before: on CPU, XLA's kernel gradient takes 7 to 36 times as long if the convolution pads.
     y = conv(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), corners, padding=0)  # [B, H + 1, W + 1, 4 F]
     phases = [jax.lax.slice_in_dim(y, k * f, (k + 1) * f, axis=3) for k in range(4)]
     rows = [jnp.stack([window(phases[2 * a + b], (a, b), (h, w)) for b in (0, 1)], axis=3) for a in (0, 1)]
@@ -125,16 +126,16 @@ def _upsampled_conv(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
 
 
 def _fold(kernel: Array, axis: int) -> Array:
-    """Three taps along `axis` -> two, for both output phases [2, ...]: those on the two pixels that the phase sees."""
+    """Three taps along `axis` -> [2, ...]: for each output phase, two taps on the two pixels that it reads."""
     k0, k1, k2 = (jax.lax.index_in_dim(kernel, i, axis, keepdims=False) for i in range(3))
-    # Phase 0 sees (k0 | k1 + k2) at pixels (i - 1, i), phase 1 sees (k0 + k1 | k2) at (i, i + 1).
+    # Phase 0 has taps (k0 | k1 + k2) on pixels (i - 1, i), phase 1 has (k0 + k1 | k2) on (i, i + 1).
     return jnp.stack([jnp.stack([k0, k1 + k2], axis), jnp.stack([k0 + k1, k2], axis)])
 
 
 def max_pool_3x3_stride2_of_patches(x: Array, channels: int) -> Array:
-    """The stem's max-pool of an image [B, 2H, 2W, C] in patches of 2: `[B, H, W, 4 C]` -> `[B, H, W, C]`.
+    """`max_pool_3x3_stride2` of an image [B, 2H, 2W, C] in patches of 2: `[B, H, W, 4 C]` -> `[B, H, W, C]`.
 
-    The window of output i holds phase 1 of patch i - 1 and both of patch i, along each axis.
+    Along each axis, the window of output i holds phase 1 of patch i - 1 and both phases of patch i.
     """
     c = channels
     phase = [[x[..., (2 * a + b) * c : (2 * a + b + 1) * c] for b in (0, 1)] for a in (0, 1)]

@@ -1,18 +1,18 @@
-"""ResNet encoders (He et al. 2015, arXiv:1512.03385) in torchvision's form, so that its weights fit: the stride sits in
-the 3x3 convolution of a bottleneck ("V1.5"), padding is explicit, batch norm has epsilon 1e-5.
+"""ResNet encoders (He et al. 2015, arXiv:1512.03385) that fit torchvision's weights.
 
-Modules are named as torchvision names them, with `_` for `.` before an index: `layer3_22/conv2/kernel` is
+As in torchvision, the 3x3 convolution of a bottleneck has the stride ("V1.5"), padding is explicit, and batch norm has
+epsilon 1e-5. Modules have torchvision's names, with `_` for `.` before an index: `layer3_22/conv2/kernel` is
 `layer3.22.conv2.weight`.
 """
 
 import flax.linen as nn
 from jax import Array
 
-from jaxunet.models import layers
-from jaxunet.models.layers import Conv, Policy
+from jaxunet.models import layers, resampling
+from jaxunet.models.layers import Conv, Numerics
 from jaxunet.models.patches import PatchConv, max_pool_3x3_stride2_of_patches
 
-# Blocks per stage; from 50 layers on they are bottlenecks.
+# Depth -> blocks per stage. From depth 50 on, blocks are bottlenecks.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -21,13 +21,13 @@ class BasicBlock(nn.Module):
 
     features: int
     stride: int
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = _conv_norm(x, self.features, 3, self.stride, 1, self.policy, train=train)
-        y = _conv_norm(nn.relu(y), self.features, 3, 1, 2, self.policy, train=train)
-        return nn.relu(y + _shortcut(x, self.features, self.stride, self.policy, train=train))
+        y = _conv_norm(x, self.features, 3, self.stride, 1, self.numerics, train=train)
+        y = _conv_norm(nn.relu(y), self.features, 3, 1, 2, self.numerics, train=train)
+        return nn.relu(y + _shortcut(x, self.features, self.stride, self.numerics, train=train))
 
 
 class Bottleneck(nn.Module):
@@ -35,53 +35,54 @@ class Bottleneck(nn.Module):
 
     features: int
     stride: int
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = nn.relu(_conv_norm(x, self.features, 1, 1, 1, self.policy, train=train))
-        y = nn.relu(_conv_norm(y, self.features, 3, self.stride, 2, self.policy, train=train))
-        y = _conv_norm(y, 4 * self.features, 1, 1, 3, self.policy, train=train)
-        return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, self.policy, train=train))
+        y = nn.relu(_conv_norm(x, self.features, 1, 1, 1, self.numerics, train=train))
+        y = nn.relu(_conv_norm(y, self.features, 3, self.stride, 2, self.numerics, train=train))
+        y = _conv_norm(y, 4 * self.features, 1, 1, 3, self.numerics, train=train)
+        return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, self.numerics, train=train))
 
 
-def _conv_norm(x: Array, features: int, kernel: int, stride: int, i: int, policy: Policy, *, train: bool) -> Array:
-    """Convolution `conv<i>` and batch norm `bn<i>`; to be called inside a compact method."""
-    x = Conv(features, kernel, stride, use_bias=False, dtype=policy.dtype, name=f"conv{i}")(x)
-    return layers.batch_norm(policy, train=train, name=f"bn{i}")(x)
+def _conv_norm(x: Array, features: int, kernel: int, stride: int, i: int, numerics: Numerics, *, train: bool) -> Array:
+    """Convolution `conv<i>` and batch norm `bn<i>`. Call it inside a compact method."""
+    x = Conv(features, kernel, stride, use_bias=False, dtype=numerics.dtype, name=f"conv{i}")(x)
+    return layers.batch_norm(numerics, train=train, name=f"bn{i}")(x)
 
 
-def _shortcut(x: Array, features: int, stride: int, policy: Policy, *, train: bool) -> Array:
+def _shortcut(x: Array, features: int, stride: int, numerics: Numerics, *, train: bool) -> Array:
     if stride == 1 and x.shape[-1] == features:
         return x
-    x = Conv(features, 1, stride, use_bias=False, dtype=policy.dtype, name="downsample_0")(x)
-    return layers.batch_norm(policy, train=train, name="downsample_1")(x)
+    x = Conv(features, 1, stride, use_bias=False, dtype=numerics.dtype, name="downsample_0")(x)
+    return layers.batch_norm(numerics, train=train, name="downsample_1")(x)
 
 
 class ResNetEncoder(nn.Module):
-    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first; with `policy.patches` that in patches of 2.
+    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first.
 
-    Widths are 64, then 256, 512, 1024, 2048 with bottlenecks (depth 50 and more), else 64, 128, 256, 512.
+    Widths are 64, then 256, 512, 1024, 2048 with bottlenecks (depth 50 and more), else 64, 128, 256, 512. With
+    `numerics.patches`, the finest feature is in patches of 2.
     """
 
     depth: int
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
         block = Bottleneck if self.depth >= 50 else BasicBlock
-        x = self.policy.normalise(image)
-        if self.policy.patches:
-            x = layers.space_to_depth(x, 4)
-            x = PatchConv(64, kernel_size=7, stride=2, patch=2, dtype=self.policy.dtype, name="conv1")(x)
-            x = nn.relu(layers.batch_norm(self.policy, train=train, patch=2, name="bn1")(x))
+        x = self.numerics.normalise(image)
+        if self.numerics.patches:
+            x = resampling.space_to_depth(x, 4)
+            x = PatchConv(64, kernel_size=7, stride=2, patch=2, dtype=self.numerics.dtype, name="conv1")(x)
+            x = nn.relu(layers.batch_norm(self.numerics, train=train, patch=2, name="bn1")(x))
         else:
-            x = nn.relu(_conv_norm(x, 64, 7, 2, 1, self.policy, train=train))
+            x = nn.relu(_conv_norm(x, 64, 7, 2, 1, self.numerics, train=train))
         features = [x]
-        x = max_pool_3x3_stride2_of_patches(x, 64) if self.policy.patches else layers.max_pool_3x3_stride2(x)
+        x = max_pool_3x3_stride2_of_patches(x, 64) if self.numerics.patches else resampling.max_pool_3x3_stride2(x)
         for stage, blocks in enumerate(STAGES[self.depth]):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = block(64 * 2**stage, stride, self.policy, name=f"layer{stage + 1}_{i}")(x, train=train)
+                x = block(64 * 2**stage, stride, self.numerics, name=f"layer{stage + 1}_{i}")(x, train=train)
             features.append(x)
         return features

@@ -5,8 +5,8 @@ import functools
 import flax.linen as nn
 from jax import Array
 
-from jaxunet.models import layers
-from jaxunet.models.layers import Conv, Policy
+from jaxunet.models import layers, resampling
+from jaxunet.models.layers import Conv, Numerics
 from jaxunet.models.patches import PatchConv, UpsampleConcatConv
 from jaxunet.models.resnet import ResNetEncoder
 
@@ -22,13 +22,13 @@ class DecoderBlock(nn.Module):
 
     features: int
     patch: int
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None, *, train: bool) -> Array:
         dtype, norm = (
-            self.policy.dtype,
-            functools.partial(layers.batch_norm, self.policy, train=train, patch=self.patch),
+            self.numerics.dtype,
+            functools.partial(layers.batch_norm, self.numerics, train=train, patch=self.patch),
         )
         x = UpsampleConcatConv(self.features, patch=self.patch, dtype=dtype, name="conv1")(x, skip)
         x = nn.relu(norm(name="bn1")(x))
@@ -43,13 +43,13 @@ class Decoder(nn.Module):
     """Features of strides 2 to 32, all used -> `[B, H, W, 16]` at stride 1, in the last of `patches`."""
 
     patches: tuple[int, ...]
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, features: list[Array], *, train: bool) -> Array:
         x, *skips = reversed(features)
         for i, (width, patch, skip) in enumerate(zip(DECODER_CHANNELS, self.patches, [*skips, None], strict=True)):
-            x = DecoderBlock(width, patch, self.policy, name=f"blocks_{i}")(x, skip, train=train)
+            x = DecoderBlock(width, patch, self.numerics, name=f"blocks_{i}")(x, skip, train=train)
         return x
 
 
@@ -57,15 +57,15 @@ class ResNetUNet(nn.Module):
     """The baseline of the original study.
 
     Attributes:
-      classes: number of masks predicted, one logit each.
-      covid19: whether the last logit, the same in all pixels, answers for the whole image (`layers.ImageAnswer`).
+      masks: number of masks predicted, one logit each.
+      covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
       depth: of the ResNet: 18, 34, 50, 101 or 152.
-      policy: precision and normalisation.
+      numerics: precision and normalisation.
     """
 
-    classes: int
+    masks: int
     depth: int
-    policy: Policy
+    numerics: Numerics
     covid19: bool = False
 
     @property
@@ -74,17 +74,26 @@ class ResNetUNet(nn.Module):
         return 32
 
     @nn.compact
-    def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes (+ 1)]."""
+    def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
+        """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
-        features = ResNetEncoder(self.depth, self.policy, name="encoder")(image, train=train)
-        patches = (1, 1, 1, 2, 4) if self.policy.patches else (1, 1, 1, 1, 1)
-        x = Decoder(patches, self.policy, name="decoder")(features, train=train)
+        features = ResNetEncoder(self.depth, self.numerics, name="encoder")(image, train=train)
+        patches = (1, 1, 1, 2, 4) if self.numerics.patches else (1, 1, 1, 1, 1)
+        x = Decoder(patches, self.numerics, name="decoder")(features, train=train)
         if patches[-1] == 1:
-            logits = Conv(self.classes, name="head")(x)
+            logits = Conv(self.masks, name="head")(x)
         else:
-            logits = PatchConv(self.classes, patch=patches[-1], use_bias=True, name="head")(x)
-            logits = layers.depth_to_space(logits, patches[-1])
+            logits = PatchConv(self.masks, patch=patches[-1], use_bias=True, name="head")(x)
+            logits = resampling.depth_to_space(logits, patches[-1])
+        outputs = {"masks": logits}
         if self.covid19:
-            logits = layers.append_plane(logits, layers.ImageAnswer(name="covid19")(features[-1]))
-        return logits
+            outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
+        return outputs
+
+
+def torch_modules(modules: list[str]) -> list[str]:
+    """Names of our modules -> those of segmentation_models_pytorch; conv1.1 is the norm of conv1.0."""
+    if modules[0] == "decoder":
+        kind, i = modules[-1][:-1], modules[-1][-1]
+        return [*modules[:-1], f"conv{i}.{0 if kind == 'conv' else 1}"]
+    return ["segmentation_head", "0"] if modules[0] == "head" else modules

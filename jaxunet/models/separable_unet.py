@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxunet.models import layers
-from jaxunet.models.layers import Conv, Policy
+from jaxunet.models import layers, resampling
+from jaxunet.models.layers import Conv, Numerics
 
 CHANNELS = (64, 128, 256, 512, 1024)
 
@@ -18,14 +18,14 @@ class SeparableBlock(nn.Module):
     """Depthwise 3x3, pointwise, batch norm, ReLU; three times (3x3 convolution, ReLU): C -> `features` channels."""
 
     features: int
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        dtype = self.policy.dtype
+        dtype = self.numerics.dtype
         x = layers.DepthwiseConv3x3(dtype=dtype, name="depthwise")(x)
         x = Conv(self.features, 1, use_bias=False, dtype=dtype, name="pointwise")(x)
-        x = nn.relu(layers.batch_norm(self.policy, train=train, name="bn")(x))
+        x = nn.relu(layers.batch_norm(self.numerics, train=train, name="bn")(x))
         for i in (0, 2, 4):
             x = nn.relu(Conv(self.features, use_bias=False, dtype=dtype, name=f"triple_{i}")(x))
         return x
@@ -34,16 +34,16 @@ class SeparableBlock(nn.Module):
 class SeparableUNetEncoder(nn.Module):
     """`[B, H, W, C]` -> features of strides 1, 2, 4, 8, 16 and 64, 128, 256, 512, 1024 channels."""
 
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
-        x = self.policy.normalise(image)
+        x = self.numerics.normalise(image)
         for i in (0, 2):
-            x = nn.relu(Conv(CHANNELS[0], use_bias=False, dtype=self.policy.dtype, name=f"layer1_{i}")(x))
+            x = nn.relu(Conv(CHANNELS[0], use_bias=False, dtype=self.numerics.dtype, name=f"layer1_{i}")(x))
         features = [x]
         for level, width in enumerate(CHANNELS[1:], 2):
-            x = SeparableBlock(width, self.policy, name=f"layer{level}")(layers.max_pool_2x(x), train=train)
+            x = SeparableBlock(width, self.numerics, name=f"layer{level}")(resampling.max_pool_2x(x), train=train)
             features.append(x)
         return features
 
@@ -51,16 +51,16 @@ class SeparableUNetEncoder(nn.Module):
 class SeparableUNetDecoder(nn.Module):
     """Transposed convolution, concatenation (skip, upsampled), block; at full resolution only the concatenation."""
 
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, features: list[Array], *, train: bool) -> Array:
         x, *skips = reversed(features)
         for i, skip in enumerate(skips, 1):
-            up = layers.TransposedConv3x3(skip.shape[-1], dtype=self.policy.dtype, name=f"up{i}")
+            up = layers.TransposedConv3x3(skip.shape[-1], dtype=self.numerics.dtype, name=f"up{i}")
             x = jnp.concatenate([skip, up(x)], axis=-1)
             if i < len(skips):
-                x = SeparableBlock(skip.shape[-1], self.policy, name=f"layer{i + 5}")(x, train=train)
+                x = SeparableBlock(skip.shape[-1], self.numerics, name=f"layer{i + 5}")(x, train=train)
         return x
 
 
@@ -68,12 +68,12 @@ class SeparableUNet(nn.Module):
     """See the module.
 
     Attributes:
-      classes: number of masks predicted, one logit each; the original has 1.
-      policy: precision and normalisation.
+      masks: number of masks predicted, one logit each; the original has 1.
+      numerics: precision and normalisation.
     """
 
-    classes: int
-    policy: Policy
+    masks: int
+    numerics: Numerics
 
     @property
     def stride(self) -> int:
@@ -81,11 +81,18 @@ class SeparableUNet(nn.Module):
         return 16
 
     @nn.compact
-    def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes]."""
+    def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
+        """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks]."""
         layers.check_divisible(image, self.stride)
-        features = SeparableUNetEncoder(self.policy, name="encoder")(image, train=train)
-        x = SeparableUNetDecoder(self.policy, name="decoder")(features, train=train)
-        x = nn.relu(Conv(64, use_bias=False, dtype=self.policy.dtype, name="final_0")(x))
-        x = nn.relu(Conv(32, use_bias=False, dtype=self.policy.dtype, name="final_2")(x))
-        return Conv(self.classes, use_bias=False, name="final_4")(x.astype(jnp.float32))
+        features = SeparableUNetEncoder(self.numerics, name="encoder")(image, train=train)
+        x = SeparableUNetDecoder(self.numerics, name="decoder")(features, train=train)
+        x = nn.relu(Conv(64, use_bias=False, dtype=self.numerics.dtype, name="final_0")(x))
+        x = nn.relu(Conv(32, use_bias=False, dtype=self.numerics.dtype, name="final_2")(x))
+        return {"masks": Conv(self.masks, use_bias=False, name="final_4")(x.astype(jnp.float32))}
+
+
+def torch_modules(modules: list[str]) -> list[str]:
+    """Names of our modules -> those of the original."""
+    inside = {"depthwise": "0.depthwise", "pointwise": "0.pointwise", "bn": "1"}
+    flat = [m for m in modules if m not in ("encoder", "decoder")]
+    return [inside.get(m, f"3.{m}" if m.startswith("triple") else m) for m in flat]

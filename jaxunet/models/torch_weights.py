@@ -1,8 +1,8 @@
-"""Weights from PyTorch: files in, variables of our networks out, every leaf filled exactly once or a sentence.
+"""Reads PyTorch weights from files into variables of our networks. Every leaf is filled exactly once, or an error says
+why not.
 
-The table between the two is a function of our own parameter paths, `torch_name`: it is read forwards to export and
-backwards to import, so the two cannot disagree. Files are read as safetensors, or through
-`torch.load(weights_only=True)`, which executes nothing that is in them.
+`torch_name` maps our parameter paths to PyTorch's names. Export and import use this one mapping, so they cannot
+disagree. Files are read as safetensors, or through `torch.load(weights_only=True)`, which executes nothing in them.
 """
 
 import pathlib
@@ -16,12 +16,13 @@ import numpy as np
 import safetensors
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
+from jaxunet.data.targets import COVID19
+from jaxunet.models.build import NETWORKS
 
 Path = tuple[str, ...]
 Tensors = dict[str, np.ndarray]
 
-NETWORKS = ("resnet_unet", "separable_unet")  # that have a counterpart in PyTorch
-# Mean and standard deviation of ImageNet's RGB channels in [0, 1], which its weights expect to be taken out.
+# Mean and standard deviation of ImageNet's RGB channels in [0, 1]: its weights expect images normalised by them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -29,25 +30,18 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 def torch_name(model_name: str, path: Path) -> str:
     """Name in a PyTorch state dict of the leaf at `path`, such as ("encoder", "layer1_0", "bn1", "scale").
 
-    `model_name` is "resnet_unet" (segmentation_models_pytorch's names) or "separable_unet" (the original study's).
+    `model_name` is a network with `torch_modules` in `build.NETWORKS`.
     """
     *modules, leaf = path
     dotted = [re.sub(r"_(?=\d+$)", ".", module) for module in modules]  # layer1_0 -> layer1.0
-    if model_name == "resnet_unet":
-        if dotted[0] == "decoder":  # decoder.blocks.0.conv1.0 is the convolution, .1 the norm
-            kind, i = dotted[-1][:-1], dotted[-1][-1]
-            dotted[-1] = f"conv{i}.{0 if kind == 'conv' else 1}"
-        elif dotted[0] == "head":
-            dotted = ["segmentation_head", "0"]
-    else:
-        dotted = [m for m in dotted if m not in ("encoder", "decoder")]
-        inside = {"depthwise": "0.depthwise", "pointwise": "0.pointwise", "bn": "1"}
-        dotted = [inside.get(m, f"3.{m}" if m.startswith("triple") else m) for m in dotted]
-    return ".".join([*dotted, _LEAVES[leaf]])
+    torch_modules = NETWORKS[model_name].torch_modules
+    if torch_modules is None:
+        raise ValueError(f"{model_name} has no counterpart in PyTorch")
+    return ".".join([*torch_modules(dotted), _LEAVES[leaf]])
 
 
 def _to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
-    """HWIO -> OIHW, or IOHW for a transposed convolution (named up<i>)."""
+    """HWIO -> OIHW, or IOHW for a transposed convolution, whose name is up<i>."""
     if path[-1] != "kernel":
         return value
     return value.transpose(2, 3, 0, 1) if re.fullmatch(r"up\d", path[-2]) else value.transpose(3, 2, 0, 1)
@@ -60,7 +54,7 @@ def _from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
 
 
 def to_torch(variables: Any, model_name: str) -> Tensors:
-    """Variables -> PyTorch state dict (without `num_batches_tracked`), convolutions OIHW, transposed ones IOHW."""
+    """Variables -> PyTorch state dict without `num_batches_tracked`. Kernels are OIHW, or IOHW if transposed."""
     tensors = {}
     for collection in ("params", "batch_stats"):
         for path, value in flax.traverse_util.flatten_dict(variables.get(collection, {})).items():
@@ -69,17 +63,17 @@ def to_torch(variables: Any, model_name: str) -> Tensors:
 
 
 def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str, encoder_only: bool = False) -> Any:
-    """Variables with every leaf replaced by the tensor of its name.
+    """Replaces every leaf of `variables` by the tensor of its name.
 
     Args:
-      tensors: PyTorch state dict; for `encoder_only`, with or without the prefix "encoder.".
+      tensors: PyTorch state dict; with `encoder_only`, with or without the prefix "encoder.".
       variables: `{"params", "batch_stats"}` of the network, arrays or shapes.
       model_name: see `torch_name`.
-      source: what to call the tensors in messages.
-      encoder_only: fill the encoder and leave the rest as it is. An RGB stem then fits a network for one channel.
+      source: name of the tensors' origin, for messages.
+      encoder_only: fills only the encoder. The kernel of an RGB stem then fits a network for one channel.
 
     Raises:
-      UserError: for a leaf without tensor, a tensor without leaf, a shape that differs, or numbers that no network has.
+      UserError: for a leaf without tensor, a tensor without leaf, a different shape, or impossible values.
     """
     left = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     if encoder_only:
@@ -88,11 +82,12 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
     for collection in ("params", "batch_stats"):
         leaves = flax.traverse_util.flatten_dict(variables.get(collection, {}))
         for path, old in leaves.items():
-            if path[0] == "covid19" or (encoder_only and path[0] != "encoder"):
+            # The answer for the whole image is ours alone: PyTorch files have no tensors for it.
+            if path[0] == COVID19 or (encoder_only and path[0] != "encoder"):
                 continue
             name = torch_name(model_name, path).removeprefix("encoder." if encoder_only else "")
             if name not in left:
-                raise UserError(f"{source} has no tensor {name!r} for {'/'.join(path)}: it is of another network.")
+                raise UserError(f"{source} has no tensor {name!r} for {'/'.join(path)}: it belongs to another network.")
             new = _from_torch_layout(path, left.pop(name))
             rgb = (*old.shape[:2], 3, *old.shape[3:])
             if path[-2:] == ("conv1", "kernel") and encoder_only and old.shape[2] == 1 and new.shape == rgb:
@@ -103,29 +98,31 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
         result[collection] = flax.traverse_util.unflatten_dict(leaves)
     if left:
         names = ", ".join(sorted(left)[:3])
-        raise UserError(f"{source} has {len(left)} tensors that the network has no place for ({names}).")
+        raise UserError(
+            f"{source} has {len(left)} tensors that the network does not use ({names}): it belongs to another network."
+        )
     return result
 
 
 def _usable(value: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """float32; UserError for what would make every prediction NaN."""
+    """`value` as float32; raises UserError for values that would make every prediction NaN."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise UserError(f"{name} holds {value.dtype}, not floating-point numbers.")
     with np.errstate(over="ignore"):
         value = value.astype(np.float32)
     if not np.isfinite(value).all():
-        raise UserError(f"{name} holds numbers that are not finite: the file is damaged, or its training had failed.")
+        raise UserError(f"{name} holds numbers that are not finite: the file is damaged, or its training failed.")
     if path[-1] == "var" and (value < 0).any():
         raise UserError(f"{name} holds variances below 0: the file is damaged.")
     return value
 
 
 def fold_rgb_stem(variables: Any, *, mean: float, std: float) -> Any:
-    """A stem for ImageNet-normalised RGB -> one for gray images normalised as (x - mean) / std, in place of x thrice.
+    """Turns a stem for ImageNet-normalised RGB into one for gray images normalised as (x - mean) / std.
 
-    x_c = (x - mean_c) / std_c is affine in g = (x - mean) / std, so the kernel is summed over RGB with weights
-    std / std_c, and what is constant moves into the running mean of the norm that follows. Exact, except that the zero
-    padding of the border stands for `mean` in all channels, where it stood for each channel's own.
+    A gray image x has x_c = (x - mean_c) / std_c in each RGB channel c. That is affine in g = (x - mean) / std: the
+    kernel is summed over RGB with weights std / std_c, and the constants move into the running mean of the next norm.
+    The result is exact except at the border: zero padding now stands for `mean`, not for each channel's own mean.
     """
     kernel = variables["params"]["encoder"]["conv1"]["kernel"]
     if kernel.shape[2] != 3:
@@ -142,10 +139,10 @@ def fold_rgb_stem(variables: Any, *, mean: float, std: float) -> Any:
 
 
 def read_tensors(path: pathlib.Path) -> Tensors:
-    """Name -> array of a `.safetensors`, `.pth`, `.pt` or `.bin` file; wrappers and DDP's `module.` are taken off.
+    """Name -> array of a `.safetensors`, `.pth`, `.pt` or `.bin` file, without wrappers and DDP's `module.`.
 
     Raises:
-      UserError: for a file that is absent, damaged, of another kind, or holds more than tensors.
+      UserError: if the file is missing, damaged, of another kind, or holds other things than tensors.
     """
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")
@@ -157,13 +154,13 @@ def read_tensors(path: pathlib.Path) -> Tensors:
 
 
 def read_safetensors(path: pathlib.Path) -> tuple[Tensors, dict[str, str]]:
-    """(name -> array, metadata) of a safetensors file of any name; raises as `read_tensors` does."""
+    """(name -> array, metadata) of a safetensors file with any suffix. Raises as `read_tensors` does."""
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors file of weights.")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # SafetensorError, and what NumPy says to types and shapes that it does not have
+    except Exception as error:  # SafetensorError, and NumPy's errors for unknown types and shapes
         raise UserError(f"{path} is not a complete safetensors file ({error}).") from error
 
 
@@ -175,9 +172,9 @@ def _read_torch(path: pathlib.Path) -> Tensors:
     try:
         _check_torch_zip(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes the unpickler raise
+    except Exception as error:  # a damaged or hostile file makes the unpickler raise any type
         reason = str(error).split("\n", 1)[0][:200]
-        raise UserError(f"{path} cannot be loaded as tensors alone ({reason}).") from error
+        raise UserError(f"{path} cannot be loaded as tensors alone ({reason}): use a file of weights only.") from error
     for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -185,14 +182,16 @@ def _read_torch(path: pathlib.Path) -> Tensors:
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a state dict of a network.")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise UserError(f"{path} holds {name!r}, which is no tensor: this is no state dict of a network.")
-    # A tensor can be a view, of any shape, of a single number.
+            raise UserError(f"{path} holds {name!r}, which is not a tensor: this is not a state dict of a network.")
+    # A tensor of any shape can be a view of a single number.
     if sum(value.numel() * value.element_size() for value in loaded.values()) > 2 * path.stat().st_size:
-        raise UserError(f"{path} claims tensors larger than the file: this is no state dict of a network.")
+        raise UserError(f"{path} claims tensors larger than the file: this is not a state dict of a network.")
     try:
         return {name: value.detach().float().numpy() for name, value in loaded.items()}
     except Exception as error:  # sparse, quantized or without data
-        raise UserError(f"{path} holds tensors that are no plain arrays ({error}).") from error
+        raise UserError(
+            f"{path} holds tensors that are not plain arrays ({error}): save it with dense tensors."
+        ) from error
 
 
 def _check_torch_zip(path: pathlib.Path) -> None:

@@ -7,42 +7,42 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxunet.models import layers
-from jaxunet.models.layers import Conv, Policy
+from jaxunet.models import layers, resampling
+from jaxunet.models.layers import Conv, Numerics
 
 
 class DoubleConv(nn.Module):
     """Two times (3x3 convolution, batch norm, ReLU): `[B, H, W, C]` -> `[B, H, W, features]`."""
 
     features: int
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         for i in (1, 2):
-            x = Conv(self.features, use_bias=False, dtype=self.policy.dtype, name=f"conv{i}")(x)
-            x = nn.relu(layers.batch_norm(self.policy, train=train, name=f"bn{i}")(x))
+            x = Conv(self.features, use_bias=False, dtype=self.numerics.dtype, name=f"conv{i}")(x)
+            x = nn.relu(layers.batch_norm(self.numerics, train=train, name=f"bn{i}")(x))
         return x
 
 
 class UNetEncoder(nn.Module):
     """One `DoubleConv` per level, max-pooling between them.
 
-    `[B, H, W, C]` -> list of features, finest first: level i has stride `patch * 2**i` and `channels[i]` channels.
+    `[B, H, W, C]` -> list of features, finest first: level i has stride `stem * 2**i` and `channels[i]` channels.
     """
 
     channels: tuple[int, ...]
-    patch: int
-    policy: Policy
+    stem: int
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> list[Array]:
-        x = layers.space_to_depth(self.policy.normalise(image), self.patch)
+        x = resampling.space_to_depth(self.numerics.normalise(image), self.stem)
         features = []
         for i, width in enumerate(self.channels):
             if i > 0:
-                x = layers.max_pool_2x(x)
-            x = DoubleConv(width, self.policy, name=f"level{i + 1}")(x, train=train)
+                x = resampling.max_pool_2x(x)
+            x = DoubleConv(width, self.numerics, name=f"level{i + 1}")(x, train=train)
             features.append(x)
         return features
 
@@ -50,52 +50,52 @@ class UNetEncoder(nn.Module):
 class UNetDecoder(nn.Module):
     """Coarsest feature upsampled step by step; at each, the encoder's feature of that stride is concatenated."""
 
-    policy: Policy
+    numerics: Numerics
 
     @nn.compact
     def __call__(self, features: list[Array], *, train: bool) -> Array:
         x = features[-1]
         for i, skip in reversed(list(enumerate(features[:-1]))):
-            x = jnp.concatenate([skip, layers.upsample_bilinear_2x(x)], axis=-1)
-            x = DoubleConv(skip.shape[-1], self.policy, name=f"level{i + 1}")(x, train=train)
+            x = jnp.concatenate([skip, resampling.upsample_bilinear_2x(x)], axis=-1)
+            x = DoubleConv(skip.shape[-1], self.numerics, name=f"level{i + 1}")(x, train=train)
         return x
 
 
 class UNet(nn.Module):
-    """U-Net whose finest level works on `patch` x `patch` pixels at a time.
+    """U-Net whose finest level works on `stem` x `stem` pixels at a time.
 
-    With `patch=1` it is the textbook network. A larger patch moves pixels into channels (space-to-depth) before
+    With `stem=1` it is the textbook network. A larger one moves pixels into channels (space-to-depth) before
     the first convolution and back after the last (sub-pixel head): the full-resolution maps, which cost most of the
     time and of the memory traffic, are never made, and the output still has the input's resolution.
 
     Attributes:
-      classes: number of masks predicted, one logit each.
-      covid19: whether the last logit, the same in all pixels, answers for the whole image (`layers.ImageAnswer`).
+      masks: number of masks predicted, one logit each.
+      covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
       channels: width of each level, finest first; their number is the depth.
-      patch: 1, 2 or 4.
-      policy: precision and normalisation.
+      stem: 1, 2 or 4.
+      numerics: precision and normalisation.
     """
 
-    classes: int
+    masks: int
     channels: tuple[int, ...]
-    patch: int
-    policy: Policy
+    stem: int
+    numerics: Numerics
     covid19: bool = False
 
     @property
     def stride(self) -> int:
         """Height and width of the image must be multiples of this."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return self.stem * 2 ** (len(self.channels) - 1)
 
     @nn.compact
-    def __call__(self, image: Array, *, train: bool) -> Array:
-        """`image` float [B, H, W, C] in [0, 1] -> logits float32 [B, H, W, classes (+ 1)]."""
+    def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
+        """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
-        features = UNetEncoder(self.channels, self.patch, self.policy, name="encoder")(image, train=train)
-        x = UNetDecoder(self.policy, name="decoder")(features, train=train)
+        features = UNetEncoder(self.channels, self.stem, self.numerics, name="encoder")(image, train=train)
+        x = UNetDecoder(self.numerics, name="decoder")(features, train=train)
         # The head runs in float32: logits and the loss never see bfloat16 rounding.
-        logits = Conv(self.classes * self.patch**2, kernel_size=1, name="head")(x)
-        logits = layers.depth_to_space(logits, self.patch)
+        logits = Conv(self.masks * self.stem**2, kernel_size=1, name="head")(x)
+        outputs = {"masks": resampling.depth_to_space(logits, self.stem)}
         if self.covid19:
-            logits = layers.append_plane(logits, layers.ImageAnswer(name="covid19")(features[-1]))
-        return logits
+            outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
+        return outputs

@@ -3,15 +3,16 @@
 The header it starts from holds no patient data: see `xrays/dicom.py`.
 """
 
-import importlib.metadata
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from jaxunet import __name__ as package
+from jaxunet import __version__
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import atomic_file
+from jaxunet.data.targets import TARGETS
 
 
 def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndarray], spacing: Any) -> None:
@@ -40,22 +41,15 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
-    meanings = {
-        "infection": (
-            codes.SCT.MorphologicallyAbnormalStructure,
-            highdicom.sr.CodedConcept("233604007", "SCT", "Pneumonia"),
-        ),
-        "lung": (codes.SCT.AnatomicalStructure, codes.SCT.Lung),
-    }
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=package, version=_version(), family=codes.DCM.ArtificialIntelligence
+        name=package, version=__version__, family=codes.DCM.ArtificialIntelligence
     )
     segments = [
         highdicom.seg.SegmentDescription(
             segment_number=number,
             segment_label=target,
-            segmented_property_category=meanings[target][0],
-            segmented_property_type=meanings[target][1],
+            segmented_property_category=highdicom.sr.CodedConcept(*TARGETS[target].category),
+            segmented_property_type=highdicom.sr.CodedConcept(*TARGETS[target].code),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
         )
@@ -75,15 +69,8 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
         instance_number=1,
         manufacturer=package,
         manufacturer_model_name=package,
-        software_versions=_version(),
+        software_versions=__version__,
         device_serial_number="0",
         pixel_measures=measures,
         omit_empty_frames=False,
     )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from its folder
-        return "unknown"

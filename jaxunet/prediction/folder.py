@@ -16,13 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
-from jaxunet.prediction import outputs
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.measures import rule_in_words
-from jaxunet.prediction.predictor import Predictor
-from jaxunet.xrays import letterbox
+from jaxunet.prediction.prediction import Prediction, mask_path
+from jaxunet.prediction.predictor import Fitted, Predictor
 from jaxunet.xrays.files import XrayFile, XrayFiles
-from jaxunet.xrays.pixels import Xray
 from jaxunet.xrays.read import read_xray
 
 SOME_FAILED = 2  # exit status
@@ -43,11 +40,11 @@ def predict(
     Images that are finished, unchanged and predicted with the same settings are skipped.
 
     Args:
-      predictor: the network; the batch size of its config is lowered where so many images are not there.
+      predictor: the network.
       source: a file, a folder, a zip, or a glob.
       output: folder to write to.
       probabilities: also write probabilities as pictures.
-      share: (process, processes): every so manieth image is this process's.
+      share: (i, n): this process takes images i, i + n, i + 2n, ...
 
     Returns:
       Exit status: 0, or 2 if some files failed, 1 if all did.
@@ -60,13 +57,10 @@ def predict(
         raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.")
     mine = _Share(files, *share)
     config = predictor.config
-    config.eval.batch_size = _batch_size(config.eval.batch_size, mine)
+    size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
-    print(
-        f"{' and '.join(predictor.targets)} from step {predictor.step} of {predictor.origin}, {predictor.image_size} "
-        f"pixels per side, threshold {predictor.threshold}"
-    )
-    print(rule_in_words(**settings["detection"]) + (_GATED if settings["gate"] else ""))
+    print(predictor.in_words)
+    print(f"{predictor.rule}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays alone: on others the masks mark what is not there.")
     if config.dataset.train_config == "infection":
@@ -75,7 +69,7 @@ def predict(
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
             todo = _unfinished(mine, log, bar, output, predictor.targets)
-            for file, row in _rows(predictor, todo, output, settings, threads=config.input.threads):
+            for file, row in _rows(predictor, todo, output, size, probabilities=probabilities):
                 if row.get("error"):
                     bar.write(f"skipped {shown(file.name)}: {row['error']}", sys.stderr)
                 log.add(file, row)
@@ -103,20 +97,11 @@ class _Share:
         return itertools.islice(self._files, self._process, None, self._processes)
 
 
-def _batch_size(largest: int, files: Iterable[XrayFile]) -> int:
-    """Of a few images, no more than are needed: a power of 2 per device, so that few programs are compiled."""
-    devices, wanted = jax.device_count(), len(list(itertools.islice(files, largest)))
-    size = devices
-    while size < wanted:
-        size *= 2
-    return min(size, largest)
-
-
 def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict[str, Any]:
     """All that decides what is written."""
     crc = 0
     for leaf in jax.tree.leaves(predictor.variables):
-        crc = zlib.crc32(np.ascontiguousarray(leaf), crc)
+        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
     return {
         "input": str(pathlib.Path(source).expanduser().absolute()),
         "checkpoint_step": predictor.step,
@@ -125,7 +110,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
         "flips": predictor.config.eval.flips,
-        "detection": predictor.rule,
+        "detection": predictor.rule.to_dict(),
         "gate": predictor.gate,
         "probabilities": probabilities,
     }
@@ -139,7 +124,7 @@ def _unfinished(
     files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, output: pathlib.Path, targets: tuple[str, ...]
 ) -> Iterator[XrayFile]:
     for file in files:
-        if log.has(file) and all(outputs.mask_path(output, file.name, target).is_file() for target in targets):
+        if log.has(file) and all(mask_path(output, file.name, target).is_file() for target in targets):
             bar.initial, bar.n = bar.initial + 1, bar.n + 1
         else:
             yield file
@@ -177,46 +162,47 @@ class _Room:
 
 @dataclasses.dataclass
 class _Slot:
-    """One file on its way: first it is read, then it has a row, or will have."""
+    """One file on its way; `row` is set as soon as its pictures are being written, or it is known to be unusable."""
 
     file: XrayFile
-    xray: Xray | None = None
-    place: letterbox.Placement | None = None
-    row: Future | None = None
+    row: Future[dict[str, Any]] | None = None
 
 
 def _rows(
-    predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, settings: dict[str, Any], *, threads: int
+    predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, size: int, *, probabilities: bool
 ) -> Iterator[tuple[XrayFile, dict[str, Any]]]:
-    """Predicts `files` and writes their pictures; yields the row of each, in order."""
-    room, size = _Room(), predictor.config.eval.batch_size
+    """Predicts `files` in batches of `size` and writes their pictures; yields the row of each, in order."""
+    room, threads = _Room(), predictor.config.input.threads
     reading, writing = ThreadPoolExecutor(threads, "read"), ThreadPoolExecutor(threads, "write")
     slots: deque[_Slot] = deque()
-    batch: list[tuple[_Slot, np.ndarray]] = []
+    batch: list[tuple[_Slot, Fitted]] = []
+
+    def write(prediction: Prediction) -> dict[str, Any]:
+        row = prediction.save(output, probabilities=probabilities, table=False)
+        room.change(-prediction.xray.pixels.size)
+        return row
 
     def predict_batch() -> None:
-        logits = predictor.logits(np.stack([square for _, square in batch])) if batch else ()
-        for (slot, _), one in zip(batch, logits, strict=True):
-            masks, probability = one[..., : len(predictor.targets)], predictor.covid19(one)
-            slot.row = writing.submit(_write, slot, masks, probability, output, settings, room)
+        predictions = predictor.predict_fitted([fitted for _, fitted in batch], batch_size=size)
+        for (slot, _), prediction in zip(batch, predictions, strict=True):
+            slot.row = writing.submit(write, prediction)
         batch.clear()
 
     try:
-        for file, future in _read_ahead(files, reading, room, predictor.image_size, ahead=2 * size):
+        for file, future in _read_ahead(predictor, files, reading, room, ahead=2 * size):
             slots.append(slot := _Slot(file))
             try:
-                slot.xray, slot.place, square = future.result()
-                batch.append((slot, square))
+                batch.append((slot, future.result()))
             except UserError as error:
                 slot.row = Future()
                 slot.row.set_result({"error": str(error)})
             if len(batch) == size or room.full():
                 predict_batch()
-            while slots and slots[0].row and (slots[0].row.done() or room.full() or len(slots) > 3 * size):
-                yield slots[0].file, slots.popleft().row.result()
+            while slots and (row := slots[0].row) and (row.done() or room.full() or len(slots) > 3 * size):
+                yield slots.popleft().file, row.result()
         predict_batch()
-        while slots:
-            yield slots[0].file, slots.popleft().row.result()
+        while slots and (row := slots[0].row):
+            yield slots.popleft().file, row.result()
     finally:
         room.close()
         for pool in (reading, writing):
@@ -224,39 +210,22 @@ def _rows(
 
 
 def _read_ahead(
-    files: Iterable[XrayFile], pool: ThreadPoolExecutor, room: _Room, image_size: int, *, ahead: int
-) -> Iterator[tuple[XrayFile, Future]]:
-    pending: deque[tuple[XrayFile, Future]] = deque()
+    predictor: Predictor, files: Iterable[XrayFile], pool: ThreadPoolExecutor, room: _Room, *, ahead: int
+) -> Iterator[tuple[XrayFile, Future[Fitted]]]:
+    pending: deque[tuple[XrayFile, Future[Fitted]]] = deque()
     for number, file in enumerate(files):
-        pending.append((file, pool.submit(_read, file, number, room, image_size)))
+        pending.append((file, pool.submit(_read, predictor, file, number, room)))
         if len(pending) > ahead:
             yield pending.popleft()
     while pending:
         yield pending.popleft()
 
 
-def _read(file: XrayFile, number: int, room: _Room, size: int) -> tuple[Xray, letterbox.Placement, np.ndarray]:
+def _read(predictor: Predictor, file: XrayFile, number: int, room: _Room) -> Fitted:
     room.enter(number)
     try:
         found = read_xray(file.read())
     except OSError as error:
         raise UserError(f"it cannot be read ({error.strerror or error}).") from error
     room.change(found.pixels.size)
-    square, place = letterbox.fit(found.pixels, size)
-    return found, place, square
-
-
-def _write(
-    slot: _Slot,
-    logits: np.ndarray,
-    probability: float | None,
-    output: pathlib.Path,
-    settings: dict[str, Any],
-    room: _Room,
-) -> dict[str, Any]:
-    """`logits` float32 [S, S, C] of the square, its `probability` of COVID-19 or None -> pictures, and the row."""
-    logits = letterbox.restore(logits, slot.place)
-    row = outputs.write(output, slot.file.name, slot.xray, logits, probability, settings)
-    room.change(-slot.xray.pixels.size)
-    slot.xray = None
-    return row
+    return predictor.fit(file.name, found)

@@ -18,8 +18,10 @@ from jaxunet.core.files import atomic_file
 from jaxunet.prediction.measures import MEASURES
 from jaxunet.xrays.files import XrayFile
 
-COLUMNS = ("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm")
-COLUMNS = (*COLUMNS, "covid19_probability", "covid19_detected", "warnings", "error")
+COLUMNS = (
+    *("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm"),
+    *("covid19_probability", "covid19_detected", "warnings", "error"),
+)
 
 
 class PredictionLog:
@@ -94,22 +96,20 @@ class PredictionLog:
 
     def write_tables(self, files: Iterable[XrayFile]) -> None:
         """Writes the CSV and the JSON file of those of `files` that have a row, and counts them."""
-        with atomic_file(self._output / f"{self._name}.csv") as file:
-            text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
-            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            self.finished = self.failed = 0
-            for row in self._rows(files):
-                self.failed += bool(row["error"])
-                self.finished += not row["error"]
-                writer.writerow(row | {"warnings": "; ".join(row["warnings"])})
-            text.detach()  # flushes, and leaves the file open
+        self.finished = self.failed = 0
+        _write_csv(self._output / f"{self._name}.csv", self._counted(files))
         with atomic_file(self._output / f"{self._name}.json") as file:
             file.write(b'{"settings": ' + json.dumps(self._settings, indent=2).encode() + b',\n"images": [')
             for number, row in enumerate(self._rows(files)):
                 del row["version"]
                 file.write((b",\n" if number else b"\n") + json.dumps(row).encode())
             file.write(b"\n]}\n")
+
+    def _counted(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
+        for row in self._rows(files):
+            self.failed += bool(row["error"])
+            self.finished += not row["error"]
+            yield row
 
     def _rows(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
         for file in files:
@@ -123,6 +123,26 @@ class PredictionLog:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def put_row(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Writes a row of `COLUMNS` into the CSV file `path`, in place of the one of the same `input` or at its end."""
+    rows: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = {old["input"]: old for old in csv.DictReader(file)}
+    _write_csv(path, (rows | {row["input"]: row}).values())
+
+
+def _write_csv(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
+    with atomic_file(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for row in rows:
+            said = row["warnings"]
+            writer.writerow(row | {"warnings": said if isinstance(said, str) else "; ".join(said)})
+        text.detach()  # flushes, and leaves the file open
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

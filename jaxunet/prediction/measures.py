@@ -1,4 +1,4 @@
-"""What masks say about an X-ray: areas, shares, sides, COVID-19 or not, and what makes the answer doubtful.
+"""What masks say about an X-ray: areas, shares, sides, and what makes the answer doubtful.
 
 Pure functions of numpy arrays. Not for clinical use.
 """
@@ -46,7 +46,7 @@ def measure(
       (of the patient's lungs), `sides` ("components" or "midline", see `split_sides`), `largest_region_pixels`,
       `largest_region_cm2`, `regions`.
     """
-    result = dict.fromkeys(MEASURES)
+    result: dict[str, Any] = dict.fromkeys(MEASURES)
     if lung is not None:
         result["lung_pixels"] = int(lung.sum())
     if infection is not None:
@@ -106,30 +106,6 @@ def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
             sides[ones], sides[twos] = left_one, not left_one  # whole lungs, also where one reaches over
             return sides, "components"
     return np.broadcast_to(np.arange(width) + 0.5 < width / 2, lung.shape), "midline"
-
-
-def detected(measures: dict[str, Any], probability: float | None, *, score: str, threshold: float) -> bool | None:
-    """Whether the score of an X-ray exceeds a threshold; None where infection is not predicted.
-
-    Args:
-      measures: of `measure`.
-      probability: of COVID-19 for the whole image, in [0, 1], if the network answers that.
-      score: "probability", or the infected share of the "lung" (an image without any has the share 0) or the "image".
-      threshold: in [0, 1).
-    """
-    if measures["infected_pixels"] is None:
-        return None
-    if score == "probability":
-        return probability > threshold
-    share = measures["severity_percent" if score == "lung" else "infected_share_percent"] or 0.0
-    return share > 100 * threshold
-
-
-def rule_in_words(*, score: str, threshold: float) -> str:
-    """The rule of `detected`, as a sentence without its full stop."""
-    if score == "probability":
-        return f"COVID-19 if its probability is above {threshold:.4f}"
-    return f"COVID-19 if more than {threshold:.4%} of the {score} is infected"
 
 
 def doubts(image: np.ndarray, lung: np.ndarray | None) -> list[str]:

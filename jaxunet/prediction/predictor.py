@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import flax
 import jax
@@ -15,23 +15,38 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
-from jaxunet.data.archive import IMAGE_SIZE
 from jaxunet.data.examples import RawBatch
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.specs import LABELLED_IMAGES, image_size
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
 from jaxunet.models.averaging import Ensemble, Flipped
 from jaxunet.models.build import Network, build_model, predict_step
+from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json
+from jaxunet.runs.config_file import from_json, override
+from jaxunet.scoring import split_pass
+from jaxunet.scoring.detection import Rule, sigmoid
+from jaxunet.xrays import letterbox
+from jaxunet.xrays.files import names_of
+from jaxunet.xrays.pixels import Xray
+from jaxunet.xrays.read import Source, read_xray
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
-_ANY_PIXEL = {"score": "image", "threshold": 0.0, "from": "not chosen on val: any infected pixel counts"}
-_LIKELY = {"score": "probability", "threshold": 0.5, "from": "not chosen on val: the more likely answer"}
 
 
 @dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An X-ray, the square uint8 [S, S] of it that the network takes, and where it lies in that."""
+
+    name: str
+    xray: Xray
+    square: np.ndarray
+    place: letterbox.Placement
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
     """A checkpoint with the network and the settings that it was trained with.
 
@@ -42,9 +57,7 @@ class Predictor:
       model, variables: the network, and its weights and running statistics (the averages where they were kept). With
         `config.eval.flips`, or of an ensemble, the network is one of averaging.py.
       origin: where it is from, in words.
-      detection: when an image counts as COVID-19, {"score": "probability", which the network answers for the whole
-        image, or the infected share of the "lung" or of the "image"; "threshold": in [0, 1), above which it does;
-        "from": where that number is from}.
+      rule: when an image counts as COVID-19.
     """
 
     config: ConfigDict
@@ -53,27 +66,22 @@ class Predictor:
     model: Network
     variables: Any
     origin: str
-    detection: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(_ANY_PIXEL))
+    rule: Rule = Rule.not_chosen(answers=False)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The masks that the last axis of the logits stands for, such as ("infection", "lung")."""
+        """The masks that the last axis of `outputs(...)["masks"]` stands for, such as ("infection", "lung")."""
         return mask_targets(self.config.dataset.targets)
 
     @property
     def answers_covid19(self) -> bool:
-        """Whether one more logit, the last and the same in all pixels, answers for the whole image."""
-        return COVID19 in self.config.dataset.targets
+        """Whether the network also answers for the whole image."""
+        return answers_covid19(self.config.dataset.targets)
 
     @property
     def image_size(self) -> int:
         """Pixels per side of the square images that the network was trained on."""
-        return self.config.dataset.image_size or IMAGE_SIZE
-
-    @property
-    def rule(self) -> dict[str, Any]:
-        """`detection` as `measures.detected` takes it."""
-        return {key: self.detection[key] for key in ("score", "threshold")}
+        return image_size(self.config.dataset)
 
     @property
     def gate(self) -> bool:
@@ -85,35 +93,95 @@ class Predictor:
         """A pixel is positive where its probability exceeds this: `metrics.positive(logits, threshold)`."""
         return self.config.eval.threshold
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Predicts in batches of `config.eval.batch_size` over all devices, compiled once.
+    def __repr__(self) -> str:
+        return f"<Predictor: {self.in_words}>"
+
+    @property
+    def in_words(self) -> str:
+        """What it predicts and where it is from, as `--mode=predict` and `--mode=serve` print it."""
+        return (
+            f"{' and '.join(self.targets)} from step {self.step} of {self.origin}, {self.image_size} pixels per side, "
+            f"threshold {self.threshold}"
+        )
+
+    @overload
+    def predict(self, xray: Source) -> Prediction: ...
+
+    @overload
+    def predict(self, xray: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+
+    def predict(self, xray: Source | list[Any] | tuple[Any, ...]) -> Prediction | list[Prediction]:
+        """Predicts one X-ray, or several in batches of at most `config.eval.batch_size`.
 
         Args:
-          images: uint8 [N, image_size, image_size] in [0, 255].
+          xray: what `read_xray` takes, of any size: a path, the bytes of a file, a NumPy array [H, W] or an `Xray`; or
+            a list or tuple of them.
 
         Returns:
-          float32 [N, image_size, image_size, C], C being the number of `targets`, and one more if `answers_covid19`.
+          The prediction; of a list, a list in the same order.
+
+        Raises:
+          UserError: if an X-ray cannot be used.
+        """
+        sources: list[Any] = list(xray) if isinstance(xray, list | tuple) else [xray]
+        names, size, found = names_of(sources), self.batch_size(len(sources)), []
+        for start in range(0, len(sources), size):
+            part = range(start, min(start + size, len(sources)))
+            found += self.predict_fitted([self.fit(names[i], read_xray(sources[i])) for i in part], batch_size=size)
+        return found if isinstance(xray, list | tuple) else found[0]
+
+    def fit(self, name: str, xray: Xray) -> Fitted:
+        """Scales an X-ray to `image_size`; its prediction will have the name `name`."""
+        square, place = letterbox.fit(xray.pixels, self.image_size)
+        return Fitted(name, xray, square, place)
+
+    def predict_fitted(self, xrays: Sequence[Fitted], *, batch_size: int) -> list[Prediction]:
+        """The predictions of X-rays from `fit`, in the same order; each `batch_size` is compiled once."""
+        if not xrays:
+            return []
+        found = self.outputs(np.stack([x.square for x in xrays]), batch_size)
+        answers = sigmoid(found[COVID19]).tolist() if COVID19 in found else [None] * len(xrays)
+        return [
+            Prediction(
+                *(x.name, x.xray, x.place, logits, self.targets, answer),
+                threshold=self.threshold,
+                rule=self.rule,
+                gate=self.gate,
+            )
+            for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
+        ]
+
+    def batch_size(self, images: int) -> int:
+        """Of batches for so many images: a power of 2 per device, so that few programs are compiled, and at most
+        `config.eval.batch_size`."""
+        size = jax.device_count()
+        while size < images:
+            size *= 2
+        return min(size, self.config.eval.batch_size)
+
+    def outputs(self, images: np.ndarray, batch_size: int | None = None) -> dict[str, np.ndarray]:
+        """Predicts in batches over all devices, compiled once for each size of a batch.
+
+        Args:
+          images: uint8 [N, S, S] in [0, 255], S being `image_size`.
+          batch_size: None for `config.eval.batch_size`.
+
+        Returns:
+          Logits: `masks` float32 [N, S, S, C], C being the number of `targets`; and `covid19` float32 [N] if
+          `answers_covid19`.
         """
         if not len(images):
-            return np.empty((*images.shape, len(self.config.dataset.targets)), np.float32)
-        batch_size = self.config.eval.batch_size
-        results = []
-        for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
-            padded = np.concatenate([part, np.repeat(part[:1], batch_size - len(part), axis=0)])
-            results.append((self._compiled(self.variables, {"image": padded}), len(part)))
-        return np.concatenate([np.asarray(logits)[:n] for logits, n in results])
-
-    def covid19(self, logits: np.ndarray) -> float | None:
-        """Probability of COVID-19 from the `logits` [H, W, C] of one image, if the network answers that."""
-        return float(1 / (1 + np.exp(-np.float64(logits[0, 0, -1])))) if self.answers_covid19 else None
+            answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}
+            return {"masks": np.empty((*images.shape, len(self.targets)), np.float32), **answer}
+        batch_size = batch_size or self.config.eval.batch_size
+        return split_pass.map_split(self._compiled, self.variables, {"image": images}, batch_size)
 
     @functools.cached_property
-    def _compiled(self) -> Callable[[Any, RawBatch], Array]:
-        def logits(variables: Any, raw: RawBatch) -> Array:
+    def _compiled(self) -> Callable[[Any, RawBatch], dict[str, Array]]:
+        def outputs(variables: Any, raw: RawBatch) -> dict[str, Array]:
             return predict_step(variables, batches.decode_image(raw), model=self.model)
 
-        return replicas.map_eval_step(logits)
+        return replicas.map_eval_step(outputs)
 
 
 def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predictor:
@@ -128,9 +196,9 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
       UserError: if there is no such checkpoint, or the run learnt classes instead of masks.
     """
     checks.check(config, training=False)
-    if config.dataset.name == "labelled_images":
+    if config.dataset.name == LABELLED_IMAGES:
         raise UserError(f"{workdir} learnt classes, not masks: its accuracy in validation is in metrics.jsonl.")
-    size = config.dataset.image_size or IMAGE_SIZE
+    size = image_size(config.dataset)
     model = build_model(config.model, config.dataset.targets, axis_name=None)
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
@@ -141,51 +209,28 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
             raise UserError(f"{error} Name another with --checkpoint, or train on, which puts it aside.") from error
     if config.eval.flips:
         model = Flipped(model)
-    rule = detection_rule(config, workdir, step)
+    rule = _rule_of_val(config, workdir, step)
     return Predictor(config, step, best, model, replicas.replicate(variables), str(workdir), rule)
 
 
-def detection_rule(config: ConfigDict, workdir: pathlib.Path, step: int) -> dict[str, Any]:
-    """`Predictor.detection` of a checkpoint: what `--mode=evaluate --split=val` chose for it with the same settings,
-    else `not_chosen`."""
-    size = config.dataset.image_size or IMAGE_SIZE
-    same = {
+def _rule_of_val(config: ConfigDict, workdir: pathlib.Path, step: int) -> Rule:
+    """What `--mode=evaluate --split=val` chose for this checkpoint with the same settings, else the default."""
+    answers = answers_covid19(config.dataset.targets)
+    settings = _settings(config) | {
         "checkpoint_step": step,
         "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
-        "image_size": [size, size],
+        "target": mask_targets(config.dataset.targets)[0],
+        "members": [],
     }
-    if COVID19 not in config.dataset.targets:
-        same["threshold"] = config.eval.threshold
-    rule = not_chosen(config)
-    try:
-        found = json.loads((workdir / "eval" / "val" / "metrics.json").read_text())
-        if all(found[key] == value for key, value in same.items()) and found.get("flips", False) == config.eval.flips:
-            block = (found if found["target"] == "infection" else found["targets"]["infection"])["detection"]
-            rule = _checked({**block, "from": "chosen on val"}, config)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError):
-        pass
-    return rule
+    metrics = workdir / "eval" / "val" / "metrics.json"
+    rule = Rule.of_val(metrics, settings, answers=answers, source="chosen on val")
+    return rule or Rule.not_chosen(answers=answers)
 
 
-def _chosen_for(config: ConfigDict) -> tuple[Any, ...]:
-    """What a decision depends on; shares of pixels on the threshold, too, the answer for the whole image not."""
-    share = COVID19 not in config.dataset.targets
-    return config.eval.flips, config.dataset.image_size, config.eval.threshold if share else None
-
-
-def _checked(rule: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
-    """`rule` as `Predictor.detection`; a ValueError or KeyError for one that the network cannot be asked."""
-    score, threshold = rule["score"], float(rule["threshold"])
-    if (score == "probability") != (COVID19 in config.dataset.targets) or not 0 <= threshold <= 1:
-        raise ValueError(f"COVID-19 is not told by {score!r} above {threshold}")
-    if score not in ("probability", "lung", "image"):
-        raise ValueError(f"COVID-19 is not told by {score!r}")
-    return {"score": score, "threshold": threshold, "from": str(rule["from"])}
-
-
-def not_chosen(config: ConfigDict) -> dict[str, Any]:
-    """`Predictor.detection` where no evaluation chose a threshold."""
-    return dict(_LIKELY if COVID19 in config.dataset.targets else _ANY_PIXEL)
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """Settings that a rule is valid for, as `Rule.valid_for` takes them."""
+    size = image_size(config.dataset)
+    return {"image_size": [size, size], "threshold": config.eval.threshold, "flips": config.eval.flips}
 
 
 def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
@@ -208,7 +253,9 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
                 )
     variables = {name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")}
     model, origin = Ensemble(tuple(p.model for p in predictors)), f"the mean of {len(predictors)} runs"
-    return Predictor(first.config, first.step, None, model, variables, origin, not_chosen(first.config))
+    return Predictor(
+        first.config, first.step, None, model, variables, origin, Rule.not_chosen(answers=first.answers_covid19)
+    )
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:
@@ -231,21 +278,23 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     tensors, metadata = torch_weights.read_safetensors(path)
     try:
         config, step = from_json(metadata["config"]), int(metadata["checkpoint_step"])
-        chosen_for = _chosen_for(config)
-        rule = _checked(json.loads(metadata["detection"]), config) if "detection" in metadata else not_chosen(config)
+        chosen_with, answers = _settings(config), answers_covid19(config.dataset.targets)
+        rule = Rule.not_chosen(answers=answers)
+        if "detection" in metadata:
+            rule = Rule.from_dict(json.loads(metadata["detection"]), answers=answers)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} was not written by --mode=export --format=safetensors, or by an older jaxunet ({error!r} in it)."
         ) from error
-    config.update_from_flattened_dict(overrides or {})
+    override(config, overrides or {})
     fit_batch_size(config)
     checks.check(config, training=False)
-    if _chosen_for(config) != chosen_for:
-        rule = not_chosen(config)
+    if not rule.valid_for(_settings(config), chosen_with):
+        rule = Rule.not_chosen(answers=answers)
     model = build_model(config.model, config.dataset.targets, axis_name=None)
     wide = {name: x.astype(np.float32) for name, x in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(wide, sep="/")
-    _check_tensors(variables, model, config.dataset.image_size or IMAGE_SIZE, source=str(path))
+    _check_tensors(variables, model, image_size(config.dataset), source=str(path))
     if config.eval.flips:
         model = Flipped(model)
     return Predictor(config, step, None, model, replicas.replicate(variables), str(path), rule)

@@ -19,15 +19,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.prediction import outputs, web_guard
+from jaxunet.data.targets import TARGETS, finding
+from jaxunet.prediction import overlay, web_guard
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.xrays import letterbox
-from jaxunet.xrays.read import read_xray
 
 try:
     import flask
@@ -45,20 +43,19 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
     """Answers until Ctrl-C or SIGTERM, which end the process with status 0.
 
     Args:
-      predictor: the network; its batch size becomes one image per device.
+      predictor: the network.
       host: name or address to listen at.
       port: to listen at; 0 for any that is free.
 
     Raises:
       UserError: if it cannot listen there.
     """
-    predictor.config.eval.batch_size = jax.device_count()
     with _listen(host, port) as listener, _quiet():
         for number in (signal.SIGINT, signal.SIGTERM):  # at once, also within an X-ray: there is nothing to save
             signal.signal(number, lambda *_: os._exit(0))
         address, number = listener.getsockname()[:2]
         app = make_app(predictor, host=host, address=address)
-        predictor.logits(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))  # compiled before "ready"
+        predictor.predict(np.zeros((8, 8), np.uint8))  # compiled before "ready"
         server = waitress.create_server(
             app,
             sockets=[listener],
@@ -72,8 +69,7 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
         if not ipaddress.ip_address(address).is_loopback:
             said = f"warning: everyone who can reach {host} can use this page, and what they send is not encrypted."
             print(said, file=sys.stderr, flush=True)
-        which = f"{' and '.join(predictor.targets)} from step {predictor.step} of {predictor.origin}"
-        print(f"{which}, threshold {predictor.threshold}")
+        print(predictor.in_words)
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
         with contextlib.closing(server):
             server.run()
@@ -96,7 +92,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
-        reason = os.strerror(error.errno) if getattr(error, "errno", 0) and error.errno > 0 else "no such host"
+        code = getattr(error, "errno", None) or 0  # below 0 where the name leads nowhere
+        reason = os.strerror(code) if code > 0 else "no such host"
         raise UserError(f"--host={host} --port={port} cannot be used ({reason}): choose another.") from error
 
 
@@ -149,10 +146,11 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "image_size": predictor.image_size,
             "threshold": predictor.threshold,
             "flips": predictor.config.eval.flips,
-            "rule": predictor.rule,
+            "rule": predictor.rule.to_dict(),
             "gate": predictor.gate,
             "max_bytes": MAX_BYTES,
-            "colours": outputs.COLOURS,
+            "finding": finding(predictor.targets),
+            "colours": {name: TARGETS[name].colour for name in predictor.targets},
         }
 
     @app.post("/predict")
@@ -166,30 +164,19 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
 def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
     """What the page is told of one file: numbers as in `predictions.json`, pictures as base64 of PNG.
 
-    `xray` and `layers` are what `outputs.overlay` draws, reduced; `masks` have the X-ray's own size.
+    `xray` and `layers` are what `Prediction.overlay` draws, reduced; `masks` have the X-ray's own size.
 
     Raises:
       UserError: if the file cannot be used.
     """
-    image = read_xray(data)
-    square, place = letterbox.fit(image.pixels, predictor.image_size)
-    (logits,) = predictor.logits(square[None])
-    probability = predictor.covid19(logits)
-    logits = letterbox.restore(logits[..., : len(predictor.targets)], place)
-    settings = {
-        "targets": predictor.targets,
-        "threshold": predictor.threshold,
-        "detection": predictor.rule,
-        "gate": predictor.gate,
-    }
-    masks, row = outputs.describe(image, logits, probability, settings)
-    picture, layers = outputs.overlay_layers(image.pixels, masks)
+    found = predictor.predict(data)
+    picture, layers = overlay.layers(found.xray.pixels, found.masks)
     return {
-        "row": row,
-        "mirrored": image.mirrored,
+        "row": found.row,
+        "mirrored": found.xray.mirrored,
         "xray": _base64_png(picture),
         "layers": {target: _base64_png(layer) for target, layer in layers.items()},
-        "masks": {target: _base64_png(mask.astype(np.uint8) * 255) for target, mask in masks.items()},
+        "masks": {target: _base64_png(mask.astype(np.uint8) * 255) for target, mask in found.masks.items()},
     }
 
 

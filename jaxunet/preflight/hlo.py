@@ -1,4 +1,4 @@
-"""Reading a compiled program's text (optimised HLO): its collectives, its memory traffic, and what tiling pads."""
+"""Reads the text of a compiled program (optimised HLO): collectives, memory traffic and padding by tiles."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-_NO_TRAFFIC = (  # names for what is there already, or the second half of a pair
+_NO_TRAFFIC = (  # these name existing arrays, or are the second half of a pair
     *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "while", "call", "conditional"),
     *("copy-done", "slice-done", "all-reduce-done", "all-gather-done", "collective-permute-done"),
 )
@@ -23,8 +23,8 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*
 class _Array:
     name: str  # such as bf16[32,64,64,16]
     plain: int  # bytes of its values
-    padded: int  # bytes it takes
-    lane_axis: int | None  # that lies along the lanes of two-dimensional tiles
+    padded: int  # bytes with the padding to tiles
+    lane_axis: int | None  # the axis along the lanes of two-dimensional tiles
     on_chip: bool  # in the chip's own fast memory, not in HBM
 
 
@@ -37,10 +37,10 @@ class _Instruction:
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Kind -> `count` and `bytes` of results, each asynchronous pair once."""
+    """Kind -> `count` and `bytes` of the results. An asynchronous pair counts once."""
     found: dict[str, dict[str, int]] = {}
-    for instruction in (_parse(line) for line in text.splitlines()):
-        kind = instruction.operation.removesuffix("-start") if instruction else ""
+    for instruction in filter(None, map(_parse, text.splitlines())):
+        kind = instruction.operation.removesuffix("-start")
         if kind in _COLLECTIVES:
             arrays = [a for a in instruction.arrays if not a.name.endswith("[]") or kind == instruction.operation]
             if instruction.operation != kind and kind != "all-reduce":  # others start with operands, then results
@@ -52,10 +52,10 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def traffic(text: str) -> int:
-    """Bytes that cross between chip and memory: what each instruction reads and writes there, padded to tiles.
+    """Bytes between chip and memory: all that the instructions read and write there, padded to tiles.
 
-    The compiler's own "bytes accessed" also counts arrays in the chip's fast memory. Operands count in full, and once,
-    also where only part is read (a gather) or parts are read again (a convolution); the body of a loop counts once.
+    The compiler's own "bytes accessed" also counts arrays in the chip's fast memory. Every operand counts once and in
+    full, even if only a part is read (a gather) or parts are read again (a convolution). A loop's body counts once.
     """
     total = 0
     for _, instructions in _executed(text):
@@ -68,7 +68,7 @@ def traffic(text: str) -> int:
             written = i.arrays
             if i.operation == "copy-start":  # result: target, source, a flag
                 written = written[:1]
-            elif i.operation == "slice-start":  # result: source, target, a flag; of the source, as much is read
+            elif i.operation == "slice-start":  # result: source, target, a flag; only the slice is read
                 written = written[1:2]
                 read = [dataclasses.replace(a, on_chip=r.on_chip) for a, r in zip(written, read, strict=False)]
             total += sum(a.padded for a in (*read, *written) if not a.on_chip)
@@ -76,11 +76,11 @@ def traffic(text: str) -> int:
 
 
 def padding(text: str, worst: int = 3) -> dict[str, Any]:
-    """How much larger than their values the arrays that the entry computation writes to memory are, because of tiles.
+    """How much tiles pad the arrays that the entry computation writes to memory.
 
     Returns:
-      `factor` = bytes with padding over bytes without; `worst` = shape -> its `factor` and `lane_axis`, the axis that
-      lies along the tiles' 128 lanes, for those that waste most.
+      `factor`: bytes with padding over bytes without. `worst`: shape -> `factor` and `lane_axis` (the axis along the
+      tiles' 128 lanes) of the arrays that waste most.
     """
     plain = padded = 0
     waste: collections.Counter[str] = collections.Counter()
@@ -106,17 +106,19 @@ def _parse(line: str) -> _Instruction | None:
 
 def _array(dtype: str, dims: str, layout: str) -> _Array:
     sizes = [int(d) for d in dims.split(",") if d]
-    big, tile, order = list(sizes), _TILE.search(layout), [None]
+    big, tile = list(sizes), _TILE.search(layout)
+    lane_axis = None
     if tile and len(sizes) > 1:
         order = [int(d) for d in layout.split(":")[0].split(",")]  # minor to major
+        lane_axis = order[0]
         for axis, step in zip(order, (int(tile[2]), int(tile[1])), strict=False):
             big[axis] = -(-sizes[axis] // step) * step
     width = _BYTES.get(dtype, 0)
-    return _Array(f"{dtype}[{dims}]", width * math.prod(sizes), width * math.prod(big), order[0], "S(1)" in layout)
+    return _Array(f"{dtype}[{dims}]", width * math.prod(sizes), width * math.prod(big), lane_axis, "S(1)" in layout)
 
 
 def _executed(text: str) -> Iterator[tuple[bool, list[_Instruction]]]:
-    """(whether it is the entry, its instructions) of the entry computation and of what it calls or loops over."""
+    """(is_entry, instructions) of the entry computation, then of the computations that it calls or loops over."""
     bodies: dict[str, list[_Instruction]] = {}
     waiting: list[str] = []
     for line in text.splitlines():
@@ -127,7 +129,7 @@ def _executed(text: str) -> Iterator[tuple[bool, list[_Instruction]]]:
                 waiting = [header[2]]
         elif bodies and (instruction := _parse(line)):
             current.append(instruction)
-    seen = set()
+    seen: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name in seen:

@@ -1,9 +1,9 @@
-"""`--mode=preflight`: what a config will do on a slice, from compiling it ahead of time on a machine without one.
+"""`--mode=preflight`: memory, work and speed bounds of a config on a TPU slice that is not there.
 
-The train and evaluation steps of the config are compiled by the TPU compiler (libtpu, the extra `[tpu]`) for the named
-topology; nothing is run. Compiled is one step of the many that a dispatch runs in a loop: the compiler's figures count
-a loop's body once anyway. Memory and work are the compiler's figures, memory traffic is read from its program. Times
-are these over the chip's peak rates, so they are bounds, not measurements.
+The TPU compiler (libtpu, the extra `[tpu]`) compiles the config's training and evaluation steps for the named topology;
+nothing runs. One step is compiled instead of a loop of many: the compiler's figures count a loop's body once. Memory
+and work are the compiler's figures. Memory traffic is read from its program. Times are work and traffic divided by the
+chip's peak rates: bounds, not measurements.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.data import batches
-from jaxunet.data.archive import IMAGE_SIZE
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.specs import LABELLED_IMAGES, image_size, train_images
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import peak_rates, replicas
 from jaxunet.devices.replicas import AXIS, reduce_mean
 from jaxunet.models.build import build_model
@@ -39,38 +39,38 @@ from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import create_train_state
 from jaxunet.training.step import augmented_batch, train_step
 
-_TRAIN_IMAGES = {"infection": 1864, "infection_all": 3728, "lung": 21715}  # published counts of COVID-QU-Ex
-
 
 def preflight(
     config: ConfigDict, topologies: list[str], workdir: pathlib.Path | None, *, batch_per_chip: int
 ) -> dict[str, Any]:
-    """Compiles for each topology, prints what was found, and writes `preflight.json` into `workdir` if there is one.
+    """Compiles for each topology, prints the figures, and writes `preflight.json` into `workdir`, if given.
 
     Args:
       config: of a segmentation run.
-      topologies: such as "v5e:2x2", or "local" (or "cpu") for the devices present.
+      topologies: names such as "v5e:2x2", or "local" (or "cpu") for the devices present.
       workdir: a folder, or None.
       batch_per_chip: images per step and chip; 0 divides `config.train.batch_size` over the chips.
 
     Raises:
-      UserError: for an unknown topology, or where libtpu is not installed.
+      UserError: for an unknown topology, or if libtpu is not installed.
     """
     if not topologies:
         raise UserError("--topology is missing: name slices, such as --topology=v5e:1x1,v5e:2x2, or local.")
     if "local" not in topologies:
-        jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, not to look for a TPU
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # so several may compile at a time
+        jax.config.update("jax_platforms", "cpu")  # libtpu shall compile, and not look for a TPU
+        os.environ.setdefault(
+            "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+        )  # so that several processes may compile at the same time
     checks.check(config, training=False)
-    if config.dataset.name == "labelled_images":
-        raise UserError("--mode=preflight is for segmentation: give the config of a network that predicts masks.")
-    slices = {name: _devices(name) for name in topologies}  # all names first: compiling takes minutes
+    if config.dataset.name == LABELLED_IMAGES:
+        raise UserError("--mode=preflight is for segmentation: choose a config whose network predicts masks.")
+    slices = {name: _devices(name) for name in topologies}  # check all names first: compiling takes minutes
     results = {}
     for name, devices in slices.items():
         chip = peak_rates.peak(devices[0].device_kind)
         per_chip = _batch_per_chip(config, name, len(devices), batch_per_chip)
         here = from_json(to_json(config))
-        accelerator = devices[0].platform != "cpu"  # "auto" asks the machine this runs on, which need not be the one
+        accelerator = devices[0].platform != "cpu"  # "auto" would choose for this machine, not for the slice
         if here.model.dtype == "auto":
             here.model.dtype = "bfloat16" if accelerator else "float32"
         if here.model.layout == "auto":
@@ -109,30 +109,26 @@ def _devices(topology: str) -> list[jax.Device]:
         raise UserError(f"--topology={topology} needs the TPU compiler: pip install 'jaxunet[tpu]' (on any Linux).")
     from jax.experimental import topologies
 
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU VM's metadata server to ask
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server of a TPU VM
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     options: dict[str, Any] = {}
     if topology.startswith("v4"):
         options["chip_config_name"] = "megacore"  # one device per chip, as on TPU VMs
     if set(topology.partition(":")[2].split("x")) == {"1"}:
-        options["chips_per_host_bounds"] = [1, 1, 1]  # newer compilers want it said
+        options["chips_per_host_bounds"] = [1, 1, 1]  # newer compilers require it
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
-    except Exception as error:  # whatever the plug-in raises
+    except Exception as error:  # the plug-in raises many types
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--topology={topology} is not known to the TPU compiler ({reason}): use names like v5e:2x2, v6e:4x4."
+            f"--topology={topology} is not known to the TPU compiler ({reason}): use a name such as v5e:2x2 or v6e:4x4."
         ) from error
 
 
 def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
-    """One step, from resident arrays of the published size, or a batch from the host, to the next state."""
-    targets, dataset = config.dataset.targets, config.dataset
-    images = dataset.synthetic.train if dataset.name == "synthetic_cxr" else _TRAIN_IMAGES[dataset.train_config]
-    if dataset.name == "synthetic_cxr" and dataset.train_config == "infection_all":
-        images *= 2
-    size = dataset.image_size or IMAGE_SIZE
+    """One training step, on resident arrays of the published size or on a batch from the host."""
+    targets, images, size = config.dataset.targets, train_images(config.dataset), image_size(config.dataset)
     model = build_model(config.model, targets, axis_name=AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
     step = functools.partial(
@@ -173,7 +169,7 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
 
 
 def _lower_eval(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
-    size, targets = config.dataset.image_size or IMAGE_SIZE, config.dataset.targets
+    size, targets = image_size(config.dataset), config.dataset.targets
     model = build_model(config.model, targets, axis_name=None)
     variables = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, size, size, 1))
@@ -190,11 +186,11 @@ def _raw(leading: tuple[int, ...], size: int, targets: Sequence[str]) -> dict[st
         "image": jax.ShapeDtypeStruct((*leading, size, size), jnp.uint8),
         "mask": jax.ShapeDtypeStruct((*leading, size, size // 8, len(mask_targets(targets))), jnp.uint8),
     }
-    return raw | ({COVID19: jax.ShapeDtypeStruct(leading, jnp.uint8)} if COVID19 in targets else {})
+    return raw | ({COVID19: jax.ShapeDtypeStruct(leading, jnp.uint8)} if answers_covid19(targets) else {})
 
 
 def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_rates.Peak | None) -> dict[str, Any]:
-    """Compiles; everything in the result is per chip and step, or per image where it says so. Bytes and seconds."""
+    """Compiles the program. Figures are bytes, FLOPs and seconds, per chip and step unless the key says per image."""
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -204,6 +200,9 @@ def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_
         return {"compile_seconds": round(time.perf_counter() - start, 1), **roofline.too_large(str(error), per_chip)}
     seconds = time.perf_counter() - start
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+    assert cost is not None  # CPUs, GPUs and TPUs give all three
+    assert memory is not None
+    assert text is not None
     fixed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     fixed += memory.generated_code_size_in_bytes
     result: dict[str, Any] = {

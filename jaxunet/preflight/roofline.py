@@ -1,6 +1,6 @@
-"""From the compiler's figures and a chip's peak rates to bounds: what fits, how fast at best, how far it scales.
+"""Bounds from the compiler's figures and a chip's peak rates: what fits in memory, the highest speed, the scaling.
 
-Called by `preflight`. Nothing here is measured.
+`preflight` calls this. Nothing here is measured.
 """
 
 import re
@@ -9,16 +9,16 @@ from typing import Any
 from jaxunet.devices.peak_rates import Peak
 
 _SCALES = (1, 4, 16, 64, 256)
-_HOP_SECONDS = 1e-6  # between neighbouring chips; an order of magnitude, no data sheet has it
+_HOP_SECONDS = 1e-6  # between neighbouring chips; an order of magnitude: no data sheet gives it
 
 
 def project(result: dict[str, Any], chip: Peak, *, chips: int, per_chip: int) -> dict[str, Any]:
-    """What `result`, of a program that `preflight` compiled for `per_chip` images on each of `chips`, means on `chip`.
+    """Bounds on `chip` for `result`, the figures of a program compiled for `per_chip` images on each of `chips`.
 
     Returns:
-      Seconds per step; images per second and chip at most; `scaling_efficiency`, number of chips -> share of the speed
-      of one chip that is left if no exchange overlaps with computing. The largest batch assumes that temporaries grow
-      in proportion to it and everything else stays.
+      Lower bounds of seconds per step; an upper bound of images per second and chip. `scaling_efficiency`: number of
+      chips -> speed per chip, as a share of one chip's, if no exchange overlaps with computing. The largest batch
+      assumes that temporaries grow in proportion to the batch and the rest stays.
     """
     compute = result["flops_per_image"] * per_chip / chip.flops
     traffic = result["hbm_bytes_per_image"] * per_chip / chip.bandwidth
@@ -41,8 +41,8 @@ def project(result: dict[str, Any], chip: Peak, *, chips: int, per_chip: int) ->
 def exchange_seconds(collectives: dict[str, dict[str, int]], chip: Peak, chips: int) -> float:
     """Time of all collectives of a step, one after the other, each counted as an all-reduce over `chips`.
 
-    The bytes: 2 (n - 1) / n of them leave each chip, at half the two-way bandwidth, or half of that along an axis too
-    short to be a closed ring. The way: there and back along every axis, hop by hop.
+    Bytes: each chip sends 2 (n - 1) / n of them, at half the two-way bandwidth; along an axis too short for a closed
+    ring, at a quarter. Latency: each collective goes there and back along every axis, hop by hop.
     """
     if chips == 1:
         return 0.0
@@ -55,7 +55,7 @@ def exchange_seconds(collectives: dict[str, dict[str, int]], chip: Peak, chips: 
 
 
 def _sides(chips: int, axes: int) -> list[int]:
-    """The most even box of `chips`, by doubling the shortest side: 256 chips are 16x16, or 8x8x4."""
+    """Sides of the most even box of `chips`: 256 chips are 16x16, or 8x8x4."""
     sides = [1] * axes
     while chips > 1:
         factor = next(f for f in range(2, chips + 1) if chips % f == 0)
@@ -65,7 +65,7 @@ def _sides(chips: int, axes: int) -> list[int]:
 
 
 def too_large(error: str, per_chip: int) -> dict[str, Any]:
-    """What the compiler says when a program does not fit: "... required for ... (298.21G) exceeds ... (15.75G)"."""
+    """Figures of a program that does not fit, from the compiler's words: "... (298.21G) exceeds ... (15.75G)"."""
     sizes = [float(x) * 2**30 for x in re.findall(r"\(?\b([\d.]+)G\b", error)[:2]]
     result: dict[str, Any] = {"fits": False, "reason": " ".join(error.split())[:300]}
     if len(sizes) == 2:
@@ -76,7 +76,7 @@ def too_large(error: str, per_chip: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One topology's entry of `preflight.json`, to print."""
+    """One topology's entry of `preflight.json` as text."""
     peak, n = result["peak_rates"], result["batch_per_chip"]
     lines = [line for kind in ("train", "eval") for line in _program(kind, result[kind], peak, n)]
     if peak:
@@ -86,7 +86,7 @@ def table(result: dict[str, Any]) -> str:
             f"({peak['source']}); {1e6 * _HOP_SECONDS:.0f} us per hop assumed"
         )
     else:
-        lines.append(f"  peak rates of {result['device_kind']} are not known here: no times, no verdict")
+        lines.append(f"  peak rates of {result['device_kind']} are unknown: no times, no verdict")
     return "\n".join(lines)
 
 
@@ -94,7 +94,7 @@ def _program(kind: str, r: dict[str, Any], peak: dict[str, Any] | None, n: int) 
     if "flops_per_image" not in r:
         largest = r.get("largest_batch_that_fits")
         advice = f"; about {largest} images per chip may fit" if largest else ""
-        return [f"  {kind}: DOES NOT FIT{advice}. The compiler: {r['reason']}"]
+        return [f"  {kind}: DOES NOT FIT{advice}. The compiler says: {r['reason']}"]
     lines = [
         f"  {kind}: {r['flops_per_image'] / 1e9:.1f} GFLOP and {r['bytes_per_image'] / 1e6:.0f} MB accessed per image, "
         f"{r['hbm_bytes_per_image'] / 1e6:.0f} MB of it in memory, the rest on the chip; compiled in "
@@ -105,7 +105,7 @@ def _program(kind: str, r: dict[str, Any], peak: dict[str, Any] | None, n: int) 
     ]
     if peak:
         verdict, largest = "fits" if r["fits"] else "DOES NOT FIT", r["largest_batch_that_fits"]
-        about = f"; about {largest} images per chip would (temporaries grow with the batch)" if largest else ""
+        about = f"; about {largest} images per chip would fit (temporaries grow with the batch)" if largest else ""
         lines += [
             f"    {verdict} in {peak['memory'] / 1e9:.0f} GB{about}",
             f"    at least {1e3 * r['roofline_compute_seconds'] / n:.3f} ms of arithmetic and "
@@ -115,11 +115,13 @@ def _program(kind: str, r: dict[str, Any], peak: dict[str, Any] | None, n: int) 
     lines += [f"    {c['count']} x {name}, {c['bytes'] / 1e6:.1f} MB" for name, c in r["collectives"].items()]
     if r.get("scaling_efficiency"):
         shares = ", ".join(f"{n} chips {100 * e:.1f} %" for n, e in r["scaling_efficiency"].items())
-        lines.append(f"    exchange {1e3 * r['collective_seconds']:.2f} ms a step; scaling, none hidden: {shares}")
+        lines.append(f"    exchange {1e3 * r['collective_seconds']:.2f} ms per step; scaling without overlap: {shares}")
     factor, worst = r["padding"]["factor"], r["padding"]["worst"]
     if factor > 1.1:
         shapes = [f"{name} ({w['factor']:.1f}x, axis {w['lane_axis']} in the lanes)" for name, w in worst.items()]
-        lines.append(f"    warning: tiles of 128 lanes pad what is written {factor:.2f}x; worst: {', '.join(shapes)}")
+        lines.append(
+            f"    warning: tiles of 128 lanes pad the written arrays {factor:.2f}x; worst: {', '.join(shapes)}"
+        )
         if any(w["lane_axis"] == 0 and w["factor"] > 1 for w in worst.values()):
-            lines.append("      axis 0 is the batch: more images per chip, up to 128, fill its lanes")
+            lines.append("      axis 0 is the batch: more images per chip, up to 128, fill the lanes")
     return lines

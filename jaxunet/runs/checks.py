@@ -1,10 +1,12 @@
-"""The config of a run: checked before anything is built, saved beside the results, read back to evaluate."""
+"""Checks a config before anything is built: each setting by its row in settings.py, and here their combinations."""
 
 import jax
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.data.targets import COVID19, mask_targets
+from jaxunet.data.specs import LABELLED_IMAGES, spec_of
+from jaxunet.data.targets import COVID19, TARGETS, answers_covid19, known_masks, mask_targets
+from jaxunet.models.build import NETWORKS
 from jaxunet.runs.settings import check_kinds, check_values
 
 
@@ -26,7 +28,7 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
 def _check_dataset(config: ConfigDict) -> None:
     dataset = config.dataset
     targets = tuple(dataset.targets)
-    classes = dataset.name == "labelled_images"
+    classes = dataset.name == LABELLED_IMAGES
     if classes != (targets == ("class",)) or classes != (config.loss.name == "cross_entropy"):
         raise UserError(
             "config.dataset.name='labelled_images', config.dataset.targets=('class',) and config.loss.name="
@@ -36,37 +38,46 @@ def _check_dataset(config: ConfigDict) -> None:
         if dataset.image_size <= 0 or dataset.image_size % 32:
             raise UserError(f"config.dataset.image_size={dataset.image_size} must be a multiple of 32, such as 224.")
         return
-    if dataset.image_size not in (0, 32, 64, 128):
-        raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), 32, 64, 128.")
+    spec = spec_of(dataset)
+    if dataset.image_size not in (0, *spec.sizes):
+        sizes = ", ".join(map(str, spec.sizes))
+        raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), {sizes}.")
     masks = mask_targets(targets)
-    if not masks or set(masks) - {"infection", "lung"} or len(set(targets)) != len(targets):
+    known = [name for name in known_masks() if name in spec.masks]
+    if not masks or set(masks) - set(known) or len(set(targets)) != len(targets):
         raise UserError(
-            f"config.dataset.targets={targets!r} must name 'infection', 'lung' or both, each once, and may end in "
-            f"'covid19'."
+            f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once, "
+            f"and may end in {COVID19!r}."
         )
-    if COVID19 in targets:
-        _check_covid19(config, targets)
     for key in ("train_config", "eval_config"):
-        if dataset[key] == "lung" and "infection" in targets:
+        subset = spec.subsets.get(dataset[key])
+        if subset is None:
+            names = " or ".join(map(repr, spec.subsets))
+            raise UserError(f"config.dataset.{key}={dataset[key]!r} does not exist for {spec.name}: use {names}.")
+        if missing := [mask for mask in masks if mask not in subset.masks]:
             raise UserError(
-                f"config.dataset.{key}='lung' has no infection masks: set config.dataset.targets to ('lung',)."
+                f"config.dataset.{key}={dataset[key]!r} has no {missing[0]} masks: set config.dataset.targets to "
+                f"{subset.masks!r}."
             )
-        if dataset[key] == "lung" and dataset.name == "synthetic_cxr":
-            raise UserError(f"config.dataset.{key}='lung' exists only for covid_qu_ex: use 'infection_all'.")
+    if answers_covid19(targets):
+        _check_covid19(config, targets)
 
 
 def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
-    if targets[-1] != COVID19 or targets[0] != "infection":
-        raise UserError(f"config.dataset.targets={targets!r}: 'covid19' goes with 'infection' first, and comes last.")
-    if config.dataset.train_config != "infection_all":
+    first = [name for name in known_masks() if TARGETS[name].learnt_from == COVID19]
+    if targets[-1] != COVID19 or targets[0] not in first:
+        words = " or ".join(map(repr, first))
+        raise UserError(f"config.dataset.targets={targets!r}: {COVID19!r} goes with {words} first, and comes last.")
+    if not spec_of(config.dataset).has_controls(config.dataset.train_config):
         raise UserError(
             "'covid19' among config.dataset.targets needs X-rays that are not of COVID-19: set "
             "config.dataset.train_config='infection_all'."
         )
-    if config.model.name not in ("unet", "resnet_unet"):
+    if not NETWORKS[config.model.name].answers_image:
+        able = " or ".join(repr(name) for name, network in NETWORKS.items() if network.answers_image)
         raise UserError(
             f"config.model.name={config.model.name!r} is a network that answers nothing for the whole image: take "
-            f"'covid19' out of config.dataset.targets, or use 'unet' or 'resnet_unet'."
+            f"{COVID19!r} out of config.dataset.targets, or use {able}."
         )
 
 
@@ -81,11 +92,6 @@ def _check_divisible(section: str, size: int) -> None:
 
 def _check_training(config: ConfigDict) -> None:
     train, devices = config.train, jax.device_count()
-    if config.augment.rotate_degrees > 45:
-        raise UserError(
-            f"config.augment.rotate_degrees={config.augment.rotate_degrees} must be at most 45: "
-            f"config.augment.quarter_turns does the rest."
-        )
     if bool(train.total_epochs) == bool(train.total_steps):
         raise UserError(
             f"Exactly one of config.train.total_epochs={train.total_epochs} and config.train.total_steps="
@@ -97,14 +103,13 @@ def _check_training(config: ConfigDict) -> None:
             f"config.train.accumulate_steps={train.accumulate_steps} does not divide the "
             f"{train.batch_size // devices} images that each of {devices} devices gets per step."
         )
-    if config.init.weights and config.init.checkpoint:
-        raise UserError("config.init.weights and config.init.checkpoint cannot both be set: clear one of them.")
-    if config.init.weights and config.dataset.name == "labelled_images":
+    if config.init.weights and config.init.run:
+        raise UserError("config.init.weights and config.init.run cannot both be set: clear one of them.")
+    if config.init.weights and config.dataset.name == LABELLED_IMAGES:
         raise UserError("config.init.weights is for segmentation: clear it where classes are learnt.")
-    if config.init.weights and config.model.name not in ("resnet_unet", "separable_unet"):
-        raise UserError(
-            "config.init.weights is for resnet_unet and separable_unet: clear it, or change config.model.name."
-        )
+    if config.init.weights and not NETWORKS[config.model.name].torch_modules:
+        able = " and ".join(name for name, network in NETWORKS.items() if network.torch_modules)
+        raise UserError(f"config.init.weights is for {able}: clear it, or change config.model.name.")
     if config.init.weights == "imagenet" and (config.model.name, config.model.depth) != ("resnet_unet", 101):
         raise UserError("config.init.weights='imagenet' is for config.model.name='resnet_unet' of depth 101.")
     if config.optimizer.name == "adam" and config.optimizer.weight_decay:

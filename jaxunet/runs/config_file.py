@@ -7,22 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.runs.settings import check_kinds, flatten
-
-# Keys that may differ between the runs of one workdir: they say where data lies and what is shown, not what is learnt.
-_FREE = (
-    *("dataset.source", "dataset.data_dir", "input.", "train.log_every_steps", "train.steps_per_call"),
-    *("eval.batch_size", "eval.overlays", "eval.report", "eval.surface_tolerances", "eval.flips", "eval.gate"),
-    *("checkpoint.", "profile"),
-)
-# Keys that older runs do not have in their config.json, with what those did.
-_ADDED = {
-    "dataset.drop_near_duplicates": False,
-    "eval.surface_tolerances": (2.0, 5.0),
-    "eval.flips": False,
-    "eval.gate": True,
-    "eval.report": True,
-}
+from jaxunet.runs.settings import RENAMED, SETTINGS, check_kinds, flatten
 
 
 def to_json(config: ConfigDict) -> str:
@@ -30,7 +15,10 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Inverse of `to_json`; JSON has no tuples, and no setting is a list. Free keys added since get their default."""
+    """Inverse of `to_json`, also for older versions: renamed keys get their new name, later ones what runs did before.
+
+    JSON has no tuples, and no setting is a list: every list becomes a tuple.
+    """
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
@@ -40,11 +28,39 @@ def from_json(text: str) -> ConfigDict:
     settings = tuples(json.loads(text))
     if not isinstance(settings, dict):
         raise ValueError("there are no settings in it")
-    for key, value in _ADDED.items():
-        section, name = key.split(".")
-        if isinstance(settings.get(section), dict):
-            settings[section].setdefault(name, value)
+    for row in SETTINGS.values():
+        section, name = _place(settings, row.key)
+        older, old_name = _place(settings, row.was)
+        if row.was and old_name in older:
+            section.setdefault(name, older.pop(old_name))
+        if row.since is not None:
+            section.setdefault(name, row.since)
     return ConfigDict(settings).lock()
+
+
+def _place(settings: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The section that holds `key` (a new, empty one if there is none), and the name of `key` in it."""
+    *sections, name = key.split(".")
+    for section in sections:
+        found = settings.get(section)
+        settings = found if isinstance(found, dict) else {}
+    return settings, name
+
+
+def override(config: ConfigDict, changes: dict[str, Any]) -> None:
+    """Sets keys such as "eval.threshold" to other values.
+
+    Raises:
+      UserError: if there is no such key, or the value is of another kind.
+    """
+    for name, value in changes.items():
+        key = RENAMED.get(name, name)
+        try:
+            config.update_from_flattened_dict({key: value})
+        except KeyError as error:
+            raise UserError(f"There is no setting config.{key}: configs/default.py lists all.") from error
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"config.{key}={value!r} is of another kind than {flatten(config).get(key)!r}.") from error
 
 
 def load(workdir: pathlib.Path) -> ConfigDict:
@@ -71,7 +87,7 @@ def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
     different = [
         f"{key} ({theirs.get(key)!r} there, {mine.get(key)!r} now)"
         for key in sorted(mine.keys() | theirs.keys())
-        if mine.get(key) != theirs.get(key) and not key.startswith(_FREE)
+        if mine.get(key) != theirs.get(key) and not (key in SETTINGS and SETTINGS[key].free)
     ]
     if different:
         raise UserError(

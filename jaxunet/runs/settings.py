@@ -1,95 +1,212 @@
-"""Kinds and bounds of single settings: whatever a command line or a file edited by hand may hold is looked at here."""
+"""Every setting: one row per key, in the order of configs/default.py, where each has its default and its comment.
 
+A new setting takes a row here and a line there. `check_kinds` and `check_values` hold a config against the rows;
+combinations of settings are in checks.py.
+"""
+
+import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
+from jaxunet.data import specs
 
-_CHOICES = {
-    "dataset.name": ("covid_qu_ex", "synthetic_cxr", "labelled_images"),
-    "dataset.train_config": ("infection", "infection_all", "lung"),
-    "dataset.eval_config": ("infection", "infection_all", "lung"),
-    "input.mode": ("auto", "resident", "stream"),
-    "model.name": ("unet", "resnet_unet", "separable_unet"),
-    "model.depth": (18, 34, 50, 101, 152),
-    "model.patch": (1, 2, 4),
-    "model.layout": ("auto", "plain", "patches"),
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "loss.name": ("bce", "dice", "bce_dice", "focal", "tversky", "cross_entropy"),
-    "optimizer.name": ("adam", "adamw", "sgd"),
-    "optimizer.schedule": ("constant", "step", "cosine"),
-}
-_POSITIVE = {
-    "dataset.synthetic": ("train", "val", "test"),
-    "input": ("resident_limit_gib", "threads", "prefetch_batches"),
-    "model": ("input_std",),
-    "loss": ("smooth",),
-    "optimizer": ("learning_rate", "decay_epochs", "decay_factor"),
-    "train": ("batch_size", "accumulate_steps", "eval_every_epochs", "log_every_steps", "checkpoint_every_steps"),
-    "eval": ("batch_size", "threshold"),
-    "checkpoint": ("keep_latest", "keep_best"),
-}
-_NOT_NEGATIVE = {
-    "": ("seed",),
-    "dataset.synthetic": ("seed",),
-    "augment": ("rotate_degrees", "scale", "translate_pixels", "gamma", "contrast", "brightness", "noise_std"),
-    "model": ("bn_momentum",),
-    "loss": ("focal_gamma", "focal_alpha", "tversky_alpha", "tversky_beta"),
-    "optimizer": (
-        "beta1",
-        "beta2",
-        "momentum",
-        "encoder_rate",
-        "warmup_epochs",
-        "final_fraction",
-        "weight_decay",
-        "clip_norm",
-    ),
-    "train": ("total_epochs", "total_steps", "ema_decay", "steps_per_call", "patience_evals"),
-    "eval": ("overlays",),
-}
-_BELOW_ONE = {
-    "augment": ("scale", "contrast"),
-    "model": ("bn_momentum",),
-    "loss": ("focal_alpha",),
-    "optimizer": ("beta1", "beta2", "momentum"),
-    "train": ("ema_decay",),
-    "eval": ("threshold",),
-}
-# Above these, memory or time runs out before anything could say so.
-_AT_MOST = {
-    "seed": 2**32 - 1,  # JAX ignores the bits above
-    "dataset.image_size": 4096,
-    **dict.fromkeys(("dataset.synthetic.train", "dataset.synthetic.val", "dataset.synthetic.test"), 10**6),
-    "dataset.synthetic.seed": 2**63 - 1,
-    "input.threads": 1024,
-    "input.prefetch_batches": 4096,
-    "train.batch_size": 2**16,
-    "train.steps_per_call": 10_000,
-    "eval.batch_size": 2**16,
-}
-_LARGEST_WHOLE, _LARGEST = 2**31 - 1, 3e38  # of all others; float32 ends there
-_WHOLE = (
-    *("seed", "dataset.image_size", "dataset.synthetic.train", "dataset.synthetic.val", "dataset.synthetic.test"),
-    *("dataset.synthetic.seed", "input.threads", "input.prefetch_batches", "train.batch_size", "train.total_epochs"),
-    *("train.total_steps", "train.accumulate_steps", "train.patience_evals", "train.log_every_steps"),
-    *("train.checkpoint_every_steps", "train.steps_per_call", "eval.batch_size", "eval.overlays"),
-    *("checkpoint.keep_latest", "checkpoint.keep_best"),
+_WORDS = {bool: "True or False", str: "a text", int: "a whole number", float: "a number", tuple: "a tuple"}
+_LARGEST = {int: 2**31 - 1, float: 3e38}  # where a row names no other; float32 ends there
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What one key of the config may hold.
+
+    Attributes:
+      key: "section.name", without the `config.` before it.
+      kind: bool, str, int, float (which takes whole numbers, too) or tuple; None where `choices` says it all.
+      choices: the values allowed, or a function that returns them; None allows any.
+      above, at_least, below: bounds of a number.
+      at_most: bound of a number. Above it, memory or time would run out before anything could say so.
+      valid, words: whether a value is allowed, where no bound can say that, and what is.
+      hint: end of the sentence about a number that is too large.
+      free: whether it may differ between two starts of one run: it says where data lies or what is shown, not what is
+        learnt.
+      since: what runs did before there was the key; None for a key that every run has in its config.json.
+      was: an older name of the key, which old runs and command lines may have.
+    """
+
+    key: str
+    kind: type | None = None
+    choices: tuple[Any, ...] | Callable[[], tuple[Any, ...]] | None = None
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    valid: Callable[[Any], bool] = lambda value: True
+    words: str = ""
+    hint: str = ""
+    free: bool = False
+    since: Any = None
+    was: str = ""
+
+    def check_kind(self, value: Any) -> None:
+        """Raises UserError for a `value` of another kind, and for a number that is not finite or too large."""
+        if self.kind is None:
+            return
+        number = self.kind in (int, float)
+        kinds = int | float if self.kind is float else self.kind
+        if not isinstance(value, kinds) or (number and isinstance(value, bool)):
+            raise UserError(f"config.{self.key}={value!r} must be {_WORDS[self.kind]}.")
+        if number:
+            most = _LARGEST[self.kind] if self.at_most is None else self.at_most
+            if not abs(value) <= most:  # nor NaN
+                raise UserError(f"config.{self.key}={value!r} must be a finite number, at most {most:,}{self.hint}.")
+
+    def check_value(self, value: Any) -> None:
+        """Raises UserError for a `value` that is none of the choices, or out of bounds."""
+        choices = self.choices() if callable(self.choices) else self.choices
+        if choices is not None and value not in choices:
+            raise UserError(f"config.{self.key}={value!r} is not one of {', '.join(map(repr, choices))}.")
+        for allowed, words in (
+            (self.above is None or value > self.above, f"greater than {self.above}"),
+            (self.at_least is None or value >= self.at_least, f"at least {self.at_least}"),
+            (self.below is None or value < self.below, f"less than {self.below}"),
+            (self.valid(value), self.words),
+        ):
+            if not allowed:
+                raise UserError(f"config.{self.key}={value!r} must be {words}.")
+
+
+# The registries are read late: they import JAX, and launch.py, which reads RENAMED, is to answer `--help` without it.
+
+
+def _networks() -> tuple[str, ...]:
+    from jaxunet.models.build import NETWORKS
+
+    return tuple(NETWORKS)
+
+
+def _losses() -> tuple[str, ...]:
+    from jaxunet.scoring.losses import LOSSES
+
+    return tuple(LOSSES)
+
+
+def _widths(value: tuple[Any, ...]) -> bool:
+    return 1 <= len(value) <= 8 and all(type(c) is int and 1 <= c <= 4096 for c in value)
+
+
+def _tolerances(value: tuple[Any, ...]) -> bool:
+    return all(isinstance(t, int | float) and 0 <= t <= _LARGEST[float] for t in value)
+
+
+# fmt: off
+_ROWS = (
+    Setting("seed", int, at_least=0, at_most=2**32 - 1),  # JAX ignores the bits above
+
+    Setting("dataset.name", choices=specs.NAMES),
+    Setting("dataset.source", str, free=True),
+    Setting("dataset.data_dir", str, free=True),
+    Setting("dataset.train_config", choices=specs.SUBSETS),
+    Setting("dataset.eval_config", choices=specs.SUBSETS),
+    Setting("dataset.targets", tuple),
+    Setting("dataset.image_size", int, at_most=4096),
+    Setting("dataset.drop_leaked", bool),
+    Setting("dataset.drop_near_duplicates", bool, since=False),
+    Setting("dataset.synthetic.train", int, above=0, at_most=10**6),
+    Setting("dataset.synthetic.val", int, above=0, at_most=10**6),
+    Setting("dataset.synthetic.test", int, above=0, at_most=10**6),
+    Setting("dataset.synthetic.seed", int, at_least=0, at_most=2**63 - 1),
+
+    Setting("input.mode", choices=("auto", "resident", "stream"), free=True),
+    Setting("input.resident_limit_gib", float, above=0, free=True),
+    Setting("input.threads", int, above=0, at_most=1024, free=True),
+    Setting("input.prefetch_batches", int, above=0, at_most=4096, free=True),
+
+    Setting("augment.flip_horizontal", bool),
+    Setting("augment.flip_vertical", bool),
+    Setting("augment.quarter_turns", bool),
+    Setting("augment.rotate_degrees", float, at_least=0, at_most=45, hint=": set config.augment.quarter_turns"),
+    Setting("augment.scale", float, at_least=0, below=1),
+    Setting("augment.translate_pixels", float, at_least=0),
+    Setting("augment.gamma", float, at_least=0),
+    Setting("augment.contrast", float, at_least=0, below=1),
+    Setting("augment.brightness", float, at_least=0),
+    Setting("augment.noise_std", float, at_least=0),
+
+    Setting("model.name", choices=_networks),
+    Setting("model.channels", tuple, valid=_widths, words="a tuple of 1 to 8 whole numbers from 1 to 4096"),
+    Setting("model.stem", choices=(1, 2, 4), was="model.patch"),
+    Setting("model.depth", choices=(18, 34, 50, 101, 152)),
+    Setting("model.input_mean", float),
+    Setting("model.input_std", float, above=0),
+    Setting("model.layout", choices=("auto", "plain", "patches")),
+    Setting("model.dtype", choices=("auto", "float32", "bfloat16")),
+    Setting("model.bn_momentum", float, at_least=0, below=1),
+    Setting("model.bn_sync", bool),
+
+    Setting("init.weights", str),
+    Setting("init.run", str, was="init.checkpoint"),
+
+    Setting("loss.name", choices=_losses),
+    Setting("loss.smooth", float, above=0),
+    Setting("loss.focal_gamma", float, at_least=0),
+    Setting("loss.focal_alpha", float, at_least=0, below=1),
+    Setting("loss.tversky_alpha", float, at_least=0),
+    Setting("loss.tversky_beta", float, at_least=0),
+
+    Setting("optimizer.name", choices=("adam", "adamw", "sgd")),
+    Setting("optimizer.learning_rate", float, above=0),
+    Setting("optimizer.schedule", choices=("constant", "step", "cosine")),
+    Setting("optimizer.warmup_epochs", float, at_least=0),
+    Setting("optimizer.decay_epochs", float, above=0),
+    Setting("optimizer.decay_factor", float, above=0),
+    Setting("optimizer.final_fraction", float, at_least=0),
+    Setting("optimizer.beta1", float, at_least=0, below=1),
+    Setting("optimizer.beta2", float, at_least=0, below=1),
+    Setting("optimizer.momentum", float, at_least=0, below=1),
+    Setting("optimizer.nesterov", bool),
+    Setting("optimizer.weight_decay", float, at_least=0),
+    Setting("optimizer.encoder_rate", float, at_least=0),
+    Setting("optimizer.clip_norm", float, at_least=0),
+
+    Setting("train.batch_size", int, above=0, at_most=2**16),
+    Setting("train.total_epochs", int, at_least=0),
+    Setting("train.total_steps", int, at_least=0),
+    Setting("train.accumulate_steps", int, above=0),
+    Setting("train.ema_decay", float, at_least=0, below=1),
+    Setting("train.eval_every_epochs", float, above=0),
+    Setting("train.patience_evals", int, at_least=0),
+    Setting("train.log_every_steps", int, above=0, free=True),
+    Setting("train.checkpoint_every_steps", int, above=0),
+    Setting("train.steps_per_call", int, at_least=0, at_most=10_000, free=True),
+
+    Setting("eval.batch_size", int, above=0, at_most=2**16, free=True),
+    Setting("eval.threshold", float, above=0, below=1),
+    Setting("eval.overlays", int, at_least=0, free=True),
+    Setting("eval.surface_tolerances", tuple, valid=_tolerances, words="a tuple of numbers of at least 0", free=True,
+            since=(2.0, 5.0)),
+    Setting("eval.flips", bool, free=True, since=False),
+    Setting("eval.gate", bool, free=True, since=True),
+    Setting("eval.report", bool, free=True, since=True),
+
+    Setting("profile", bool, free=True),
+
+    Setting("checkpoint.keep_latest", int, above=0, free=True),
+    Setting("checkpoint.keep_best", int, above=0, free=True),
 )
-_KINDS = {
-    "a text": (str, ("dataset.source", "dataset.data_dir", "init.weights", "init.checkpoint")),
-    "True or False": (
-        bool,
-        (
-            *("dataset.drop_leaked", "dataset.drop_near_duplicates", "eval.flips", "eval.gate", "eval.report"),
-            *("profile", "augment.flip_horizontal", "augment.flip_vertical", "augment.quarter_turns"),
-            *("model.bn_sync", "optimizer.nesterov"),
-        ),
-    ),
-    "a tuple": (tuple, ("dataset.targets", "model.channels", "eval.surface_tolerances")),
-}
+# fmt: on
+SETTINGS = {row.key: row for row in _ROWS}
+RENAMED = {row.was: row.key for row in _ROWS if row.was}  # old key -> key
+
+
+def with_new_names(arguments: list[str]) -> list[str]:
+    """Of a command line: `--config.OLD=value` becomes `--config.NEW=value`, for the keys in `RENAMED`."""
+    for old, new in RENAMED.items():
+        pattern = rf"(--?config\.(?:systems\.\w+\.)?){re.escape(old)}(?=$|=)"
+        arguments = [re.sub(rf"^{pattern}", rf"\g<1>{new}", argument) for argument in arguments]
+    return arguments
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -104,50 +221,18 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 def check_kinds(config: ConfigDict) -> None:
     """Raises UserError for a key that is missing or a value of the wrong kind, as a file edited by hand may hold."""
     values = flatten(config)
-    kinds = {key: (kind, words) for words, (kind, keys) in _KINDS.items() for key in keys}
-    numbers = {"model.input_mean", "dataset.image_size", *(key for key, _, _ in _bounds())}
-    for key in (*_CHOICES, *kinds, *sorted(numbers)):
+    for key, row in SETTINGS.items():
         if key not in values:
-            raise UserError(f"config.{key} is missing: make the config from configs/default.py, which has every key.")
-    for key, (kind, words) in kinds.items():
-        if not isinstance(values[key], kind):
-            raise UserError(f"config.{key}={values[key]!r} must be {words}.")
-    for key in sorted(numbers):
-        value, whole = values[key], key in _WHOLE
-        most = _AT_MOST.get(key, _LARGEST_WHOLE if whole else _LARGEST)
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise UserError(f"config.{key}={value!r} must be a {'whole ' if whole else ''}number.")
-        if not abs(value) <= most:  # nor NaN
-            raise UserError(f"config.{key}={value!r} must be a finite number, at most {most:,}.")
-    tolerances = values["eval.surface_tolerances"]
-    if not all(isinstance(t, int | float) and 0 <= t <= _LARGEST for t in tolerances):
-        raise UserError(f"config.eval.surface_tolerances={tolerances!r} must be numbers of at least 0.")
+            old = f" (its old name is {row.was})" if row.was in values else ""
+            raise UserError(
+                f"config.{key} is missing{old}: make the config from configs/default.py, which has every key."
+            )
+    for key, row in SETTINGS.items():
+        row.check_kind(values[key])
 
 
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that is none of the choices, or out of bounds."""
     values = flatten(config)
-    for key, choices in _CHOICES.items():
-        if values[key] not in choices:
-            raise UserError(f"config.{key}={values[key]!r} is not one of {', '.join(map(repr, choices))}.")
-    for key, holds, words in _bounds():
-        if not holds(values[key]):
-            raise UserError(f"config.{key}={values[key]!r} must be {words}.")
-    channels = config.model.channels
-    if not 1 <= len(channels) <= 8 or not all(type(c) is int and 1 <= c <= 4096 for c in channels):
-        raise UserError(f"config.model.channels={channels!r} must be a tuple of 1 to 8 whole numbers from 1 to 4096.")
-
-
-def _bounds() -> list[tuple[str, Callable[[Any], bool], str]]:
-    """(key, whether a value is allowed, what is)."""
-    rules = (
-        (_POSITIVE, lambda x: x > 0, "greater than 0"),
-        (_NOT_NEGATIVE, lambda x: x >= 0, "at least 0"),
-        (_BELOW_ONE, lambda x: x < 1, "less than 1"),
-    )
-    return [
-        (f"{section}.{name}".lstrip("."), holds, words)
-        for keys, holds, words in rules
-        for section, names in keys.items()
-        for name in names
-    ]
+    for key, row in SETTINGS.items():
+        row.check_value(values[key])

@@ -1,7 +1,7 @@
-"""Statistics of images with 95 % intervals: percentiles over bootstrap samples of the images (Efron 1979).
+"""Statistics over images with 95 % intervals: percentiles over bootstrap samples of the images (Efron 1979).
 
-The samples are those of `times_drawn`, so all that is scored on the same images is resampled alike. A number
-that does not exist, such as the correlation of constants, is None; samples in which it does not exist are left out.
+All statistics of the same images use the same samples, those of `times_drawn`. An undefined statistic, such as the
+correlation of constants, is None. Samples in which it is undefined are left out.
 """
 
 import functools
@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 10_000
-_CHUNK = 500  # samples at a time, where each needs several numbers per image
+_CHUNK = 500  # samples at a time: a statistic may need several arrays of [samples, images]
 
 
 def mean(values: np.ndarray) -> dict[str, Any]:
-    """`{"mean", "median", "ci95": [low, high] of the mean, "n"}` of `values` [N]."""
+    """`{"mean", "median", "ci95": [low, high] of the mean, "n"}` of `values` float [N]."""
     drawn = times_drawn(len(values), RESAMPLES)
     ci95 = interval(drawn @ values / len(values))
     return {"mean": float(np.mean(values)), "median": float(np.median(values)), "ci95": ci95, "n": len(values)}
 
 
 def value(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> dict[str, Any]:
-    """`{"value", "ci95", "n"}` of any number that `n` images give.
+    """`{"value", "ci95", "n"}` of any statistic of `n` images.
 
     Args:
-      statistic: how often each image counts, float64 [R, n] -> the number in each of R samples, [R], nan for none.
-      n: images.
+      statistic: float64 [R, n], how often each image is drawn -> float [R], its value in each sample; nan if undefined.
+      n: number of images.
     """
     drawn = times_drawn(n, RESAMPLES)
     parts = [statistic(drawn[start : start + _CHUNK]) for start in range(0, RESAMPLES, _CHUNK)]
@@ -41,7 +41,7 @@ def value(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> dict[str, An
 
 
 def pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Correlation in each of R samples: x, y float [N] or [R, N]; times [R, N], how often each is drawn -> [R]."""
+    """Correlation in each of R samples, [R]: x, y float [N] or [R, N]; times [R, N], how often each image is drawn."""
     n = times.sum(axis=1, keepdims=True)
     dx, dy = (v - (times * v).sum(axis=1, keepdims=True) / n for v in (x, y))
     xy, xx, yy = ((times * a * b).sum(axis=1) for a, b in ((dx, dy), (dx, dx), (dy, dy)))
@@ -50,12 +50,12 @@ def pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Rank correlation in each of R samples, ranked anew; equal values share their mean rank. As `pearson`."""
+    """As `pearson`, for ranks within each sample. Equal values share their mean rank."""
     return pearson(_ranks(x, times), _ranks(y, times), times)
 
 
 def _ranks(x: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """[R, N]: rank of each value [N] in samples in which it occurs `times` [R, N]."""
+    """[R, N]: rank of each value [N] in samples that hold it `times` [R, N] times."""
     values, group = np.unique(x, return_inverse=True)
     order = np.argsort(group, kind="stable")
     size = np.add.reduceat(times[:, order], np.searchsorted(group[order], np.arange(len(values))), axis=1)
@@ -63,7 +63,7 @@ def _ranks(x: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def auc(score: np.ndarray, positive: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve in each of R samples: chance that a positive scores above a negative, ties half.
+    """Area under the ROC curve in each of R samples: the chance that a positive scores above a negative; a tie is half.
 
     Args:
       score: float [N].
@@ -84,7 +84,7 @@ def auc(score: np.ndarray, positive: np.ndarray, times: np.ndarray) -> np.ndarra
 
 @functools.lru_cache(maxsize=4)
 def times_drawn(n: int, resamples: int) -> np.ndarray:
-    """float64 [resamples, n]: how often each of `n` images is in each sample; the same for the same arguments."""
+    """float64 [resamples, n]: how often each sample draws each of `n` images. The arguments determine it."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 

@@ -1,15 +1,20 @@
 """Integer pixel counts per image, on the device: what every metric is computed from."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxunet.data.targets import COVID19
+
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # edges of the bins of `histogram`
+Logits = TypeVar("Logits", Array, np.ndarray)
 PROBABILITY_UNIT = 2**-14  # in which `histogram` adds up probabilities
 
 
-def positive(logits: Array, threshold: float) -> Array:
+def positive(logits: Logits, threshold: float) -> Logits:
     """bool, of the shape of `logits`: where the probability exceeds `threshold`, in (0, 1)."""
     # Compared as logits: sigmoid is monotonic, and this needs no transcendental per pixel.
     return logits > np.float32(np.log(threshold / (1 - threshold)))
@@ -53,19 +58,14 @@ def histogram(logits: Array, mask: Array) -> Array:
     return jax.vmap(jax.vmap(count))(bins, truth, scaled)
 
 
-def batch_dice(logits: Array, mask: Array) -> Array:
-    """float32 [2]: Dice of the first class at threshold 0.5, summed over the images, and how many these are; to watch
-    training by. Shapes as `pixel_counts`."""
-    dice = _dice_of_first(logits, mask)
-    return jnp.stack([jnp.sum(dice), jnp.float32(len(dice))])
+def batch_dice(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
+    """Dice of the first mask at threshold 0.5, to watch training by: float32 [2], its sum and the number of images.
 
-
-def batch_dice_covid19(logits: Array, target: Array) -> Array:
-    """As `batch_dice`, over the images that the last plane of `target` calls COVID-19."""
-    covid = target[:, 0, 0, -1]
-    return jnp.stack([jnp.sum(_dice_of_first(logits, target) * covid), jnp.sum(covid)])
-
-
-def _dice_of_first(logits: Array, mask: Array) -> Array:
-    tp, fp, fn, _ = jnp.moveaxis(pixel_counts(logits[..., :1], mask[..., :1], 0.5)[:, 0], -1, 0)
-    return (2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6)
+    Where an answer for the whole image is learnt, only COVID-19 images count. Arguments as of `losses.LossFn`.
+    """
+    counts = pixel_counts(outputs["masks"][..., :1], target["masks"][..., :1], 0.5)[:, 0]
+    tp, fp, fn, _ = jnp.moveaxis(counts, -1, 0)
+    dice = (2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6)
+    if COVID19 not in target:
+        return jnp.stack([jnp.sum(dice), jnp.float32(len(dice))])
+    return jnp.stack([jnp.sum(dice * target[COVID19]), jnp.sum(target[COVID19])])

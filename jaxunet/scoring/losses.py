@@ -1,22 +1,26 @@
-"""Segmentation losses on logits, one number per image, so that every image weighs the same in any batch.
+"""Losses on logits, one number per image, so that every image weighs the same in any batch. `LOSSES` lists them.
 
-Cross-entropy is there besides, to pretrain encoders on classes: logits float32 [B, K], labels int32 [B].
+Cross-entropy is for pretraining encoders on classes: logits float32 [B, K], labels int32 [B].
 
 Each of the others takes `logits` float32 [B, H, W, C] and `mask` float32 {0, 1} [B, H, W, C] and returns float32 [B]:
 classes are averaged, never pooled. Everything is computed in float32 from logits; no probability is ever rounded to
 half precision (a known source of NaN in Dice).
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet.data.targets import COVID19
+from jaxunet.data.targets import COVID19, TARGETS, answers_covid19, mask_targets
 
-LossFn = Callable[[Array, Array], Array]
+LossFn = Callable[[Any, Any], Array]  # (what the network returns, `target` of `batches.decode`) -> float32 [B]
+MaskLoss = Callable[[Array, Array], Array]  # (logits, mask) -> float32 [B]
 
 
 def bce_loss(logits: Array, mask: Array) -> Array:
@@ -46,53 +50,61 @@ def focal_loss(logits: Array, mask: Array, *, gamma: float, alpha: float) -> Arr
     return optax.losses.sigmoid_focal_loss(logits, mask, alpha=alpha, gamma=gamma).mean(axis=(1, 2, 3))
 
 
-def with_covid19(mask_loss: LossFn, targets: Sequence[str], covid19_share: float) -> LossFn:
-    """`mask_loss` of the masks, and binary cross-entropy of the last logit, which answers for the whole image.
+def bce_dice_loss(logits: Array, mask: Array, *, smooth: float) -> Array:
+    """The sum of `bce_loss` and `dice_loss`."""
+    return bce_loss(logits, mask) + dice_loss(logits, mask, smooth=smooth)
 
-    Infection is learnt from COVID-19 images alone: its map says where, if it is COVID-19, and the answer says whether.
-    A map that learns both from blank masks of controls grows surer of the second, and loses whole lesions where it is
-    wrong. Every target counts alike, each as its mean over the images that teach it.
 
-    Args:
-      mask_loss: (logits, mask) -> float32 [B].
-      targets: what the last axis stands for; "covid19" is the last.
-      covid19_share: of the training images, in (0, 1).
-    """
-    masks = targets[:-1]
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A row of `LOSSES`: the function, which keys of `config.loss` its other arguments are, and if it is of classes."""
 
-    def loss(logits: Array, target: Array) -> Array:
-        if logits.shape != target.shape:
-            raise ValueError(f"logits {logits.shape} are not those of {tuple(targets)}, {target.shape}")
-        answer = target[:, 0, 0, -1]
-        total = optax.losses.sigmoid_binary_cross_entropy(logits[:, 0, 0, -1], answer)
-        for i, name in enumerate(masks):
-            value = mask_loss(logits[..., i : i + 1], target[..., i : i + 1])
-            total += value * answer / covid19_share if name == "infection" else value
-        return total / len(targets)
+    function: Callable[..., Array]
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    of_classes: bool = False
 
-    return loss
+
+LOSSES = {
+    "bce": Loss(bce_loss),
+    "dice": Loss(dice_loss, {"smooth": "smooth"}),
+    "bce_dice": Loss(bce_dice_loss, {"smooth": "smooth"}),
+    "focal": Loss(focal_loss, {"gamma": "focal_gamma", "alpha": "focal_alpha"}),
+    "tversky": Loss(tversky_loss, {"alpha": "tversky_alpha", "beta": "tversky_beta", "smooth": "smooth"}),
+    "cross_entropy": Loss(optax.losses.softmax_cross_entropy_with_integer_labels, of_classes=True),
+}
 
 
 def build_loss(loss: ConfigDict, targets: Sequence[str], *, covid19_share: float = 0.5) -> LossFn:
-    """The loss that `config.loss` names, for `config.dataset.targets`: `(logits, target) -> [B]`."""
-    if COVID19 in targets:
-        return with_covid19(_mask_loss(loss), targets, covid19_share)
-    return _mask_loss(loss)
+    """The loss that `config.loss` names.
+
+    Args:
+      loss: the `loss` section of the config.
+      targets: `config.dataset.targets`.
+      covid19_share: of the training images, in (0, 1); needed where "covid19" is a target.
+    """
+    row = LOSSES[loss.name]
+    function = functools.partial(row.function, **{name: loss[key] for name, key in row.settings.items()})
+    if row.of_classes:
+        return function
+    if answers_covid19(targets):
+        return _with_covid19(function, mask_targets(targets), covid19_share)
+    return lambda outputs, target: function(outputs["masks"], target["masks"])
 
 
-def _mask_loss(loss: ConfigDict) -> LossFn:
-    if loss.name == "cross_entropy":
-        return optax.losses.softmax_cross_entropy_with_integer_labels
-    if loss.name == "bce":
-        return bce_loss
-    if loss.name == "dice":
-        return lambda logits, mask: dice_loss(logits, mask, smooth=loss.smooth)
-    if loss.name == "bce_dice":
-        return lambda logits, mask: bce_loss(logits, mask) + dice_loss(logits, mask, smooth=loss.smooth)
-    if loss.name == "focal":
-        return lambda logits, mask: focal_loss(logits, mask, gamma=loss.focal_gamma, alpha=loss.focal_alpha)
-    if loss.name == "tversky":
-        return lambda logits, mask: tversky_loss(
-            logits, mask, alpha=loss.tversky_alpha, beta=loss.tversky_beta, smooth=loss.smooth
-        )
-    raise ValueError(f"unknown loss {loss.name!r}")
+def _with_covid19(mask_loss: MaskLoss, masks: Sequence[str], covid19_share: float) -> LossFn:
+    """`mask_loss` of the masks, and binary cross-entropy of the answer for the whole image.
+
+    A mask that is `learnt_from` the answer is learnt from COVID-19 images alone: it says where, if it is COVID-19, and
+    the answer says whether. A mask that learns both from blank masks of controls grows surer of the second, and loses
+    whole lesions where it is wrong. Every target counts alike, each as its mean over the images that teach it.
+    """
+
+    def loss(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
+        answer = target[COVID19]
+        total = optax.losses.sigmoid_binary_cross_entropy(outputs[COVID19], answer)
+        for i, name in enumerate(masks):
+            value = mask_loss(outputs["masks"][..., i : i + 1], target["masks"][..., i : i + 1])
+            total += value * answer / covid19_share if TARGETS[name].learnt_from else value
+        return total / (len(masks) + 1)
+
+    return loss

@@ -1,13 +1,13 @@
-"""Distances between the outlines of two masks: HD95 and surface Dice, in pixels. Called by per_image.py.
+"""Distances between the outlines of two masks: HD95 and surface Dice, in pixels. per_image.py calls this.
 
-The outline of a mask is its pixels with a 4-neighbour outside of it; beyond the image there is nothing. Distances are
-Euclidean, between pixel centres, to the nearest outline pixel of the other mask.
+The outline of a mask is its pixels with a 4-neighbour outside of it. Pixels beyond the image are outside. Distances are
+Euclidean, from a pixel centre to the nearest outline pixel of the other mask.
 
-HD95: the larger of the two 95th percentiles (linear interpolation) of the distances from one outline to the other, as
-in Metrics Reloaded (Maier-Hein et al. 2024) and MONAI; pooling both directions first gives another, smaller number.
-Surface Dice at a tolerance, also normalised surface distance (Nikolov et al. 2021): the share of the pixels of both
-outlines that lie within the tolerance of the other one. DeepMind's own code weighs pieces of a marching-squares outline
-by their length, MONAI and this file count pixels.
+HD95 is the larger of two 95th percentiles (linear interpolation) of the distances: from truth to prediction, and back.
+Metrics Reloaded (Maier-Hein et al. 2024) and MONAI do the same; pooling both directions gives a smaller number.
+Surface Dice at a tolerance, also called normalised surface distance (Nikolov et al. 2021), is the share of the pixels
+of both outlines within the tolerance of the other outline. DeepMind's code weights pieces of a marching-squares outline
+by length; MONAI and this file count pixels.
 """
 
 from collections.abc import Sequence
@@ -55,15 +55,15 @@ def of_images(truth: np.ndarray, predicted: np.ndarray, tolerances: Sequence[flo
     Args:
       truth, predicted: packed bits uint8 [N, H, W / 8].
       tolerances: as above.
-      threads: how many work at a time; most of the time goes into SciPy, outside of Python's lock.
+      threads: number of threads. They run in parallel: SciPy releases Python's lock.
 
     Returns:
       float64 [N, 1 + T].
     """
 
     def one(i: int) -> np.ndarray:
-        masks = (np.unpackbits(packed[i], axis=1).astype(bool) for packed in (truth, predicted))
-        return surface_metrics(*masks, tolerances)
+        a, b = (np.unpackbits(packed[i], axis=1).astype(bool) for packed in (truth, predicted))
+        return surface_metrics(a, b, tolerances)
 
     with ThreadPoolExecutor(threads) as pool:
         return np.stack(list(pool.map(one, range(len(truth)))))

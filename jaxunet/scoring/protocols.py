@@ -11,7 +11,6 @@ truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
 
 import numpy as np
 
-from jaxunet.data.archive import COVID
 from jaxunet.scoring.bootstrap import interval, times_drawn
 
 METRICS = ("dice", "iou", "accuracy", "precision", "recall", "specificity")
@@ -47,12 +46,12 @@ def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def summarize(counts: np.ndarray, labels: np.ndarray, *, resamples: int = 0) -> dict[str, dict]:
+def summarize(counts: np.ndarray, positive: np.ndarray, *, resamples: int = 0) -> dict[str, dict]:
     """The protocols' numbers.
 
     Args:
       counts: int [N, 4], one row per image.
-      labels: int [N], index into `archive.CLASSES`.
+      positive: bool [N], which images P1 and P2 are about, see `Split.positive`.
       resamples: if not 0, 95 % bootstrap intervals are added from so many resamples of the images.
 
     Returns:
@@ -60,10 +59,10 @@ def summarize(counts: np.ndarray, labels: np.ndarray, *, resamples: int = 0) -> 
       "controls": {"n", "blank_predictions"}}`, with `"ci95": [low, high]` of each mean or value. A protocol without
       images is left out. `controls` are the images whose ground truth is blank.
     """
-    counts, labels = np.asarray(counts, np.int64), np.asarray(labels)
+    counts = np.asarray(counts, np.int64)
     result: dict[str, dict] = {}
     for protocol in PROTOCOLS:
-        chosen = counts[protocol_images(protocol, labels)]
+        chosen = counts[protocol_images(protocol, positive)]
         if len(chosen):
             result[protocol] = _pooled(chosen) if protocol in POOLED else _averaged(chosen)
             if resamples:
@@ -74,9 +73,9 @@ def summarize(counts: np.ndarray, labels: np.ndarray, *, resamples: int = 0) -> 
     return result
 
 
-def protocol_images(protocol: str, labels: np.ndarray) -> np.ndarray:
+def protocol_images(protocol: str, positive: np.ndarray) -> np.ndarray:
     """bool [N]: which images count in `protocol`."""
-    return labels == COVID if protocol in ("P1", "P2") else np.ones(len(labels), bool)
+    return positive if protocol in ("P1", "P2") else np.ones_like(positive)
 
 
 def _averaged(counts: np.ndarray) -> dict[str, dict[str, float]]:

@@ -15,36 +15,31 @@ from jaxunet.data.examples import ExampleSource, RawBatch, Split, load_split
 from jaxunet.data.targets import COVID19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models.build import Network, predict_step
-from jaxunet.models.layers import split_plane
 from jaxunet.scoring import protocols
 from jaxunet.scoring.counts import histogram, pixel_counts, positive
 
 
-def eval_step(variables: Any, raw: RawBatch, *, model: Network, threshold: float) -> Array:
-    """Raw batch -> confusion counts int32 [B, C, 4] per image and class; of "covid19" always at threshold 0.5."""
+def eval_step(variables: Any, raw: RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
+    """Raw batch -> `counts` int32 [B, C, 4] per image and mask; of a network that answers for the whole image,
+    `covid19` bool [B], whether its probability is above 0.5."""
     batch = batches.decode(raw)
-    logits, target, n = predict_step(variables, batch["image"], model=model), batch["target"], raw["mask"].shape[-1]
-    counts = pixel_counts(logits[..., :n], target[..., :n], threshold)
-    if COVID19 not in raw:
-        return counts
-    return jnp.concatenate([counts, pixel_counts(logits[..., n:], target[..., n:], 0.5)], axis=1)
+    outputs = predict_step(variables, batch["image"], model=model)
+    called = {COVID19: positive(outputs[COVID19], 0.5)} if COVID19 in outputs else {}
+    return {"counts": pixel_counts(outputs["masks"], batch["target"]["masks"], threshold), **called}
 
 
 def measure_step(variables: Any, raw: RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
     """Raw batch -> all that evaluation wants to know of each image: `counts` int32 [B, C, 4], as `eval_step`;
-    `histogram` int32 [B, C, 3, 20], see `metrics.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed; where
-    "covid19" is a target, `covid19` float32 [B], its probability."""
+    `histogram` int32 [B, C, 3, 20], see `counts.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed; of a
+    network that answers for the whole image, `covid19` float32 [B], its probability."""
     batch = batches.decode(raw)
-    logits = predict_step(variables, batch["image"], model=model)
-    answer, target = {}, batch["target"]
-    if COVID19 in raw:
-        (logits, covid19), (target, _) = split_plane(logits), split_plane(target)
-        answer = {COVID19: jax.nn.sigmoid(covid19)}
+    outputs = predict_step(variables, batch["image"], model=model)
+    logits, masks = outputs["masks"], batch["target"]["masks"]
     return {
-        "counts": pixel_counts(logits, target, threshold),
-        "histogram": histogram(logits, target),
+        "counts": pixel_counts(logits, masks, threshold),
+        "histogram": histogram(logits, masks),
         "mask": jnp.packbits(positive(logits, threshold), axis=2),
-        **answer,
+        **({COVID19: jax.nn.sigmoid(outputs[COVID19])} if COVID19 in outputs else {}),
     }
 
 
@@ -54,7 +49,7 @@ def eval_classifier_step(variables: Any, raw: RawBatch, *, model: Network) -> Ar
     return jnp.argmax(predict_step(variables, batch["image"], model=model), axis=-1) == batch["target"]
 
 
-EvalFn = Callable[[Any, Any], Array]
+EvalFn = Callable[[Any, RawBatch], dict[str, Array]]
 
 
 def load_eval_split(config: ConfigDict, split: str) -> Split:
@@ -65,21 +60,21 @@ def load_eval_split(config: ConfigDict, split: str) -> Split:
 
 
 def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
-    """`(variables, raw batch) -> counts int32 [B, C, 4]`, compiled over all devices."""
+    """`(variables, raw batch) -> what `eval_step` says`, compiled over all devices."""
     return replicas.map_eval_step(functools.partial(eval_step, model=model, threshold=config.eval.threshold))
 
 
 def map_split(
     fn: Callable[[Any, Any], Any],
     variables: Any,
-    split: Split,
+    arrays: RawBatch,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `split`, in its order, as
+    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `arrays`, in their order, as
     host arrays [N, ...]; None if it was stopped. Padding is computed and thrown away."""
     results: list[tuple[Any, np.ndarray]] = []
-    for raw, valid in batches.eval_batches(split, batch_size):
+    for raw, valid in batches.eval_batches(arrays, batch_size):
         if should_stop():
             return None
         if len(results) > 1:  # not further ahead of the device, so that a stop does not have to wait for it
@@ -89,16 +84,8 @@ def map_split(
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def count_split(
-    eval_fn: EvalFn, variables: Any, split: Split, batch_size: int, should_stop: Callable[[], bool] = lambda: False
-) -> np.ndarray | None:
-    """What `eval_fn` counts of every image of `split`, in its order, int64 [N, C, 4] or [N]; None if it was stopped."""
-    counts = map_split(eval_fn, variables, split, batch_size, should_stop)
-    return None if counts is None else counts.astype(np.int64)
-
-
 def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
     """Protocols of the first mask at top level, those of any other under `targets`; see `metrics.summarize`."""
     masks = mask_targets(targets)
-    first, *others = (protocols.summarize(counts[:, i], split.labels, resamples=resamples) for i in range(len(masks)))
+    first, *others = (protocols.summarize(counts[:, i], split.positive, resamples=resamples) for i in range(len(masks)))
     return first | ({"targets": dict(zip(masks[1:], others, strict=True))} if others else {})

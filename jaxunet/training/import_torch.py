@@ -1,5 +1,6 @@
-"""`--mode=import_torch`: a trained PyTorch network becomes a workdir that `--mode=evaluate` takes."""
+"""`--mode=import_torch`: turns a trained PyTorch network into a workdir for `--mode=evaluate`."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -18,23 +19,23 @@ from jaxunet.runs.config_file import to_json
 from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import create_train_state
 
-_TARGETS = {1: ("infection",), 2: ("infection", "lung")}
+_TARGETS = {1: ("infection",), 2: ("infection", "lung")}  # by number of masks: a state dict names none
 
 
 def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes `config.json` and a checkpoint of step 0 with the weights in `source`.
+    """Writes `config.json` and a checkpoint of step 0 with the weights of `source`.
 
     Args:
       source: state dict of `segmentation_models_pytorch.Unet` with a ResNet encoder and one input channel, or the
         original study's `model_epoch_N.pth`.
-      config: settings of the new workdir; what the file decides (network, number of masks) is set here.
+      config: settings of the new workdir. The network and the number of masks are set from the file.
       workdir: a new or empty folder.
 
     Raises:
-      UserError: if the file is not of such a network, or the folder holds a run already.
+      UserError: if the file holds another network, or the folder already holds a run.
     """
     if (workdir / "config.json").exists():
-        raise UserError(f"{workdir} holds a run already: choose another --workdir.")
+        raise UserError(f"{workdir} already holds a run: choose another --workdir.")
     tensors = torch_weights.read_tensors(source)
     name, depth, classes = detect_network(tensors, source)
     with config.unlocked():
@@ -46,7 +47,7 @@ def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     state = create_train_state(model, tx, seed=config.seed, image_shape=(256, 256, 1), ema=False)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = torch_weights.from_torch(tensors, variables, name, source=str(source))
-    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    state = dataclasses.replace(state, params=variables["params"], batch_stats=variables["batch_stats"])
     write_atomically(workdir / "config.json", to_json(config))
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         checkpoints.save(state, config, val_score=None, progress={})
@@ -59,7 +60,7 @@ def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
 
 
 def detect_network(tensors: torch_weights.Tensors, source: pathlib.Path) -> tuple[str, int | None, int]:
-    """(our name of the network, depth of its ResNet or None, number of masks), from names and shapes."""
+    """(our name of the network, depth of its ResNet or None, number of masks), from names and shapes of tensors."""
     if "up1.weight" in tensors and "final.4.weight" in tensors:
         name, depth, stem, head = "separable_unet", None, tensors.get("layer1.0.weight"), tensors["final.4.weight"]
     elif "encoder.conv1.weight" in tensors and "segmentation_head.0.weight" in tensors:
@@ -69,7 +70,7 @@ def detect_network(tensors: torch_weights.Tensors, source: pathlib.Path) -> tupl
         bottleneck = "encoder.layer1.0.conv3.weight" in tensors
         depths = [d for d, stages in STAGES.items() if list(stages) == blocks and (d >= 50) == bottleneck]
         if not depths:
-            raise UserError(f"{source} has a ResNet of {blocks} blocks: only depths {list(STAGES)} are known.")
+            raise UserError(f"{source} has a ResNet of {blocks} blocks: only depths {list(STAGES)} can be imported.")
         name, depth = "resnet_unet", depths[0]
         stem, head = tensors["encoder.conv1.weight"], tensors["segmentation_head.0.weight"]
     else:
@@ -80,7 +81,9 @@ def detect_network(tensors: torch_weights.Tensors, source: pathlib.Path) -> tupl
     if stem is None or stem.ndim != 4 or stem.shape[1] != 1:
         raise UserError(f"{source} does not take one-channel images: only networks for gray X-rays can be imported.")
     if head.ndim != 4:
-        raise UserError(f"{source} ends in a tensor of shape {head.shape}, not in a convolution: it is damaged.")
+        raise UserError(f"{source} ends with a tensor of shape {head.shape}, not with a convolution: it is damaged.")
     if head.shape[0] not in _TARGETS:
-        raise UserError(f"{source} predicts {head.shape[0]} masks: only 1 (infection) or 2 (and lung) can be imported.")
+        raise UserError(
+            f"{source} predicts {head.shape[0]} masks: only 1 (infection) or 2 (infection, lung) can be imported."
+        )
     return name, depth, head.shape[0]

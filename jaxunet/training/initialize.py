@@ -1,5 +1,6 @@
-"""Where the weights of a new run come from: another run, a file of PyTorch weights, ImageNet, or chance."""
+"""Initial weights of a new run: from another run, a file of PyTorch weights, ImageNet, or random numbers."""
 
+import dataclasses
 import hashlib
 import pathlib
 import re
@@ -21,31 +22,31 @@ IMAGENET_REPOSITORY, IMAGENET_FILE = "timm/resnet101.tv_in1k", "model.safetensor
 
 
 def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
-    """The state to start a new run with, and a few words about where it comes from.
+    """The state that a new run starts with, and a few words on its origin.
 
     Args:
-      config: `config.init` names another run's workdir, or a file of weights, or neither.
+      config: `config.init` names another run's workdir, a file of weights, or neither.
       state: freshly initialised.
 
     Raises:
-      UserError: if what is named does not fit the network.
+      UserError: if the named weights do not fit the network.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    if config.init.checkpoint:
-        variables, words = _from_run(locate(config.init.checkpoint), variables)
+    if config.init.run:
+        variables, words = _from_run(locate(config.init.run), variables)
     elif config.init.weights:
         variables, words = _from_weights(config, variables)
     else:
         return state, "from scratch"
-    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
-    if state.ema_params is not None:  # copies: the state is donated, and aliased arrays would be deleted twice
+    state = dataclasses.replace(state, params=variables["params"], batch_stats=variables["batch_stats"])
+    if state.ema_params is not None:  # copies: donating the state would delete aliased arrays twice
         copies = jax.tree.map(np.array, variables)
-        state = state.replace(ema_params=copies["params"], ema_batch_stats=copies["batch_stats"])
+        state = dataclasses.replace(state, ema_params=copies["params"], ema_batch_stats=copies["batch_stats"])
     return state, words
 
 
 def _from_run(workdir: pathlib.Path, variables: Any) -> tuple[Any, str]:
-    """The other run's weights wherever path and shape agree: the encoder, and decoder and head if they fit."""
+    """The other run's weights wherever path and shape agree: the encoder, and the decoder and head if they fit."""
     run_config = config_file.load(workdir)
     with Checkpoints(workdir, run_config.checkpoint) as checkpoints:
         step = checkpoints.resolve("latest")
@@ -55,16 +56,16 @@ def _from_run(workdir: pathlib.Path, variables: Any) -> tuple[Any, str]:
         path: np.asarray(theirs[path]) for path, x in ours.items() if path in theirs and theirs[path].shape == x.shape
     }
     if not any("encoder" in path for path in fitting):
-        raise UserError(f"config.init.checkpoint={workdir} is a run of another network: nothing of its encoder fits.")
+        raise UserError(f"config.init.run={workdir} is a run of another network: nothing of its encoder fits.")
     words = f"from step {step} of {workdir} ({len(fitting)} of {len(ours)} arrays)"
     return flax.traverse_util.unflatten_dict(ours | fitting), words
 
 
 def weights_file(config: ConfigDict) -> pathlib.Path:
-    """The file that `config.init.weights` names, fetched if need be.
+    """The file that `config.init.weights` names. "imagenet" is downloaded if needed.
 
     Raises:
-      WeightsUnavailable: if it is not there and cannot be fetched.
+      WeightsUnavailable: if the file does not exist, or cannot be downloaded.
     """
     if config.init.weights == "imagenet":
         return _download_imagenet()
@@ -87,7 +88,7 @@ def _from_weights(config: ConfigDict, variables: Any) -> tuple[Any, str]:
 
 
 def _download_imagenet() -> pathlib.Path:
-    """The file in the hub's cache, fetched once, its content checked against the hash that the hub names it by."""
+    """Downloads the file once into the hub's cache. Its SHA-256 must be the one that the hub names it by."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -96,15 +97,17 @@ def _download_imagenet() -> pathlib.Path:
         ) from error
     try:
         path = pathlib.Path(huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, IMAGENET_FILE))
-    except Exception as error:  # whatever its HTTP client raises when offline
+    except Exception as error:  # its HTTP client raises many types when offline
         raise WeightsUnavailable(
             f"{IMAGENET_FILE} of huggingface.co/{IMAGENET_REPOSITORY} (179 MB) could not be fetched: download it on "
-            f"another machine, and give its place with --config.init.weights=FILE.safetensors."
+            f"another machine, and give its path with --config.init.weights=FILE.safetensors."
         ) from error
-    content = path.resolve()  # large files lie in the cache under their SHA-256
+    content = path.resolve()  # in the cache, a large file's name is its SHA-256
     if re.fullmatch(r"[0-9a-f]{64}", content.name):
         with content.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != content.name:
-            raise UserError(f"{content} is damaged: its SHA-256 is {digest}. Delete it; it will be fetched again.")
+            raise UserError(
+                f"{content} is damaged: its SHA-256 is {digest}. Delete it: the next start fetches it again."
+            )
     return path

@@ -1,6 +1,7 @@
-"""The picture of a run: loss, learning rate and validation score over the epochs."""
+"""Plots a run: loss, learning rate and validation score over the epochs."""
 
 import pathlib
+from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -15,8 +16,14 @@ _CURVES = {
 }
 
 
-def learning_curve(rows: list[dict], score_name: str, path: pathlib.Path) -> None:
-    """Loss and learning rate on the left, Dice or accuracy on the right, over epochs, from rows of `metrics.jsonl`."""
+def learning_curve(rows: list[dict[str, Any]], score_name: str, path: pathlib.Path) -> None:
+    """Writes the plot as PNG: loss and learning rate on the left, Dice or accuracy on the right.
+
+    Args:
+      rows: of `metrics.jsonl`.
+      score_name: title of the right plot.
+      path: of the picture.
+    """
     train = [r for r in rows if "train/loss" in r]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot([r["epoch"] for r in train], [r["train/loss"] for r in train], color="tab:blue")

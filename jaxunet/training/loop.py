@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
-from jaxunet.core.files import in_bucket, only_here
+from jaxunet.core.files import exclusive_lock, in_bucket
 from jaxunet.data import order
 from jaxunet.data.batches import stream_batches, use_resident
 from jaxunet.data.examples import Source, load_split
+from jaxunet.data.specs import LABELLED_IMAGES
 from jaxunet.data.targets import mask_targets
 from jaxunet.devices import peak_rates, processes, replicas
 from jaxunet.models.build import compute_dtype
@@ -61,7 +62,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     processes.check_shared(workdir)
     processes.check_same("The settings", to_json(config))
     try:
-        with only_here(workdir) if processes.is_first() else contextlib.nullcontext():
+        with exclusive_lock(workdir) if processes.is_first() else contextlib.nullcontext():
             return _train(config, workdir)
     finally:
         unused = () if in_bucket(workdir) else (workdir / "checkpoints", workdir)
@@ -218,7 +219,7 @@ def _build_advance(
         config.input.mode,
         num_examples=len(source),
         image_shape=source.image_shape,
-        masks=0 if config.dataset.name == "labelled_images" else len(mask_targets(config.dataset.targets)),
+        masks=0 if config.dataset.name == LABELLED_IMAGES else len(mask_targets(config.dataset.targets)),
         limit_gib=config.input.resident_limit_gib,
     )
     if not resident:

@@ -1,4 +1,4 @@
-"""Learning-rate schedule and Optax optimizer from the config; the only place where durations become steps."""
+"""Builds the learning-rate schedule and the Optax optimizer. Only here are durations turned into steps."""
 
 import dataclasses
 import math
@@ -13,23 +13,23 @@ from jaxunet.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Durations:
-    """The run's length in optimizer steps of the global batch."""
+    """Length of a run in optimizer steps, each of one global batch."""
 
     total_steps: int
     steps_per_epoch: float
 
 
 def durations(train: ConfigDict, num_examples: int) -> Durations:
-    """Turns `total_epochs` or `total_steps`, whichever is set, into steps. One epoch = every training image once.
+    """Turns `total_epochs` or `total_steps`, whichever is set, into steps. An epoch is every training image once.
 
     Raises:
-      UserError: if the positions of the example stream would not fit into 32 bits.
+      UserError: if positions in the example stream exceed 32 bits.
     """
     steps_per_epoch = num_examples / train.batch_size
     total = train.total_steps or math.ceil(train.total_epochs * steps_per_epoch)
     if (total + 1) * train.batch_size >= 2**31:
         raise UserError(
-            f"{total} steps of config.train.batch_size={train.batch_size} are more than 2^31 images: train fewer."
+            f"{total} steps of config.train.batch_size={train.batch_size} are more than 2^31 images: train on fewer."
         )
     return Durations(total_steps=total, steps_per_epoch=steps_per_epoch)
 
@@ -37,7 +37,7 @@ def durations(train: ConfigDict, num_examples: int) -> Durations:
 def build_schedule(optimizer: ConfigDict, length: Durations) -> optax.Schedule:
     """Step -> learning rate: linear warm-up from zero, then constant, staircase or cosine decay.
 
-    The staircase multiplies by `decay_factor` every `decay_epochs` epochs (the original study: 0.5 every 50).
+    The staircase multiplies the rate by `decay_factor` every `decay_epochs` epochs (the original study: 0.5 every 50).
     """
     peak = optimizer.learning_rate
     warmup = optimizer.warmup_epochs * length.steps_per_epoch
@@ -53,16 +53,16 @@ def build_schedule(optimizer: ConfigDict, length: Durations) -> optax.Schedule:
             rate = peak * optimizer.decay_factor**drops
         else:
             rate = jnp.full((), peak, jnp.float32)
-        # The first step must move: (step + 1), so that a warm-up never spends a step at rate zero.
+        # (step + 1): the first step of a warm-up must not have rate zero.
         return rate * jnp.minimum(1.0, (step + 1) / max(warmup, 1.0))
 
     return schedule
 
 
 def build_optimizer(optimizer: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Global-norm clipping, then Adam, AdamW or SGD with momentum. Weight decay touches kernels only.
+    """Global-norm clipping, then Adam, AdamW or SGD with momentum. Weight decay applies to kernels only.
 
-    With `encoder_rate`, what moves the encoder is scaled last, which is a learning rate of its own; 0 freezes it.
+    `encoder_rate` multiplies the encoder's updates at the end, and so its learning rate; 0 freezes the encoder.
     """
     steps = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
     if optimizer.name == "sgd":
@@ -81,10 +81,10 @@ def build_optimizer(optimizer: ConfigDict, schedule: optax.Schedule) -> optax.Gr
 
 
 def is_encoder(params: optax.Params) -> optax.Params:
-    """True for everything below the module that every network calls `encoder`."""
+    """True for all parameters of the module `encoder`, which every network has."""
     return {name: jax.tree.map(lambda _, e=name == "encoder": e, tree) for name, tree in params.items()}
 
 
 def is_kernel(params: optax.Params) -> optax.Params:
-    """True for arrays of two or more dimensions: biases and normalisation scales are not decayed."""
+    """True for arrays of two or more dimensions: biases and normalisation scales are not kernels."""
     return jax.tree.map(lambda p: p.ndim > 1, params)

@@ -16,7 +16,7 @@ from jaxunet.models.build import Network, predict_step, without_patches
 from jaxunet.scoring.losses import LossFn
 from jaxunet.training.state import TrainState
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]
 Metrics = dict[str, Array]
 
 
@@ -26,7 +26,7 @@ def train_step(
     *,
     model: Network,
     loss_fn: LossFn,
-    score_fn: Callable[[Array, Array], Array],
+    score_fn: Callable[[Any, Any], Array],
     tx: optax.GradientTransformation,
     accumulate_steps: int = 1,
     ema_decay: float = 0.0,
@@ -36,11 +36,10 @@ def train_step(
 
     Args:
       state: the current state.
-      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `target`, masks float32 {0, 1} [B, H, W, C] or
-        labels int32 [B].
+      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `target`, as `batches.decode` gives them.
       model: the network.
-      loss_fn: (logits, target) -> float32 [B].
-      score_fn: (logits, target) -> float32 [2], a sum over images and their number, such as `counts.batch_dice`.
+      loss_fn: (what the network returns, target) -> float32 [B].
+      score_fn: likewise -> float32 [2], a sum over images and their number, such as `counts.batch_dice`.
       tx: the Optax transformation.
       accumulate_steps: the batch is worked off in this many equal parts, one after the other.
       ema_decay: 0 keeps no averages.
@@ -53,9 +52,9 @@ def train_step(
 
     def loss_and_aux(params: Any, batch_stats: Any, part: Batch) -> tuple[Array, tuple[Any, Array]]:
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, updates = model.apply(variables, part["image"], train=True, mutable=["batch_stats"])
-        score = score_fn(logits, part["target"])
-        return loss_fn(logits, part["target"]).mean(), (updates.get("batch_stats", {}), score)
+        outputs, updates = model.apply(variables, part["image"], train=True, mutable=["batch_stats"])
+        score = score_fn(outputs, part["target"])
+        return loss_fn(outputs, part["target"]).mean(), (updates.get("batch_stats", {}), score)
 
     # A Python loop, not lax.scan: XLA's CPU backend runs convolutions in a loop body about 25 times slower.
     batch_stats, totals = state.batch_stats, None
@@ -101,9 +100,9 @@ def augmented_batch(raw: RawBatch, positions: Array, *, seed: int, augment: Conf
     batch = batches.decode(raw)
     image, target = batch["image"], batch["target"]
     keys = order.example_keys(seed, positions)
-    masks = target[..., : raw["mask"].shape[-1]] if "mask" in raw else jnp.zeros((*image.shape[:-1], 0), jnp.float32)
+    masks = target["masks"] if "mask" in raw else jnp.zeros((*image.shape[:-1], 0), jnp.float32)
     image, masks = augment_batch(keys, image, masks, augment)
-    return {"image": image, "target": batches.append_covid19(masks, raw) if "mask" in raw else target}
+    return {"image": image, "target": target | {"masks": masks} if "mask" in raw else target}
 
 
 def flops_per_image(model: Network, variables: Any, image_shape: tuple[int, int, int]) -> float:

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import prepared
-from jaxunet.data.archive import COVID
 from jaxunet.data.examples import ExampleSource, Source, Split, load_split
-from jaxunet.data.targets import COVID19
+from jaxunet.data.specs import LABELLED_IMAGES
+from jaxunet.data.targets import COVID19, answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models.build import Network, build_classifier, build_model
 from jaxunet.scoring import detection, protocols, split_pass
-from jaxunet.scoring.counts import batch_dice, batch_dice_covid19
+from jaxunet.scoring.counts import batch_dice
 from jaxunet.scoring.losses import LossFn, build_loss
 from jaxunet.scoring.split_pass import eval_classifier_step
 
@@ -33,8 +33,8 @@ class Task:
       source: training examples, not yet read.
       val: the validation split, in host memory.
       model: the network, with batch statistics over all devices if the config says so.
-      loss_fn: (logits, target) -> float32 [B].
-      score_fn: (logits, target) -> float32 [2], sum over the batch and number.
+      loss_fn: (what the network returns, target) -> float32 [B].
+      score_fn: likewise -> float32 [2], sum over the batch and number.
       validate: (variables, should_stop) -> (numbers to log, the score, a line to print), or None if stopped.
     """
 
@@ -43,13 +43,13 @@ class Task:
     val: Split
     model: Network
     loss_fn: LossFn
-    score_fn: Callable[[Array, Array], Array]
+    score_fn: Callable[[Any, Any], Array]
     validate: Callable[[Any, Callable[[], bool]], Validation | None]
 
 
 def build_task(config: ConfigDict) -> Task:
     """Opens the data of `config` and builds its network."""
-    return (_classification if config.dataset.name == "labelled_images" else _segmentation)(config)
+    return (_classification if config.dataset.name == LABELLED_IMAGES else _segmentation)(config)
 
 
 def _axis_name(config: ConfigDict) -> str | None:
@@ -63,9 +63,10 @@ def _segmentation(config: ConfigDict) -> Task:
     eval_fn = split_pass.build_eval_fn(model, config)
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        counts = split_pass.count_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
-        if counts is None:
+        found = split_pass.map_split(eval_fn, variables, val.arrays, config.eval.batch_size, should_stop)
+        if found is None:
             return None
+        counts = found["counts"]
         summary = split_pass.summarize(counts, val, targets)
         values = {
             f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
@@ -74,9 +75,9 @@ def _segmentation(config: ConfigDict) -> Task:
         }
         shown = [(p, f"val/{p}") for p in ("P1", "P2", "P3")]
         rates = {}
-        if COVID19 in targets:
-            rates = detection.detection_rates(counts[:, -1])
-            gated = protocols.summarize(detection.gate(counts[:, 0], counts[:, -1, :2].any(axis=1)), val.labels)
+        if COVID19 in found:
+            rates = detection.detection_rates(found[COVID19], val.positive)
+            gated = protocols.summarize(detection.gate(counts[:, 0], found[COVID19]), val.positive)
             values |= {f"val/covid19/{name}": rate for name, rate in rates.items()}
             values |= {f"val/gated/P3/{name}": numbers["mean"] for name, numbers in gated["P3"].items()}
             shown[2] = ("gated P3", "val/gated/P3")
@@ -84,9 +85,8 @@ def _segmentation(config: ConfigDict) -> Task:
         words += [f"COVID-19 {name} {rate:.3f}" for name, rate in rates.items()]
         return values, values["val/P1/dice"], ", ".join(words)
 
-    score = batch_dice_covid19 if COVID19 in targets else batch_dice
-    loss_fn = build_loss(config.loss, targets, covid19_share=float(np.mean(source.labels == COVID)))
-    return Task("dice", source, val, model, loss_fn, score, validate)
+    loss_fn = build_loss(config.loss, targets, covid19_share=float(np.mean(source.positive)))
+    return Task("dice", source, val, model, loss_fn, batch_dice, validate)
 
 
 def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
@@ -97,7 +97,7 @@ def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
     source = ExampleSource(
         builder, "train", tuple(config.dataset.targets), image_size=config.dataset.image_size, exclude=dropped | near
     )
-    if COVID19 in config.dataset.targets and len(set(source.labels == COVID)) < 2:
+    if answers_covid19(config.dataset.targets) and len(set(source.positive)) < 2:
         raise UserError(
             "'covid19' among config.dataset.targets needs training images with COVID-19 and without: add what is "
             "missing, or train without it, --config.dataset.targets=\"('infection','lung')\"."
@@ -119,7 +119,7 @@ def _classification(config: ConfigDict) -> Task:
     eval_fn = replicas.map_eval_step(lambda variables, raw: eval_classifier_step(variables, raw, model=model))
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        correct = split_pass.count_split(eval_fn, variables, val, config.eval.batch_size, should_stop)
+        correct = split_pass.map_split(eval_fn, variables, val.arrays, config.eval.batch_size, should_stop)
         if correct is None:
             return None
         accuracy = float(correct.mean())

@@ -8,7 +8,7 @@ import os
 import pathlib
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxunet.core.errors import UserError
 from jaxunet.xrays import listing
@@ -154,6 +154,19 @@ def _of_path(path: pathlib.Path, name: str) -> XrayFile:
     except OSError:
         version = ""  # who reads it will say what is wrong
     return XrayFile(name, version, path)
+
+
+def names_of(sources: Sequence[object]) -> list[str]:
+    """Names for X-rays given one by one: a file's path within the folder that all the files are in.
+
+    X-rays without a path are "xray.png" if alone, else "xray0.png", "xray1.png" and so on by their place in `sources`.
+    """
+    paths = {i: os.path.abspath(source) for i, source in enumerate(sources) if isinstance(source, str | os.PathLike)}
+    root = os.path.commonpath([os.path.dirname(path) for path in paths.values()]) if paths else ""
+    others = (f"xray{i if len(sources) > 1 else ''}.png" for i in range(len(sources)))
+    return [
+        os.path.relpath(paths[i], root).replace(os.sep, "/") if i in paths else other for i, other in enumerate(others)
+    ]
 
 
 def output_name(name: str) -> str:

@@ -3,24 +3,71 @@
 How large a picture is, is read from its header before anything is decoded; nothing is unpacked to disk.
 """
 
+import os
+import pathlib
 import warnings
 
+import numpy as np
 from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.xrays import picture
+from jaxunet.xrays.files import XrayFile
 from jaxunet.xrays.kinds import HEAD, kind_of
-from jaxunet.xrays.pixels import Xray
+from jaxunet.xrays.pixels import Xray, check_size, to_8_bits
+
+Source = str | os.PathLike[str] | bytes | np.ndarray | Xray
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # above 89 million pixels: an error as any other
 
 
-def read_xray(data: bytes, *, also: tuple[str, ...] = ()) -> Xray:
-    """Decodes a file; what it is, its first bytes say.
+def read_xray(source: Source) -> Xray:
+    """Reads an X-ray: 8-bit gray pixels, and what the file says about them.
 
-    8-bit gray is taken as it is, colour as its luminance (ITU-R 601). More bits are scaled by what a DICOM file says
-    about its display, else so that the 0.5 and 99.5 percentiles become black and white. Padding and transparent pixels
-    become black. A rotation in EXIF is done.
+    8-bit gray is taken as it is. Colour becomes its luminance (ITU-R 601). Other pixels are scaled by what a DICOM file
+    says about its display, or else so that the 0.5 and 99.5 percentiles become black and white. Padding and transparent
+    pixels become black. A rotation in EXIF is done.
+
+    Args:
+      source: the path of a PNG, JPEG, TIFF or DICOM file; the content of one as bytes; gray pixels, a NumPy array
+        [H, W] of any real dtype, white is dense; or an `Xray`, which is returned as it is.
+
+    Raises:
+      UserError: if it cannot be used. The sentence names the path, if one was given.
+    """
+    if isinstance(source, Xray):
+        return source
+    if isinstance(source, np.ndarray):
+        return Xray(_read_array(source))
+    if isinstance(source, bytes):
+        return decode(source)
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(
+            f"An X-ray is a path, bytes, a NumPy array [H, W] or an Xray, and this is of type {type(source).__name__}."
+        )
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a list of its files, or use --mode=predict --input={path}.")
+    try:
+        return decode(XrayFile(path.name, "", path).read())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read_array(pixels: np.ndarray) -> np.ndarray:
+    """Numbers [H, W] -> uint8 [H, W], a copy."""
+    if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
+        raise UserError(
+            f"The array has the shape {pixels.shape} and the dtype {pixels.dtype}: give gray pixels as numbers [H, W]."
+        )
+    check_size(*pixels.shape)
+    return pixels.copy() if pixels.dtype == np.uint8 else to_8_bits(pixels)
+
+
+def decode(data: bytes, *, also: tuple[str, ...] = ()) -> Xray:
+    """Decodes a file; its first bytes say of which kind it is.
 
     Args:
       data: the file.

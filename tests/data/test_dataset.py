@@ -17,9 +17,12 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxunet.core.errors import UserError, exit_status
-from jaxunet.data import build, duplicates, prepared, verify
-from jaxunet.data.archive import CLASSES, Archive, Record, find_archive
+from configs import default
+from jaxunet import commands
+from jaxunet.core.errors import UserError, run_or_explain
+from jaxunet.data import duplicates, prepared, verify
+from jaxunet.data.archive import Archive, find_archive
+from jaxunet.data.specs import COVID_QU_EX
 from jaxunet.training.task import load_segmentation_data
 from tests.support.fake_archive import ROOT, fake_files, png, real_archive, square, write_folder, write_zip, xray
 
@@ -29,6 +32,10 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 def settings(source: pathlib.Path | str, data_dir: pathlib.Path) -> ConfigDict:
     return ConfigDict({"name": "covid_qu_ex", "source": str(source), "data_dir": str(data_dir)})
+
+
+def write_findings(source: pathlib.Path, data_dir: pathlib.Path, out: pathlib.Path | None) -> int:
+    return verify.write_findings(prepared.archive_of(settings(source, data_dir)), out)
 
 
 def finished(data_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -59,12 +66,12 @@ def test_any_layout_gives_the_same_records(rename, kind, tmp_path):
         path = write_zip(tmp_path / "any name.zip", {rename(n): d for n, d in files.items()})
     else:
         path = write_folder(tmp_path / "extracted", files, rename)
-    archive = find_archive(str(path), tmp_path)
+    archive = find_archive(COVID_QU_EX, str(path), tmp_path)
     records = archive.records("infection")
     assert len(records) == 18
     assert records[0].id == "Test/COVID-19/covid_13.png"
-    assert all(r.image and r.lung and r.infection for r in records)
-    assert archive.read(records[0].image) == files[f"{ROOT}/Test/COVID-19/images/covid_13.png"]
+    assert all(r.files.keys() == {"image", "lung", "infection"} for r in records)
+    assert archive.read(records[0].files["image"]) == files[f"{ROOT}/Test/COVID-19/images/covid_13.png"]
 
 
 def test_found_in_the_manual_folder(tmp_path):
@@ -72,24 +79,24 @@ def test_found_in_the_manual_folder(tmp_path):
     manual.mkdir(parents=True)
     write_zip(manual / "another.zip", {"x.txt": b""})
     write_zip(manual / "browser download.zip", fake_files())
-    assert find_archive("", tmp_path).path.name == "browser download.zip"
+    assert find_archive(COVID_QU_EX, "", tmp_path).path.name == "browser download.zip"
     (manual / "browser download.zip").unlink()
     write_folder(manual / "covidqu", fake_files())
-    assert len(find_archive("", tmp_path).records("infection")) == 18
+    assert len(find_archive(COVID_QU_EX, "", tmp_path).records("infection")) == 18
 
 
 def test_absent_archive_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
     monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
     with pytest.raises(UserError, match="anasmohammedtahir/covidqu.*put the zip.*downloads/manual.*dataset.source="):
-        find_archive("", tmp_path)
+        find_archive(COVID_QU_EX, "", tmp_path)
 
 
 def test_links_that_leave_the_folder_are_refused(tmp_path):
     folder = write_folder(tmp_path / "extracted", fake_files())
     (folder / COVID / "images" / "covid_99.png").symlink_to("/etc/hostname")
     with pytest.raises(UserError, match=r"covid_99.png is a link that leaves"):
-        find_archive(str(folder), tmp_path)
+        find_archive(COVID_QU_EX, str(folder), tmp_path)
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------------
@@ -194,14 +201,14 @@ def test_full_or_unwritable_disk_is_a_sentence(error, capsys):
         except Exception as inner:
             raise RuntimeError("while saving") from inner
 
-    assert exit_status(fail) == 1
+    assert run_or_explain(fail) == 1
     words = "Permission denied" if getattr(error, "errno", 0) == errno.EACCES else "No space left on device"
     assert capsys.readouterr().err.startswith(f"error: {words}")
 
 
 def test_other_errors_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        exit_status(lambda: 1 // 0)
+        run_or_explain(lambda: 1 // 0)
 
 
 # ---- verification ----------------------------------------------------------------------------------------------------
@@ -232,27 +239,27 @@ def leaking_dir(tmp_path_factory) -> pathlib.Path:
 
 
 def test_findings(leaking):
-    report, masks = verify.verify(leaking, "infection")
+    report, masks = verify.verify(leaking, COVID_QU_EX, "infection")
     assert not report.errors
     assert report.identical == (("Train/COVID-19/covid_1.png", "Val/COVID-19/covid_7.png"),)
     assert report.near == (("Train/COVID-19/covid_2.png", "Test/COVID-19/covid_13.png"),)
-    left, right = (verify.gradient_hash(x) for x in ((xray(13) * 0.7 + 20).astype(np.uint8), xray(13)))
+    left, right = (duplicates.gradient_hash(x) for x in ((xray(13) * 0.7 + 20).astype(np.uint8), xray(13)))
     assert report.near_bits == (sum((a ^ b).bit_count() for a, b in zip(left, right, strict=True)),)
     assert report.dropped_from_train == ("Train/COVID-19/covid_1.png",)
     assert "Train COVID-19: 2 X-rays, 1,864 published" in report.warnings
     assert "the infection mask of Train/COVID-19/covid_2.png is blank" in report.warnings
     assert "the infection mask of Val/Normal/Normal (11).png is not blank" in report.warnings
-    assert "300 infected pixels of Val/COVID-19/covid_7.png lie outside its lung mask" in report.warnings
+    assert "300 pixels of the infection mask of Val/COVID-19/covid_7.png lie outside its lung mask" in report.warnings
     assert len([w for w in report.warnings if "published" not in w]) == 3
-    assert "identical images in two splits: 1" in report.table()
+    assert "identical images in two splits: 1" in report.table("Infection Segmentation Data")
     assert set(np.unique(Image.open(io.BytesIO(masks["Test/COVID-19/covid_13.png"]["infection"])))) == {0, 1}
 
 
 def test_up_to_13_bits_are_near():
     """Hashes of 240 bits, of which 0, 13 and 14 are flipped anywhere; splits are compared with each other alone."""
     rng = np.random.default_rng(0)
-    first = rng.integers(0, 2, verify.HASH_BITS, np.uint8)
-    ids, checked = [], []
+    first = rng.integers(0, 2, duplicates.HASH_BITS, np.uint8)
+    images = []
     for split, flipped, name in (
         ("Train", 0, "one"),
         ("Train", 5, "same split"),
@@ -262,20 +269,19 @@ def test_up_to_13_bits_are_near():
         ("Test", 13, "same image"),
     ):
         bits = first.copy()
-        bits[rng.permutation(verify.HASH_BITS)[:flipped]] ^= 1
-        ids.append(Record(f"{split}/COVID-19/{name}.png", split, "COVID-19", None, None, None))
+        bits[rng.permutation(duplicates.HASH_BITS)[:flipped]] ^= 1
         digest = "one" if name == "same image" else name
-        checked.append(verify.Checked(digest=digest, hash=np.packbits(bits).tobytes()))
-    found = verify.near_pairs(ids, checked)
+        images.append(duplicates.Looks(f"{split}/COVID-19/{name}.png", split, digest, np.packbits(bits).tobytes()))
+    found = duplicates.near_pairs(images, COVID_QU_EX.layout.splits)
     short = {tuple(i.split("/")[-1].removesuffix(".png") for i in pair): bits for pair, bits in found.items()}
     assert {pair: bits for pair, bits in short.items() if pair[0] == "one"} == {
         ("one", "equal hash"): 0,
         ("one", "thirteen"): 13,
     }
     distances = {
-        (a.id, b.id): sum((x ^ y).bit_count() for x, y in zip(one.hash, two.hash, strict=True))
-        for (a, one), (b, two) in itertools.combinations(zip(ids, checked, strict=True), 2)
-        if a.split != b.split and one.digest != two.digest
+        (one.id, two.id): sum((x ^ y).bit_count() for x, y in zip(one.hash, two.hash, strict=True))
+        for one, two in itertools.combinations(images, 2)
+        if one.split != two.split and one.digest != two.digest
     }
     assert found == {pair: bits for pair, bits in distances.items() if bits <= 13}
 
@@ -288,10 +294,10 @@ def test_fingerprint_tells_names_and_sizes_apart(tmp_path):
     moved = {name.replace("Train/COVID-19/", "Train/Normal/"): data for name, data in files.items()}
 
     def fingerprint(name, files):
-        return Archive(write_zip(tmp_path / f"{name}.zip", files)).fingerprint
+        return Archive(write_zip(tmp_path / f"{name}.zip", files), COVID_QU_EX).fingerprint
 
     known = fingerprint("a", files)
-    assert Archive(write_folder(tmp_path / "folder", files)).fingerprint == known
+    assert Archive(write_folder(tmp_path / "folder", files), COVID_QU_EX).fingerprint == known
     assert fingerprint("b", {f"x/{n}": d for n, d in files.items()} | {"about.txt": b"else"}) == known
     assert fingerprint("c", dict(reversed(files.items()))) == known
     others = {fingerprint(*x) for x in (("d", longer), ("e", renamed), ("f", moved))}
@@ -310,7 +316,7 @@ def test_a_changed_archive_of_the_same_names_is_refused(tmp_path):
 def test_pictures_of_what_is_in_two_splits(leaking, tmp_path, capsys, monkeypatch):
     """Both X-rays of each pair, unchanged, identical ones first; gone when an archive without pairs is verified."""
     out = tmp_path / "out"
-    assert prepared.verify_source(settings(leaking, tmp_path), out) == 0
+    assert write_findings(leaking, tmp_path, out) == 0
     assert f"side by side: {out / 'duplicates_infection.png'}" in capsys.readouterr().out
     sheet = np.asarray(Image.open(out / "duplicates_infection.png").convert("L"))
     expected = [xray(7), xray(7), (xray(13) * 0.7 + 20).astype(np.uint8), xray(13)]
@@ -319,10 +325,10 @@ def test_pictures_of_what_is_in_two_splits(leaking, tmp_path, capsys, monkeypatc
     assert (sheet[260:, 4:520] < 128).any(), "no caption"
 
     monkeypatch.setattr(duplicates, "MOST", 1)
-    report, _ = verify.verify(leaking, "infection")
-    with Image.open(io.BytesIO(duplicates.draw(Archive(leaking), report))) as one:
+    report, _ = verify.verify(leaking, COVID_QU_EX, "infection")
+    with Image.open(io.BytesIO(verify.draw_duplicates(Archive(leaking, COVID_QU_EX), report))) as one:
         assert one.size == (2 * 524, 311)
-    assert prepared.verify_source(settings(write_zip(tmp_path / "sound.zip", fake_files()), tmp_path), out) == 0
+    assert write_findings(write_zip(tmp_path / "sound.zip", fake_files()), tmp_path, out) == 0
     assert [p.name for p in out.iterdir()] == ["verify.json"]
 
 
@@ -351,13 +357,15 @@ def test_duplicates_are_left_out_of_training_as_the_config_says(
 
 def test_verify_command_writes_all_of_it(leaking, tmp_path, capsys):
     out = tmp_path / "out"
-    assert prepared.verify_source(settings(leaking, tmp_path), out) == 0
+    assert write_findings(leaking, tmp_path, out) == 0
     (written,) = json.loads((out / "verify.json").read_text())
     assert written["counts"]["Train"] == {"COVID-19": 2, "Non-COVID": 2, "Normal": 2}
     assert written["dropped_from_train"] == ["Train/COVID-19/covid_1.png"]
     assert "errors: none" in capsys.readouterr().out
     broken = write_zip(tmp_path / "broken.zip", fake_files() | {IMAGE: b""})
-    assert prepared.verify_source(settings(broken, tmp_path), None) == 1
+    assert write_findings(broken, tmp_path, None) == 1
+    missing = write_zip(tmp_path / "missing.zip", {name: data for name, data in fake_files().items() if name != IMAGE})
+    assert write_findings(missing, tmp_path, out) == 1
 
 
 # ---- building --------------------------------------------------------------------------------------------------------
@@ -373,7 +381,7 @@ def test_built_dataset_holds_the_archive(name, expected, tmp_path):
         for example in examples:
             folder, label, stem = example["id"].decode().split("/")
             assert folder.lower() == split
-            assert CLASSES[example["label"]] == label
+            assert COVID_QU_EX.classes[example["label"]] == label
             for feature, kind in (
                 ("image", "images"),
                 ("lung_mask", "lung masks"),
@@ -407,8 +415,9 @@ def test_reused_without_the_archive_and_refused_for_another(tmp_path, capsys):
 def test_interrupted_build_leaves_nothing_finished_and_is_done_again(tmp_path):
     """kill -9 while the dataset is being written."""
     path, data = write_zip(tmp_path / "a.zip", fake_files(per_class=60)), tmp_path / "data"
-    command = [sys.executable, "-m", "jaxunet.data.build", f"--source={path}", f"--data_dir={data}"]
-    process = subprocess.Popen([*command, "--configs=infection"], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "launch.py", "--mode=data", "--config.dataset.eval_config=infection"]
+    command += [f"--config.dataset.source={path}", f"--config.dataset.data_dir={data}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     while not list(data.glob("covid_qu_ex/infection/incomplete*")):
         assert process.poll() is None
         time.sleep(0.005)
@@ -417,15 +426,37 @@ def test_interrupted_build_leaves_nothing_finished_and_is_done_again(tmp_path):
     assert not finished(data)
     (left,) = data.glob("covid_qu_ex/infection/incomplete*")
     os.utime(left, (0, 0))
-    assert build.main([f"--source={path}", f"--data_dir={data}", "--configs=infection"]) == 0
+    assert prepare(path, data, eval_config="infection") == 0
     assert [p.name for p in data.glob("covid_qu_ex/infection/*")] == ["1.0.0"]
 
 
-def test_build_command_refuses_mistakes(tmp_path, capsys):
-    assert build.main([f"--source={tmp_path / 'no.zip'}", f"--data_dir={tmp_path}"]) == 1
-    assert "error:" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        build.main(["--configs=lungs"])
+def prepare(source: pathlib.Path, data_dir: pathlib.Path, **dataset: object) -> int:
+    """The status of `--mode=data`."""
+    config = default.get_config()
+    config.dataset.update({"source": str(source), "data_dir": str(data_dir), **dataset})
+    return commands.execute("data", commands.Flags(config))
+
+
+def test_data_prepares_what_training_and_evaluation_read(tmp_path, capsys):
+    path = write_zip(tmp_path / "a.zip", fake_files())
+    assert prepare(path, tmp_path / "data") == 0
+    assert {folder.parent.name for folder in finished(tmp_path / "data")} == {"infection", "infection_all"}
+    assert capsys.readouterr().out.count("Ready: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ({}, "no.zip"),
+        ({"train_config": "lungs"}, "config.dataset.train_config='lungs' is not one of"),
+        ({"train_config": "lung"}, "has no infection masks"),
+    ],
+)
+def test_data_refuses_mistakes(dataset, words, tmp_path, capsys):
+    assert prepare(tmp_path / "no.zip", tmp_path, **dataset) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert words in said
 
 
 # ---- the real thing --------------------------------------------------------------------------------------------------

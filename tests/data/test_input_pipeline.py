@@ -36,7 +36,7 @@ def test_device_decoding_equals_the_host_arrays(source):
     split = load_split(source, threads=2)
     batch = jax.jit(batches.decode)(split.part(np.arange(2)).arrays)
     np.testing.assert_allclose(batch["image"][..., 0] * 255, split.image[:2], atol=1e-4)
-    np.testing.assert_array_equal(batch["target"], np.unpackbits(split.arrays["mask"][:2], axis=2))
+    np.testing.assert_array_equal(batch["target"]["masks"], np.unpackbits(split.arrays["mask"][:2], axis=2))
 
 
 def test_reduced_images_are_rounded_means_and_half_full_blocks_are_set(config, tmp_path):
@@ -122,7 +122,7 @@ def test_stream_gives_the_resident_batches(config, source):
 
 def test_eval_batches_cover_every_image_once(source):
     split = load_split(source, threads=1)
-    batches = list(eval_batches(split, 4))
+    batches = list(eval_batches(split.arrays, 4))
     assert [b["image"].shape[0] for b, _ in batches] == [4, 4, 4]
     assert [valid.sum() for _, valid in batches] == [4, 4, 2]
     together = np.concatenate([b["image"][valid] for b, valid in batches])

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import re
@@ -15,7 +16,12 @@ from packaging.utils import canonicalize_name
 from jaxunet.core.files import write_atomically
 
 ROOT = pathlib.Path(__file__).parents[2]
-PROGRAM = [ROOT / "launch.py", *sorted((ROOT / "jaxunet").rglob("*.py")), *sorted((ROOT / "configs").rglob("*.py"))]
+PROGRAM = [
+    ROOT / "launch.py",
+    ROOT / "setup.py",
+    *sorted((ROOT / "jaxunet").rglob("*.py")),
+    *sorted((ROOT / "configs").rglob("*.py")),
+]
 
 # ---- calls -----------------------------------------------------------------------------------------------------------
 
@@ -86,10 +92,10 @@ def test_the_program_has_no_unsafe_calls():
 # ---- dependencies ----------------------------------------------------------------------------------------------------
 
 
-def needed() -> Iterator[str]:
-    """Names of all installed packages that jaxunet and its tests need, directly or through others."""
+def needed(extra: str) -> Iterator[str]:
+    """Names of all installed packages that jaxunet with this extra needs, directly or through others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    waiting = [(Requirement(line), "") for line in project["dependencies"] + project["optional-dependencies"]["test"]]
+    waiting = [(Requirement(line), "") for line in project["dependencies"] + project["optional-dependencies"][extra]]
     seen = set()
     while waiting:
         requirement, extra = waiting.pop()
@@ -103,13 +109,16 @@ def needed() -> Iterator[str]:
         waiting += [(r, e) for r in further for e in {"", *requirement.extras}]
 
 
-def test_every_dependency_is_pinned_once():
+@pytest.mark.parametrize("extra", ["test", "dev"])
+def test_every_dependency_is_pinned_once(extra):
+    if extra == "dev" and importlib.util.find_spec("mypy") is None:
+        pytest.skip("the extra [dev] is not installed")
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pins = [Requirement(line) for line in lines]
     here = [canonicalize_name(pin.name) for pin in pins if not pin.marker or pin.marker.evaluate()]
     assert len(here) == len(set(here)), "pinned twice"
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)
-    names = set(needed())
+    names = set(needed(extra))
     assert {"jax", "jaxlib", "six"} <= names
     assert not names - set(here), "not in constraints.txt"
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import synthetic
-from jaxunet.data.archive import CLASSES
 from jaxunet.data.drawing import draw_chest_xray
+from jaxunet.data.specs import SYNTHETIC_CXR
 from jaxunet.data.synthetic import synthetic_config
 
 COUNTS = {"train": 3, "val": 1, "test": 1, "seed": 5}
@@ -52,7 +52,7 @@ def test_drawing_has_not_drifted():
     np.testing.assert_allclose(image.mean(), 107.02, atol=0.1)
 
 
-@pytest.mark.parametrize("label", CLASSES)
+@pytest.mark.parametrize("label", SYNTHETIC_CXR.classes)
 def test_shapes_dtypes_and_values(label):
     for index in range(8):
         image, lung, infection = draw_chest_xray(1, index, "test", label)
@@ -156,7 +156,7 @@ def test_builder_round_trip(tmp_path: pathlib.Path):
     for (_, name), example in found.items():
         split, label, file = name.split("/")
         drawn = draw_chest_xray(5, int(file.rsplit("_", 1)[1]), split, label)
-        assert CLASSES[example["label"]] == label
+        assert SYNTHETIC_CXR.classes[example["label"]] == label
         for key, array in zip(("image", "lung_mask", "infection_mask"), drawn, strict=True):
             np.testing.assert_array_equal(example[key], array[..., None], err_msg=f"{key} of {name}")
     raw = builder.as_data_source(split="val", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]

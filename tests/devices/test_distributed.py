@@ -1,4 +1,4 @@
-"""Two processes of the real program, with one simulated device each: they train what one process with two does."""
+"""Two processes with one simulated device each must train like one process with two. They run the real program."""
 
 import contextlib
 import csv
@@ -25,7 +25,7 @@ from jaxunet.evaluation import evaluate
 from jaxunet.runs import config_file, settings
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.training import loop
-from tests.training.test_resume import assert_same_end
+from tests.support.runs import assert_same_end
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 60
@@ -33,7 +33,7 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def small(make_config) -> ConfigDict:
-    """Images of 32 x 32, and one row of metrics per step, so that it does not matter where a run is interrupted."""
+    """Images of 32 x 32 and one row of metrics per step: the moment of an interruption then makes no difference."""
     config = make_config()
     config.dataset.image_size = 32
     config.train.total_steps = STEPS
@@ -44,7 +44,7 @@ def small(make_config) -> ConfigDict:
 
 @pytest.fixture(scope="module")
 def reference(small, tmp_path_factory) -> pathlib.Path:
-    """One process with two devices, not interrupted."""
+    """The uninterrupted run of one process with two devices."""
     workdir = tmp_path_factory.mktemp("reference")
     loop.train(small, workdir)
     return workdir
@@ -52,7 +52,7 @@ def reference(small, tmp_path_factory) -> pathlib.Path:
 
 @contextlib.contextmanager
 def two_processes(out: pathlib.Path, *flags: str) -> Iterator[list[subprocess.Popen]]:
-    """`launch.py` twice; what each prints goes to `out`/{stdout,stderr}{0,1}. None is left behind."""
+    """Runs `launch.py` twice, with output to `out`/{stdout,stderr}{0,1}. Kills both at the end."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
@@ -88,12 +88,12 @@ def wait_for_step(workdir: pathlib.Path, step: int, processes: list[subprocess.P
 
 
 def said(out: pathlib.Path, name: str) -> str:
-    """Without what Gloo writes on its own."""
+    """The output without the lines of Gloo."""
     return "".join(s for s in (out / name).read_text().splitlines(keepends=True) if not s.startswith("[Gloo]"))
 
 
 def test_preempted_run_goes_on_in_one_process_and_ends_like_an_uninterrupted_one(small, reference, tmp_path):
-    """SIGTERM to one of two; both save and leave; one process with two devices takes over."""
+    """After SIGTERM to one of two, both save and leave. Then one process with two devices continues."""
     workdir = tmp_path / "run"
     with two_processes(tmp_path, f"--workdir={workdir}", *overrides(small)) as processes:
         wait_for_step(workdir, 5, processes, tmp_path)
@@ -119,8 +119,8 @@ def counts_of(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 
 def test_two_processes_evaluate_like_one(small, reference, tmp_path):
-    """Six images in batches of four, of which each process works off two: every image once, with the same counts but
-    for pixels at the threshold, since programs for other numbers of devices may round in another way."""
+    """Six images in batches of four, two per process: every image is scored once. Counts differ at most in pixels at
+    the threshold, because programs for other numbers of devices may round differently."""
     scores = evaluate.evaluate(config_file.load(reference), reference, split="val", checkpoint="latest")
     folder = reference / "eval" / "val"
     files = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
@@ -146,7 +146,7 @@ def test_two_processes_evaluate_like_one(small, reference, tmp_path):
 
 
 def test_killed_process_ends_the_other(small, reference, tmp_path):
-    """And until then both trained on what they streamed as one process does on what is resident."""
+    """Until then, both trained on streamed data as one process does on resident data."""
     workdir = tmp_path / "run"
     flags = [*overrides(small), "--config.input.mode=stream"]
     with two_processes(tmp_path, f"--workdir={workdir}", *flags) as processes:
@@ -211,7 +211,7 @@ def test_tpu_vms_are_counted_by_their_metadata(monkeypatch, metadata, expected):
 
 @contextlib.contextmanager
 def metadata_server(monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str]) -> Iterator[None]:
-    """Google Cloud's, of a virtual machine about which `metadata` is known."""
+    """A stand-in for Google Cloud's metadata server that knows `metadata`."""
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -250,7 +250,7 @@ def test_notice_that_a_machine_is_taken_back_asks_to_stop(monkeypatch, notice):
     [
         (("h:1", 2, None), "go together: give all three"),
         (("h:1", None, None), "go together: give all three"),
-        (("h:1", 2, 2), "--process_id=2 of --num_processes=2 cannot be"),
+        (("h:1", 2, 2), "--process_id=2 does not fit --num_processes=2"),
         (("h", 2, 1), "--coordinator_address='h' is not HOST:PORT"),
     ],
 )
@@ -265,11 +265,11 @@ def test_one_process_joins_nobody(monkeypatch):
     processes.join(None, 1, None, preemption=True)
     assert not jax.distributed.is_initialized()
     assert processes.is_first()
-    assert processes.name() == ""
+    assert processes.process_suffix() == ""
 
 
 def test_workdirs_that_are_not_one_folder_are_refused(monkeypatch, tmp_path):
-    """This is process 1, and process 0 writes its file somewhere else."""
+    """This is process 1. Process 0 writes its file into another folder."""
     monkeypatch.setattr(processes, "several", lambda: True)
     monkeypatch.setattr(processes, "is_first", lambda: False)
     monkeypatch.setattr(processes, "gather", lambda x: np.stack([np.ones_like(x), x]))
@@ -282,7 +282,7 @@ def test_workdirs_that_are_not_one_folder_are_refused(monkeypatch, tmp_path):
 
 def test_processes_that_differ_are_found(monkeypatch):
     monkeypatch.setattr(processes, "gather", lambda x: np.stack([x, x + 1]))
-    with pytest.raises(UserError, match="The settings of process 1 are not those of process 0"):
+    with pytest.raises(UserError, match="The settings of process 1 differ from those of process 0"):
         processes.check_same("The settings", "a")
     with pytest.raises(RuntimeError, match="Replicas disagree on .*'w'"):
         replicas.assert_replicas_agree(replicas.replicate({"w": np.ones(3, np.float32)}))

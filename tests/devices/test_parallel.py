@@ -1,4 +1,4 @@
-"""Two simulated devices must train what one would, and stay identical."""
+"""Two simulated devices must train like one, and stay identical."""
 
 import functools
 
@@ -13,7 +13,7 @@ from jaxunet.data.order import order_of_epochs
 from jaxunet.devices import replicas
 from jaxunet.models.build import build_model
 from jaxunet.scoring.counts import batch_dice
-from jaxunet.scoring.losses import bce_loss
+from jaxunet.scoring.losses import build_loss
 from jaxunet.training import programs
 from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import TrainState, create_train_state
@@ -33,16 +33,16 @@ def arrays() -> dict[str, np.ndarray]:
 
 @functools.cache
 def make(axis_name, *, accumulate_steps=1, sync=True):
-    """(initial state, step function, batch function) as `train.train` builds them."""
+    """(initial state, step function, batch function) as `loop.train` builds them."""
     config = default.get_config()
-    config.model.channels, config.model.patch, config.model.dtype = (4, 8), 2, "float32"
+    config.model.channels, config.model.stem, config.model.dtype, config.loss.name = (4, 8), 2, "float32", "bce"
     model = build_model(config.model, ("infection",), axis_name=axis_name if sync else None)
     tx = build_optimizer(config.optimizer, lambda _: 1e-2)
     state = create_train_state(model, tx, seed=SEED, image_shape=(16, 16, 1), ema=True)
     step = functools.partial(
         train_step,
         model=model,
-        loss_fn=bce_loss,
+        loss_fn=build_loss(config.loss, ("infection",)),
         score_fn=batch_dice,
         tx=tx,
         accumulate_steps=accumulate_steps,
@@ -54,7 +54,7 @@ def make(axis_name, *, accumulate_steps=1, sync=True):
 
 
 def fresh_state(*, sync=True):
-    """A copy for the program to consume: the state is donated."""
+    """A copy of the state, because the program donates it."""
     return replicas.replicate(jax.tree.map(np.array, make(replicas.AXIS, sync=sync)[0]))
 
 
@@ -76,7 +76,7 @@ def run_resident(arrays, chunks, *, max_steps, sync=True):
 
 
 def run_on_one_device(arrays, steps):
-    """The plain formulation: no mapping, the global batch at once, order computed on the host."""
+    """The reference: no mapping, the whole global batch, the order computed on the host."""
     state, step, make_batch = make(None)
     order = np.asarray(order_of_epochs(SEED, 0, 1 + steps * BATCH // N, N))
     step, losses = jax.jit(step), []
@@ -116,7 +116,7 @@ def test_steps_across_epochs_equal_one_device_and_replicas_agree(arrays):
 
 
 def test_many_steps_per_call_equal_single_steps(arrays):
-    """One compiled loop, in chunks of any length, over epoch boundaries."""
+    """One compiled loop runs chunks of any length, also over epoch boundaries."""
     single, single_totals = run_resident(arrays, [1] * 7, max_steps=1)
     looped, totals = run_resident(arrays, [5, 2], max_steps=5)
     assert int(looped.step) == 7
@@ -142,7 +142,7 @@ def test_streamed_steps_equal_resident_ones(arrays):
 
 
 def test_accumulation_averages_gradients(arrays):
-    """Without batch normalisation's coupling, two halves give the whole batch's gradient."""
+    """The loss of two accumulated halves is the mean of the losses of the halves."""
     state, step, make_batch = make(None, accumulate_steps=2)
     positions = jnp.arange(BATCH)
     batch = make_batch({name: jnp.asarray(a[:BATCH]) for name, a in arrays.items()}, positions)
@@ -155,7 +155,7 @@ def test_accumulation_averages_gradients(arrays):
 
 
 def test_accumulated_parts_have_the_gradient_of_one(arrays):
-    """Two equal halves: loss, gradient, moments and averages are those of a half, not their sum."""
+    """With two equal halves, loss, gradient, moments and score are those of one half, not their sum."""
     state, step, make_batch = make(None, accumulate_steps=2)
     half = make_batch({name: jnp.asarray(a[:2]) for name, a in arrays.items()}, jnp.arange(2))
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), half)
@@ -169,14 +169,14 @@ def test_accumulated_parts_have_the_gradient_of_one(arrays):
 
 
 class OneWeight:
-    """A network of one weight: logits are weight * image, and its running statistic is twice the image's mean."""
+    """A network of one weight: logits are weight * image, the running statistic is twice the image's mean."""
 
     def apply(self, variables, image, *, train, mutable):
         return variables["params"]["w"] * image, {"batch_stats": {"mean": 2 * image.mean()}}
 
 
 def step_by_hand(t, image, **settings):
-    """One step of SGD of rate 1 on the mean logit, at step `t`, from weight 1; averages were 3 and 7."""
+    """One SGD step with rate 1 on the mean logit, at step `t`, from weight 1 and averages 3 and 7."""
     tx, params = optax.sgd(1.0), {"w": jnp.float32(1)}
     state = TrainState(
         step=jnp.int32(t),
@@ -199,7 +199,7 @@ def step_by_hand(t, image, **settings):
 
 @pytest.mark.parametrize(("t", "kept"), [(0, 0.1), (5, 0.4), (10_000, 0.9)])
 def test_averages_keep_little_at_first_and_the_decay_later(t, kept):
-    """By hand: the new weight is 1 - 0.5 = 0.5, the new statistic 1; of the old averages 3 and 7, `kept` stays."""
+    """By hand: the new weight is 1 - 0.5 = 0.5, the new statistic 1. The averages keep `kept` of 3 and 7."""
     state, _ = step_by_hand(t, jnp.full((2, 4, 4, 1), 0.5), ema_decay=0.9)
     assert int(state.step) == t + 1
     assert float(state.params["w"]) == pytest.approx(0.5)
@@ -215,7 +215,7 @@ def test_without_a_decay_averages_are_left_alone():
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_the_gradient_of_parts_is_their_mean(parts):
-    """By hand: images of 0.1, 0.2, 0.3 and 0.6 have the mean 0.3, which is the gradient; the last part's statistic."""
+    """By hand: images of 0.1, 0.2, 0.3 and 0.6 have the mean 0.3, the gradient. The statistic is the last part's."""
     image = jnp.array([0.1, 0.2, 0.3, 0.6]).reshape(4, 1, 1, 1) * jnp.ones((1, 4, 4, 1))
     state, measured = step_by_hand(0, image, accumulate_steps=parts)
     assert float(measured["grad_norm"]) == pytest.approx(0.3)
@@ -238,7 +238,7 @@ def test_non_finite_loss_names_its_first_step(arrays):
 
 
 def test_forgotten_reduction_is_found(arrays):
-    """`out_axes=None` is not verified by JAX; the replica check is what notices."""
+    """JAX does not verify `out_axes=None`; the replica check does."""
     state, step, make_batch = make(replicas.AXIS)
     unreduced = functools.partial(step, reduce=lambda tree: tree)
     run = programs.map_resident_steps(unreduced, make_batch, seed=SEED, batch_size=BATCH, num_examples=N, max_steps=1)
@@ -258,7 +258,7 @@ def test_eval_step_keeps_the_order_of_the_batch():
 
 
 def test_initial_average_is_not_the_donated_weights(arrays):
-    """Aliased buffers in a donated state would be deleted together."""
+    """Donation would delete aliased buffers together."""
     state, _, _ = make(None)
     weights, averages = jax.tree.leaves(state.params), jax.tree.leaves(state.ema_params)
     assert not {x.unsafe_buffer_pointer() for x in weights} & {x.unsafe_buffer_pointer() for x in averages}

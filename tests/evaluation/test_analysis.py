@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -20,6 +21,7 @@ from jaxunet.prediction import predictor
 from jaxunet.runs import checks, config_file, settings
 from jaxunet.scoring import bootstrap, counts, protocols
 from jaxunet.scoring.counts import pixel_counts
+from jaxunet.scoring.detection import Rule
 
 N, SIZE = 13, 16
 LABELS = np.array([0] * 7 + [1] * 3 + [2] * 3)
@@ -53,7 +55,7 @@ def dice_at(split, threshold: float) -> list[tuple[int, int]]:
 
 
 def test_threshold_sweep_is_exact(split, histogram):
-    sweep = analysis.threshold_sweep(histogram, LABELS)
+    sweep = analysis.threshold_sweep(histogram, LABELS == 0)
     assert sweep["thresholds"] == pytest.approx(np.linspace(0.05, 0.95, 19))
     for k, threshold in enumerate(sweep["thresholds"]):
         parts = dice_at(split, threshold)
@@ -68,7 +70,7 @@ def test_threshold_sweep_is_exact(split, histogram):
     assert best["dice"] == max(sweep["P1"]["dice"]) == sweep["P1"]["dice"][sweep["thresholds"].index(best["threshold"])]
     # The same numbers and intervals as the protocols themselves.
     counts = pixel_counts(jnp.asarray(split["logits"])[..., None], jnp.asarray(split["truth"])[..., None], 0.5)
-    summary = protocols.summarize(np.asarray(counts)[:, 0], LABELS, resamples=bootstrap.RESAMPLES)
+    summary = protocols.summarize(np.asarray(counts)[:, 0], LABELS == 0, resamples=bootstrap.RESAMPLES)
     for protocol, statistic in (("P1", "mean"), ("P2", "value"), ("P3", "mean")):
         assert sweep[protocol]["dice"][9] == pytest.approx(summary[protocol]["dice"][statistic], abs=1e-15)
         assert sweep[protocol]["ci95"][9] == pytest.approx(summary[protocol]["dice"]["ci95"], abs=1e-12)
@@ -126,7 +128,7 @@ def test_youden_threshold_is_the_best_of_all():
         def j(t: float, score: np.ndarray = score, positive: np.ndarray = positive) -> float:
             return np.mean(score[positive] > t) + np.mean(score[~positive] <= t)
 
-        chosen = analysis.youden_threshold(score, positive)
+        chosen = Rule.chosen("lung", score, positive).threshold
         assert chosen not in score
         assert j(chosen) == max(j(t) for t in np.linspace(-0.1, 1.3, 300))
 
@@ -134,13 +136,14 @@ def test_youden_threshold_is_the_best_of_all():
 def test_detection_uses_the_threshold_it_is_given():
     share = np.array([0.4, 0.1, 0.0, 0.3, 0.2, 0.1, 0.0, 0.0])
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
-    given = analysis.detection(share, labels, (0.15, "somewhere"), kind="lung")
+    controls = {"Non-COVID": labels == 1, "Normal": labels == 2}
+    given = analysis.detection(share, labels == 0, controls, Rule("lung", 0.15, "somewhere"))
     assert (given["threshold"], given["threshold_from"]) == (0.15, "somewhere")
     assert given["sensitivity"]["mean"] == 0.5
     assert given["specificity"]["mean"] == 0.75
     assert {k: v["mean"] for k, v in given["specificity_by_class"].items()} == {"Non-COVID": 0.5, "Normal": 1.0}
     assert given["auc"]["value"] == (4 + 2.5 + 1 + 4) / 16
-    free = analysis.detection(share, labels, None, kind="lung")
+    free = analysis.detection(share, labels == 0, controls, Rule.chosen("lung", share, labels == 0))
     assert free["threshold"] == 0.25  # 2 of 4 and 4 of 4; above 0.05, 3 of 4 and 2 of 4
     assert "these images" in free["threshold_from"]
 
@@ -151,11 +154,11 @@ def test_gated_protocols_by_hand():
     counts = np.array(
         [[30, 10, 10, 50], [20, 0, 20, 60], [5, 5, 15, 75], [40, 0, 10, 50], [0, 30, 0, 70], [0, 2, 0, 98]]
     )
-    labels = np.array([0, 0, 0, 0, 1, 2])
+    covid = np.array([True, True, True, True, False, False])
     columns = dict(zip(("tp", "fp", "fn", "tn"), counts.T, strict=True))
     columns["predicted_share"] = np.array([0.4, 0.2, 0.1, 0.15, 0.3, 0.02])
-    found = analysis.detection(columns["predicted_share"], labels, (0.15, "somewhere"), kind="lung")
-    result = analysis.gated(columns, columns["predicted_share"], labels, found, chosen_here=False)
+    rule = Rule("lung", 0.15, "somewhere")
+    result = analysis.gated(columns, rule.calls(columns["predicted_share"]), covid, rule, chosen_here=False)
     # Counted as: 30 10 10 50, 20 0 20 60, 0 0 20 80, 0 0 50 50, 0 30 0 70, 0 0 0 100
     dice, iou = [60 / 80, 40 / 60, 0, 0, 0, 1], [30 / 50, 20 / 40, 0, 0, 0, 1]
     for protocol, n in (("P1", 4), ("P3", 6)):
@@ -172,9 +175,8 @@ def test_gated_protocols_by_hand():
     assert result["blanked"] == {"n": 3, "covid": 2}
     assert (result["threshold"], result["threshold_from"]) == (0.15, "somewhere")
     assert not result["threshold_chosen_on_these_images"]
-    none = found | {"threshold": -1.0}
-    everything = analysis.gated(columns, columns["predicted_share"], labels, none, chosen_here=True)
-    ungated = protocols.summarize(counts, labels, resamples=bootstrap.RESAMPLES)
+    everything = analysis.gated(columns, np.ones(6, bool), covid, rule, chosen_here=True)
+    ungated = protocols.summarize(counts, covid, resamples=bootstrap.RESAMPLES)
     assert {k: everything[k] for k in ungated} == ungated
     assert everything["threshold_chosen_on_these_images"]
 
@@ -217,13 +219,12 @@ def test_table_of_a_split_and_its_picture(split, histogram, tmp_path):
     truth, predicted = split["truth"], split["logits"] > 0
     counts = np.stack([(truth & predicted), (~truth & predicted), (truth & ~predicted), ~truth & ~predicted], axis=-1)
     mask, shown = (np.packbits(x, axis=2)[..., None] for x in (truth, predicted))
-    data = Split({"image": np.zeros(truth.shape, np.uint8), "mask": mask}, LABELS, [f"{i:02d}.png" for i in range(N)])
+    arrays, ids = {"image": np.zeros(truth.shape, np.uint8), "mask": mask}, [f"{i:02d}.png" for i in range(N)]
+    data = Split(arrays, LABELS, ids, ("COVID-19", "Non-COVID", "Normal"), "COVID-19")
     measured = per_image.Measured(counts.sum(axis=(1, 2))[:, None].astype(np.int32), histogram[:, None], shown)
     table = per_image.tabulate(measured, data, ("infection",), (2.0,), threads=2)
     np.testing.assert_array_equal(measured.predicted(4), predicted[4])
-    block = {"threshold": 0.5} | analysis.analyse(
-        table["infection"], histogram, LABELS, share_of="image", decision=None
-    )
+    block = {"threshold": 0.5} | analysis.analyse(table["infection"], histogram, data, share_of="image", rule=None)
     assert block["surface"]["P3"]["both_empty"] == 2
     assert block["surface"]["P3"]["one_empty"] == 4
     assert block["surface"]["P1"]["one_empty"] == 0
@@ -247,11 +248,13 @@ def test_table_of_a_split_and_its_picture(split, histogram, tmp_path):
 
 
 class Slope:
-    """A network of one weight: logits rise from left to right."""
+    """A network of one weight: logits rise from left to right; the answer for the whole image is the first of them."""
 
     def apply(self, variables, image, *, train):
         assert not train
-        return variables["params"]["w"] * image * jnp.arange(image.shape[2], dtype=jnp.float32)[None, None, :, None]
+        slope = jnp.arange(1, 1 + image.shape[2], dtype=jnp.float32)[None, None, :, None]
+        logits = variables["params"]["w"] * image * slope
+        return {"masks": logits, "covid19": logits[:, 0, 0, 0]}
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -261,13 +264,17 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def test_flips_and_ensembles_average_probabilities():
     image = jax.random.normal(jax.random.key(0), (2, 4, 6, 1))
     one, two = {"params": {"w": jnp.float32(0.3)}}, {"params": {"w": jnp.float32(-1.0)}}
-    plain = [np.asarray(Slope().apply(v, image, train=False)) for v in (one, two)]
-    mirrored = np.asarray(Slope().apply(one, image[:, :, ::-1], train=False))[:, :, ::-1]
+    plain = [Slope().apply(v, image, train=False) for v in (one, two)]
+    mirrored = Slope().apply(one, image[:, :, ::-1], train=False)
+    back = {"masks": mirrored["masks"][:, :, ::-1], "covid19": mirrored["covid19"]}
     flipped = averaging.Flipped(Slope()).apply(one, image, train=False)
-    np.testing.assert_allclose(sigmoid(flipped), (sigmoid(plain[0]) + sigmoid(mirrored)) / 2, atol=1e-6)
     both = {"params": (one["params"], two["params"])}
     mean = averaging.Ensemble((Slope(), Slope())).apply(both, image, train=False)
-    np.testing.assert_allclose(sigmoid(mean), (sigmoid(plain[0]) + sigmoid(plain[1])) / 2, atol=1e-6)
+    for name in ("masks", "covid19"):
+        np.testing.assert_allclose(
+            sigmoid(flipped[name]), (sigmoid(plain[0][name]) + sigmoid(back[name])) / 2, atol=1e-6
+        )
+        np.testing.assert_allclose(sigmoid(mean[name]), sum(sigmoid(x[name]) for x in plain) / 2, atol=1e-6)
     extreme = averaging.mean_logits(jnp.array([[-300.0, 300.0], [-310.0, 300.0]]))
     np.testing.assert_allclose(extreme, [-300 - np.log(2), 300], rtol=1e-5)
 
@@ -286,19 +293,20 @@ def test_threshold_of_val_is_used_on_test(finished, val, capsys):
     assert test["gated"]["threshold"] == val["gated"]["threshold"] == val["detection"]["threshold"]
     assert [x["gated"]["threshold_chosen_on_these_images"] for x in (val, test)] == [True, False]
     assert "outlines (P1): HD95" in capsys.readouterr().out
-    path = finished / "eval" / "val" / "metrics.json"
-    assert evaluate._decision_of_val(path, val)[0] == val["detection"]["threshold"]
-    for other in (val | {"checkpoint_step": 3}, val | {"flips": True}):
-        assert evaluate._decision_of_val(path, other) is None
-    assert evaluate._decision_of_val(path.parent / "nothing.json", val) is None
+    path, read = finished / "eval" / "val" / "metrics.json", functools.partial(Rule.of_val, answers=False, source="")
+    settings = {key: val[key] for key in evaluate._RULE_SETTINGS}
+    assert read(path, settings).threshold == val["detection"]["threshold"]
+    for other in ({"checkpoint_step": 3}, {"flips": True}, {"threshold": 0.25}, {"members": [{}]}):
+        assert read(path, settings | other) is None
+    assert read(path.parent / "nothing.json", settings) is None
 
 
 def test_rule_of_val_goes_with_the_network(finished, val, tmp_path):
     """Into what predicts and serves, and where a network is scored that has no evaluation on Val beside it."""
     network = predictor.load(config_file.load(finished), finished, checkpoint="latest")
     share = val["detection"]["threshold"]
-    assert network.detection == {"score": "image", "threshold": share, "from": "chosen on val"}
-    network = dataclasses.replace(network, detection={"score": "image", "threshold": share + 0.125, "from": "kept"})
+    assert network.rule == Rule("image", share, "chosen on val")
+    network = dataclasses.replace(network, rule=Rule("image", share + 0.125, "kept"))
     kept = evaluate.evaluate_predictor(network, tmp_path, split="test")
     assert (kept["detection"]["threshold"], kept["detection"]["threshold_from"]) == (share + 0.125, "kept")
 

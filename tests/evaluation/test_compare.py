@@ -122,7 +122,7 @@ def test_intervals_are_those_of_the_central_limit():
     half = 1.96 * dice.std() / np.sqrt(len(dice))
     np.testing.assert_allclose([low, high], [dice.mean() - half, dice.mean() + half], atol=0.05 * half)
     low, high = bootstrap.interval(protocols.resampled("P2", counts, 10_000)["dice"])
-    assert low < protocols.summarize(counts, np.zeros(200, int))["P2"]["dice"]["value"] < high
+    assert low < protocols.summarize(counts, np.ones(200, bool))["P2"]["dice"]["value"] < high
     assert high - low < 0.1
 
 

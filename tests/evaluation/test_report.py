@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
-from jaxunet.data.archive import COVID
 from jaxunet.evaluation import analysis, evaluate, report
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import protocols, split_pass
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -56,7 +56,7 @@ def scored(run_config, workdir) -> evaluate.Scored:
     data = split_pass.load_eval_split(config, "val")
     data = dataclasses.replace(data, ids=[*data.ids[:-1], HOSTILE])
     truth = true_masks(data)
-    predicted = np.asarray(positive(predictor.logits(data.image), THRESHOLD))
+    predicted = np.asarray(positive(predictor.outputs(data.image)["masks"], THRESHOLD))
     counts = [truth & predicted, ~truth & predicted, truth & ~predicted, ~truth & ~predicted]
     counts = np.stack([c.sum(axis=(1, 2)) for c in counts], axis=-1)
     return dataclasses.replace(scored, predictor=predictor, data=data, counts=counts)
@@ -70,11 +70,12 @@ def true_masks(data) -> np.ndarray:
 class Spread(evaluate.Predictor):
     """The same network, its logits moved and stretched; those of a second target are their mirror image."""
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        logits = super().logits(images)
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        logits = super().outputs(images)["masks"]
         center = np.quantile(logits, 0.8, axis=(1, 2), keepdims=True)
         spread = (logits - center) * 10 / logits.std(axis=(1, 2), keepdims=True)
-        return (np.concatenate([spread, -spread[:, :, ::-1]], axis=-1) + np.log(0.4 / 0.6)).astype(np.float32)
+        masks = np.concatenate([spread, -spread[:, :, ::-1]], axis=-1) + np.log(0.4 / 0.6)
+        return {"masks": masks.astype(np.float32)}
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +93,9 @@ def result(scored) -> dict:
     }
     columns = dict(zip(("tp", "fp", "fn", "tn"), scored.counts[:, 0].T, strict=True))
     columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
-    found = {"score_is": "predicted infected share of the lung", "threshold": 0.55, "threshold_from": "a test"}
-    extra["gated"] = analysis.gated(columns, columns["predicted_share"], scored.data.labels, found, chosen_here=True)
+    rule = Rule("lung", 0.55, "a test")
+    called = rule.calls(columns["predicted_share"])
+    extra["gated"] = analysis.gated(columns, called, scored.data.positive, rule, chosen_here=True)
     return head | summary | extra
 
 
@@ -173,7 +175,7 @@ def test_page_holds_what_was_evaluated(page, scored, result, workdir):
         assert 0 < scored.counts[:, c, 0].sum() < scored.counts[:, c, [0, 2]].sum()  # the masks are not trivial
         assert target["sweep"]["dice"][code] == pytest.approx(summary["P1"]["dice"]["mean"], abs=1e-5)
         assert target["sweep"]["iou"][code] == pytest.approx(summary["P1"]["iou"]["mean"], abs=1e-5)
-    logits, truth = scored.predictor.logits(scored.data.image), true_masks(scored.data)
+    logits, truth = scored.predictor.outputs(scored.data.image)["masks"], true_masks(scored.data)
     predicted = np.asarray(positive(logits, THRESHOLD))
     for i in range(len(scored.data.ids)):
         image, *stored = map(decoded, json.loads(blocks[f"image-{i}"]))
@@ -192,10 +194,10 @@ def test_page_holds_what_was_evaluated(page, scored, result, workdir):
 class Undecided(Spread):
     """Probabilities nowhere near 0 or 1, as of a network that was hardly trained: what compresses worst."""
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         noise = np.random.default_rng(0).normal(0, 1, (*images.shape, len(TARGETS)))
         wide, fine = (ndimage.gaussian_filter(noise, (0, sigma, sigma, 0)) for sigma in (16, 1))
-        return (wide / wide.std() + 0.15 * fine / fine.std()).astype(np.float32)
+        return {"masks": (wide / wide.std() + 0.15 * fine / fine.std()).astype(np.float32)}
 
 
 def test_pictures_of_583_images_with_two_targets_are_below_25_mb(scored, result):
@@ -379,7 +381,7 @@ def test_sorting_and_filtering(browser, scored):
         script += "e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
         browser.execute_script(script, select, value)
     groups, _ = report.size_groups(scored.counts[:, 0, [0, 2]].sum(axis=1))
-    chosen = np.flatnonzero((groups == 1) & (scored.data.labels == COVID))
+    chosen = np.flatnonzero((groups == 1) & scored.data.positive)
     assert len(chosen)
     assert sorted(browser.execute_script("return state.order")) == chosen.tolist()
     assert (

@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import flax
 import jax
 import numpy as np
 import pytest
@@ -17,18 +17,21 @@ from PIL import Image
 from jaxunet.commands import Flags, execute
 from jaxunet.core.errors import UserError
 from jaxunet.data import prepared
+from jaxunet.data.specs import COVID_QU_EX
 from jaxunet.devices import replicas
 from jaxunet.evaluation.evaluate import evaluate
-from jaxunet.export import export, model_card
+from jaxunet.export import computed, export, formats, model_card
+from jaxunet.export.formats import FORMATS, Format
 from jaxunet.models import separable_unet, torch_weights
 from jaxunet.models.build import build_model
 from jaxunet.prediction import predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
+from jaxunet.scoring.detection import Rule
 
 ROOT = pathlib.Path(__file__).parents[2]
-MISSING = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+MISSING = FORMATS["onnx"].missing()
 onnx_format = pytest.param(
     "onnx", marks=pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
 )
@@ -42,7 +45,7 @@ def networks(make_config):
     for name in ("unet", "resnet_unet", "separable_unet"):
         config = make_config()
         config.model.name, config.model.depth, config.model.layout, config.dataset.image_size = name, 18, "plain", 32
-        config.model.patch, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
+        config.model.stem, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
         config.dataset.targets = ("infection", "lung")
         config.eval.threshold = 0.4
         model = build_model(config.model, ("infection", "lung"), axis_name=None)
@@ -55,7 +58,8 @@ def networks(make_config):
             return np.abs(value).astype(np.float32) if path[-1].key == "var" else value.astype(np.float32)
 
         variables = jax.tree_util.tree_map_with_path(draw, init)
-        result[name] = Predictor(config, 7, None, model, replicas.replicate(variables), name)
+        rule = Rule.not_chosen(answers=False)
+        result[name] = Predictor(config, 7, None, model, replicas.replicate(variables), name, rule)
     yield result
     separable_unet.CHANNELS = channels
 
@@ -64,10 +68,16 @@ def images(count: int, size: int = 32) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, size, size), np.uint8)
 
 
-def exported(source: Predictor, format: str, path: pathlib.Path) -> export.Run:
-    write, read = export.FORMATS[format]
-    write(source, export.describe(source, source.config), path)
-    return read(source, path)
+def exported(source: Predictor, format: str, path: pathlib.Path) -> formats.Run:
+    row = FORMATS[format]
+    row.write(source, export.describe(source, source.config), path)
+    return row.read(source, path)
+
+
+def example(format: str, file: str) -> str:
+    """The Python lines of the page on how to run `file`."""
+    page = FORMATS[format].how_to_run(file=file, format=format, size=0, agreement="")
+    return page.partition("```python\n")[2].removesuffix("```")
 
 
 @pytest.mark.parametrize("format", ["stablehlo", onnx_format, "safetensors", "torch"])
@@ -77,7 +87,7 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
         pytest.skip("the U-Net has no counterpart in PyTorch")
     source = networks[name]
     computes = exported(source, format, tmp_path / "file")
-    logits = source.logits(images(5))
+    logits = source.outputs(images(5))["masks"]
     assert logits.std() > 0.1  # so that sameness says something
     # Of StableHLO, every batch size is compiled anew; one network shows that it may vary.
     batches = [slice(0, 2), slice(2, 5)] if name == "unet" or format == "onnx" else [slice(0, 5)]
@@ -90,22 +100,22 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
 
 
 def test_safetensors_alone_are_enough(networks, tmp_path):
-    rule = {"score": "lung", "threshold": 0.25, "from": "chosen on val"}
-    source = dataclasses.replace(networks["unet"], detection=rule)
+    rule = Rule("lung", 0.25, "chosen on val")
+    source = dataclasses.replace(networks["unet"], rule=rule)
     exported(source, "safetensors", tmp_path / "whole")
     loaded = predictor.load_safetensors(tmp_path / "whole")
-    assert loaded.detection == rule
+    assert loaded.rule == rule
     assert (loaded.step, loaded.targets, loaded.image_size, loaded.threshold) == (7, ("infection", "lung"), 32, 0.4)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, source.variables)
     other = predictor.load_safetensors(tmp_path / "whole", {"eval.threshold": 0.3, "eval.flips": True})
-    assert (other.threshold, other.detection["threshold"]) == (0.3, 0.0)  # the rule was chosen for 0.4
-    flipped = source.logits(images(2)[..., ::-1])[:, :, ::-1]
-    expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.logits(images(2))))) / 2
-    np.testing.assert_allclose(1 / (1 + np.exp(-other.logits(images(2)))), expected, atol=1e-5)
+    assert (other.threshold, other.rule.threshold) == (0.3, 0.0)  # the rule was chosen for 0.4
+    flipped = source.outputs(images(2)[..., ::-1])["masks"][:, :, ::-1]
+    expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.outputs(images(2))["masks"]))) / 2
+    np.testing.assert_allclose(1 / (1 + np.exp(-other.outputs(images(2))["masks"])), expected, atol=1e-5)
     exported(source, "safetensors_float16", tmp_path / "half")
     half = predictor.load_safetensors(tmp_path / "half")
     assert {x.dtype for x in jax.tree.leaves(half.variables)} == {np.dtype(np.float32)}
-    assert 0 < np.abs(half.logits(images(2)) - source.logits(images(2))).max() < 0.05
+    assert 0 < np.abs(half.outputs(images(2))["masks"] - source.outputs(images(2))["masks"]).max() < 0.05
     assert (tmp_path / "half").stat().st_size < 0.8 * (tmp_path / "whole").stat().st_size
 
 
@@ -128,11 +138,11 @@ def test_safetensors_of_something_else_are_refused(networks, tmp_path):
         (tensors | {"extra": np.zeros(1)}, "has a superfluous tensor 'extra'"),
         (tensors | {"params/head/bias": np.zeros(3)}, r"'params/head/bias' has the shape \(3,\)"),
     ]:
-        export._save_safetensors(wrong, metadata, path)
+        formats.save_safetensors(wrong, metadata, path)
         with pytest.raises(UserError, match=sentence):
             predictor.load_safetensors(path)
     for wrong in ({"targets": 1}, metadata | {"config": {}}, metadata | {"config": [1]}):
-        export._save_safetensors(tensors, wrong, path)
+        formats.save_safetensors(tensors, wrong, path)
         with pytest.raises(UserError, match="was not written by --mode=export"):
             predictor.load_safetensors(path)
 
@@ -182,14 +192,14 @@ def test_examples_of_the_docs_run_on_what_the_command_writes(evaluated, format, 
     assert "of 524,288 mask pixels differ" in capsys.readouterr().out.replace("262,144", "524,288")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["MODEL_CARD.md", "unet.file"]
     assert len({p.stat().st_mode for p in (tmp_path / "new").iterdir()}) == 1  # readable as any other file
-    example = model_card.EXAMPLES[format].replace("FILE", "unet.file")
-    assert example in (tmp_path / "new" / "MODEL_CARD.md").read_text()
+    lines = example(format, "unet.file")
+    assert lines in (tmp_path / "new" / "MODEL_CARD.md").read_text()
     xray = images(1, 256)[0]
     Image.fromarray(xray).save(tmp_path / "new" / "xray.png")
     if format != "safetensors":
-        example += "import sys; assert 'jaxunet' not in sys.modules\n"
+        lines += "import sys; assert 'jaxunet' not in sys.modules\n"
     done = subprocess.run(
-        [sys.executable, "-c", example],
+        [sys.executable, "-c", lines],
         cwd=tmp_path / "new",
         env={"PYTHONPATH": ":".join([str(ROOT), *sys.path]), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -200,7 +210,7 @@ def test_examples_of_the_docs_run_on_what_the_command_writes(evaluated, format, 
     config = config_file.load(evaluated)
     config.eval.threshold = 0.3
     source = predictor.load(config, evaluated, checkpoint="latest")
-    share = (source.logits(xray[None]) > np.log(0.3 / 0.7)).mean(axis=(0, 1, 2))
+    share = (source.outputs(xray[None])["masks"] > np.log(0.3 / 0.7)).mean(axis=(0, 1, 2))
     targets, printed = done.stdout.strip().split("]" if format != "safetensors" else ")", 1)
     assert "infection" in targets
     np.testing.assert_allclose(np.fromstring(printed.strip(" []"), sep=" "), share, rtol=1e-4)
@@ -208,14 +218,45 @@ def test_examples_of_the_docs_run_on_what_the_command_writes(evaluated, format, 
 
 def test_the_docs_show_these_examples():
     docs = (ROOT / "docs" / "export.md").read_text()
-    names = {
-        "stablehlo": "unet.zip",
-        "onnx": "unet.onnx",
-        "safetensors": "unet.safetensors",
-        "torch": "unet_torch.safetensors",
-    }
-    for format, name in names.items():
-        assert f"```python\n{model_card.EXAMPLES[format].replace('FILE', name)}```" in docs
+    for format, row in FORMATS.items():
+        assert f"| `{format}` |" in docs
+        assert not row.extra or f"pip install 'jaxunet[{row.extra}]'" in docs
+        name = "unet_torch.safetensors" if format == "torch" else f"unet{row.extension}"
+        assert f"```python\n{example(format, name)}```" in docs
+
+
+def test_every_page_is_of_a_format():
+    assert {path.stem for path in formats.PAGES.iterdir()} == {row.page for row in FORMATS.values()}
+
+
+def test_help_names_the_formats_without_jax():
+    code = "import sys; from jaxunet import command_line; print('jax' in sys.modules, *command_line.FORMATS)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", *FORMATS]
+
+
+def test_a_new_format_is_a_row_and_a_page(evaluated, tmp_path, monkeypatch, capsys):
+    """Given its code: the command writes it, checks it, and the card says how to run it."""
+
+    def write(source, metadata, path):
+        with path.open("wb") as file:
+            np.savez(file, **predictor.flatten(source.variables))
+
+    def read(source, path):
+        tensors = flax.traverse_util.unflatten_dict(dict(np.load(path)), sep="/")
+        return computed.function_of(dataclasses.replace(source, variables=tensors))
+
+    row = Format(write, read, "numpy", ".npz")
+    monkeypatch.setattr(formats, "PAGES", tmp_path)
+    monkeypatch.setitem(FORMATS, "numpy", dataclasses.replace(row, libraries=("no_such_library",), extra="x"))
+    (tmp_path / "numpy.md").write_text("Load `$file`, which is $format of $size pixels. $agreement\n")
+    out = tmp_path / "out" / "unet.npz"
+    assert command(evaluated, out, format="numpy") == 1
+    assert "--format=numpy needs no_such_library: pip install 'jaxunet[x]'" in capsys.readouterr().err
+    monkeypatch.setitem(FORMATS, "numpy", row)
+    assert command(evaluated, out, format="numpy") == 0
+    card = (out.parent / "MODEL_CARD.md").read_text()
+    assert "Load `unet.npz`, which is numpy of 256 pixels. On 4 drawn X-rays" in card
 
 
 def test_card_has_the_numbers_of_the_run(evaluated, tmp_path):
@@ -252,7 +293,7 @@ def test_card_of_real_data_tells_of_leaks(networks, tmp_path, monkeypatch):
         (tmp_path / "verify.json").write_text(json.dumps(report))
         split = type("Split", (), {"num_examples": 1864})
         info = type("Info", (), {"splits": {"train": split, "val": split, "test": split}})
-        builder = type("Builder", (), {"name": "covid_qu_ex", "data_dir": tmp_path, "info": info})
+        builder = type("Builder", (), {"spec": COVID_QU_EX, "data_dir": tmp_path, "info": info})
         monkeypatch.setattr(prepared, "prepared", lambda *_: builder)
         words = model_card._training_data(source, tmp_path)
     finally:
@@ -283,9 +324,9 @@ def test_what_cannot_be_written_is_one_sentence(evaluated, tmp_path, monkeypatch
     assert "pip install 'jaxunet[onnx]'" in refused(format="onnx")
     monkeypatch.undo()
 
-    honest = export.function_of
+    honest = computed.function_of
     monkeypatch.setattr(
-        export, "function_of", lambda source: honest(dataclasses.replace(source, variables=off(source)))
+        computed, "function_of", lambda source: honest(dataclasses.replace(source, variables=off(source)))
     )
     assert "computes other values than the checkpoint" in refused()
 

@@ -13,18 +13,19 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxunet.core.errors import UserError
-from jaxunet.models import convolution, layers, patches
-from jaxunet.models.build import build_model
+from jaxunet.models import convolution, layers, patches, resampling
+from jaxunet.models.build import NETWORKS, build_model
 
 TARGETS = ("infection", "lung")
 STRIDES = {"unet": (2, 4, 8), "resnet_unet": (2, 4, 8, 16, 32), "separable_unet": (1, 2, 4, 8, 16)}
+assert STRIDES.keys() == NETWORKS.keys()
 
 
 @pytest.fixture(params=STRIDES)
 def settings(request):
     model = default.get_config().model
     model.name, model.depth = request.param, 18
-    model.channels, model.patch, model.dtype = (4, 8, 16), 2, "float32"
+    model.channels, model.stem, model.dtype = (4, 8, 16), 2, "float32"
     return model
 
 
@@ -52,7 +53,9 @@ def test_logits_are_float32_at_full_resolution(classes, channels, dtype, setting
     image = jnp.zeros((2, size, 2 * size, channels))
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-    logits, updates = jax.eval_shape(apply, variables, image)
+    outputs, updates = jax.eval_shape(apply, variables, image)
+    assert outputs.keys() == {"masks"}
+    logits = outputs["masks"]
     assert logits.shape == (2, size, 2 * size, classes)
     assert logits.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves((variables, updates))} == {jnp.dtype("float32")}
@@ -63,7 +66,7 @@ def test_bfloat16_is_close_to_float32(settings):
     model, variables, image = build(settings)
     settings.dtype = "bfloat16"
     half = build_model(settings, ("infection",), axis_name=None)
-    full, rough = (jax.jit(functools.partial(m.apply, train=False))(variables, image) for m in (model, half))
+    full, rough = (jax.jit(functools.partial(m.apply, train=False))(variables, image)["masks"] for m in (model, half))
     assert jnp.isfinite(rough).all()
     assert 0 < float(jnp.abs(full - rough).max()) < 0.1 * float(jnp.abs(full).max())
 
@@ -99,8 +102,8 @@ def test_every_parameter_and_every_skip_carries_gradient(settings):
             return out
 
         with nn.intercept_methods(scale):
-            logits, _ = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
-        return (logits**2).mean()
+            outputs, _ = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+        return (outputs["masks"] ** 2).mean()
 
     scales = [jnp.float32(1.0)] * len(STRIDES[settings.name])
     params_grad, skip_grad = jax.jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], scales)
@@ -112,7 +115,7 @@ def test_every_parameter_and_every_skip_carries_gradient(settings):
 def test_parameter_count_of_the_textbook_network():
     """Ronneberger's widths with batch norm, bilinear upsampling: counted layer by layer, conv then norm."""
     settings = default.get_config().model
-    settings.channels, settings.patch = (64, 128, 256, 512, 1024), 1
+    settings.channels, settings.stem = (64, 128, 256, 512, 1024), 1
     model = build_model(settings, ("infection",), axis_name=None)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     widths = [1, 64, 128, 256, 512, 1024]
@@ -121,12 +124,12 @@ def test_parameter_count_of_the_textbook_network():
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == expected
 
 
-@pytest.mark.parametrize("upsample", [layers.upsample_bilinear_2x, layers.upsample_by_sums])
+@pytest.mark.parametrize("upsample", [resampling.upsample_bilinear_2x, resampling.upsample_by_sums])
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 2, 1)])
 def test_bilinear_upsampling_equals_the_general_resize(shape, upsample):
     x = jax.random.normal(jax.random.key(0), shape)
     ours, backward = jax.vjp(upsample, x)
-    general, general_backward = jax.vjp(layers.upsample_by_products, x)
+    general, general_backward = jax.vjp(resampling.upsample_by_products, x)
     np.testing.assert_allclose(ours, general, atol=1e-5)
     g = jax.random.normal(jax.random.key(1), ours.shape)
     np.testing.assert_allclose(backward(g)[0], general_backward(g)[0], atol=1e-5)
@@ -134,7 +137,7 @@ def test_bilinear_upsampling_equals_the_general_resize(shape, upsample):
 
 def test_max_pooling_equals_the_window_reduction():
     x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
-    ours, backward = jax.vjp(layers.max_pool_2x, x)
+    ours, backward = jax.vjp(resampling.max_pool_2x, x)
     general, general_backward = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
     np.testing.assert_array_equal(ours, general)
     np.testing.assert_array_equal(backward(ours)[0], general_backward(ours)[0])
@@ -143,7 +146,7 @@ def test_max_pooling_equals_the_window_reduction():
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_depth_to_space_inverts_space_to_depth(patch):
     x = jax.random.normal(jax.random.key(0), (2, 8, 4, 3))
-    np.testing.assert_array_equal(layers.depth_to_space(layers.space_to_depth(x, patch), patch), x)
+    np.testing.assert_array_equal(resampling.depth_to_space(resampling.space_to_depth(x, patch), patch), x)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
@@ -189,8 +192,8 @@ LOPSIDED = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.float32)  # rows diffe
         lambda x, k: patches.conv(x, k),
         lambda x, k: layers.Conv(1, use_bias=False).apply({"params": {"kernel": k}}, x),
         lambda x, k: layers.DepthwiseConv3x3().apply({"params": {"kernel": k}}, x),
-        lambda x, k: layers.depth_to_space(
-            patches.PatchConv(1, patch=2).apply({"params": {"kernel": k}}, layers.space_to_depth(x, 2)), 2
+        lambda x, k: resampling.depth_to_space(
+            patches.PatchConv(1, patch=2).apply({"params": {"kernel": k}}, resampling.space_to_depth(x, 2)), 2
         ),
     ],
     ids=["conv3x3", "patches.conv", "Conv", "DepthwiseConv3x3", "PatchConv"],
@@ -233,8 +236,8 @@ def test_transposed_convolution_is_the_transpose_of_its_definition():
 def test_convolution_in_patches_equals_its_definition(size, stride, patch):
     x, kernel = numbered(1, 8, 16, 3), numbered(size, size, 3, 2)
     module = patches.PatchConv(2, kernel_size=size, stride=stride, patch=patch)
-    out = module.apply({"params": {"kernel": kernel}}, layers.space_to_depth(jnp.asarray(x), patch * stride))
-    np.testing.assert_array_equal(layers.depth_to_space(out, patch), by_hand(x, kernel, stride))
+    out = module.apply({"params": {"kernel": kernel}}, resampling.space_to_depth(jnp.asarray(x), patch * stride))
+    np.testing.assert_array_equal(resampling.depth_to_space(out, patch), by_hand(x, kernel, stride))
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
@@ -244,29 +247,29 @@ def test_upsampled_convolution_equals_its_definition(patch):
     module = patches.UpsampleConcatConv(2, patch=patch)
     out = module.apply(
         {"params": {"kernel": kernel}},
-        layers.space_to_depth(jnp.asarray(x), max(patch // 2, 1)),
-        layers.space_to_depth(jnp.asarray(skip), patch),
+        resampling.space_to_depth(jnp.asarray(x), max(patch // 2, 1)),
+        resampling.space_to_depth(jnp.asarray(skip), patch),
     )
     both = np.concatenate([x.repeat(2, axis=1).repeat(2, axis=2), skip], axis=-1)
-    np.testing.assert_array_equal(layers.depth_to_space(out, patch), by_hand(both, kernel))
+    np.testing.assert_array_equal(resampling.depth_to_space(out, patch), by_hand(both, kernel))
 
 
 @pytest.mark.parametrize("patch", [1, 2])
 def test_running_statistics_keep_the_momentums_share(patch):
     """By hand: channels of 3 +- 2 and 10 +- 1, that is means 3, 10 and variances 4, 1; a quarter of each is new."""
     sign = jnp.where(jnp.arange(2 * 4 * 4).reshape(2, 4, 4, 1) % 2, 1.0, -1.0)
-    x = layers.space_to_depth(jnp.concatenate([3 + 2 * sign, 10 + sign], axis=-1), patch)
-    policy = layers.Policy(bn_momentum=0.75, bn_epsilon=0.0)
+    x = resampling.space_to_depth(jnp.concatenate([3 + 2 * sign, 10 + sign], axis=-1), patch)
+    numerics = layers.Numerics(bn_momentum=0.75, bn_epsilon=0.0)
     params = {"scale": jnp.array([1.0, 5.0]), "bias": jnp.array([0.0, 2.0])}
     old = {"mean": jnp.array([1.0, 2.0]), "var": jnp.array([8.0, 9.0])}
-    norm = layers.batch_norm(policy, train=True, name="bn", patch=patch)
+    norm = layers.batch_norm(numerics, train=True, name="bn", patch=patch)
     y, new = norm.apply({"params": params, "batch_stats": old}, x, mutable=["batch_stats"])
     np.testing.assert_allclose(new["batch_stats"]["mean"], [0.75 * 1 + 0.25 * 3, 0.75 * 2 + 0.25 * 10], rtol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["var"], [0.75 * 8 + 0.25 * 4, 0.75 * 9 + 0.25 * 1], rtol=1e-4)
-    expected = layers.space_to_depth(jnp.concatenate([sign, 2 + 5 * sign], axis=-1), patch)
+    expected = resampling.space_to_depth(jnp.concatenate([sign, 2 + 5 * sign], axis=-1), patch)
     np.testing.assert_allclose(y, expected, atol=1e-3)
     # Afterwards, in prediction, the old statistics count: (x - 1) / sqrt(8), and 2 + 5 (x - 2) / 3.
-    norm = layers.batch_norm(policy, train=False, name="bn", patch=patch)
-    y = layers.depth_to_space(norm.apply({"params": params, "batch_stats": old}, x), patch)
+    norm = layers.batch_norm(numerics, train=False, name="bn", patch=patch)
+    y = resampling.depth_to_space(norm.apply({"params": params, "batch_stats": old}, x), patch)
     np.testing.assert_allclose(y[..., :1], (2 + 2 * sign) / np.sqrt(8), atol=1e-5)
     np.testing.assert_allclose(y[..., 1:], 2 + 5 * (8 + sign) / 3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Convolutions of images in patches equal those of the images, forward and backward."""
+"""Convolutions of images in patches equal those of the plain images, forward and backward."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from configs import default
-from jaxunet.models import convolution, layers, patches
+from jaxunet.models import convolution, patches, resampling
 from jaxunet.models.build import build_model
 
 
@@ -21,7 +21,7 @@ def plain(x, kernel, stride=1):
 
 
 def assert_same_with_gradients(f, g, *args):
-    """Outputs, and gradients of a random projection of them, agree."""
+    """Outputs agree, and so do gradients of a random projection of them."""
     out = f(*args)
     weight = jax.random.normal(jax.random.key(9), out.shape)
     np.testing.assert_allclose(out, g(*args), atol=2e-5, rtol=1e-4)
@@ -40,7 +40,7 @@ def test_convolution_in_patches(size, stride, patch):
 
     def ours(x, kernel):
         big = patches.patch_kernel(kernel, stride=stride, patch=patch)
-        return layers.depth_to_space(patches.conv(layers.space_to_depth(x, patch * stride), big), patch)
+        return resampling.depth_to_space(patches.conv(resampling.space_to_depth(x, patch * stride), big), patch)
 
     assert_same_with_gradients(ours, functools.partial(plain, stride=stride), x, kernel)
 
@@ -54,9 +54,9 @@ def test_upsampling_and_concatenating_without_doing_either(patch, skip_channels)
     module = patches.UpsampleConcatConv(5, patch=patch)
 
     def ours(x, skip, kernel):
-        s = layers.space_to_depth(skip, patch) if skip_channels else None
-        out = module.apply({"params": {"kernel": kernel}}, layers.space_to_depth(x, max(patch // 2, 1)), s)
-        return layers.depth_to_space(out, patch)
+        s = resampling.space_to_depth(skip, patch) if skip_channels else None
+        out = module.apply({"params": {"kernel": kernel}}, resampling.space_to_depth(x, max(patch // 2, 1)), s)
+        return resampling.depth_to_space(out, patch)
 
     def direct(x, skip, kernel):
         return plain(jnp.concatenate([x.repeat(2, axis=1).repeat(2, axis=2), skip], -1), kernel)
@@ -67,14 +67,14 @@ def test_upsampling_and_concatenating_without_doing_either(patch, skip_channels)
 def test_max_pool_of_patches():
     x = jax.random.normal(jax.random.key(0), (2, 12, 16, 3))
     assert_same_with_gradients(
-        lambda x: patches.max_pool_3x3_stride2_of_patches(layers.space_to_depth(x, 2), 3),
-        layers.max_pool_3x3_stride2,
+        lambda x: patches.max_pool_3x3_stride2_of_patches(resampling.space_to_depth(x, 2), 3),
+        resampling.max_pool_3x3_stride2,
         x,
     )
 
 
 def random_variables(model, image):
-    """Variables of usual sizes without compiling the initialiser."""
+    """Variables of usual magnitudes, without compiling the initialiser."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
 
@@ -87,7 +87,7 @@ def random_variables(model, image):
 
 
 def test_the_whole_network_computes_the_same():
-    """Same variables, logits, running statistics and gradients, with and without patches."""
+    """Variables, logits, running statistics and gradients are the same with and without patches."""
     settings = default.get_config().model
     settings.name, settings.depth, settings.dtype = "resnet_unet", 18, "float32"
     image = jax.random.uniform(jax.random.key(1), (2, 64, 96, 1))
@@ -98,21 +98,21 @@ def test_the_whole_network_computes_the_same():
         variables = variables or random_variables(model, image)
 
         def loss(params, model=model, variables=variables):
-            logits, updates = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
-            return (logits**2).mean(), (logits, updates)
+            outputs, updates = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+            return (outputs["masks"] ** 2).mean(), (outputs, updates)
 
-        (_, (logits, updates)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-        results.append(({"logits": logits, **updates}, grads))
+        (_, (outputs, updates)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+        results.append(({**outputs, **updates}, grads))
     for a, b in zip(*(jax.tree.leaves(values) for values, _ in results), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(a).max()))
-    # With statistics of 12 values at the coarsest stage, an input changed by 1e-6 moves gradients by up to 5e-3.
+    # The coarsest stage has statistics of 12 values: changing the input by 1e-6 changes gradients by up to 5e-3.
     for a, b in zip(*(jax.tree.leaves(grads) for _, grads in results), strict=True):
         assert float(jnp.abs(a - b).max()) < 0.02 * float(jnp.abs(a).max())
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 70, 65), (1, 33, 130), (34, 16, 16)])
 def test_kernel_gradient_in_strips_equals_the_plain_one(shape):
-    """Small images in groups, the last group smaller; large ones in strips of rows, the last strip smaller."""
+    """Small images are grouped, large ones cut into strips of rows. The last group or strip may be smaller."""
     rng = np.random.default_rng(0)
     x, g = (jnp.asarray(rng.standard_normal((*shape, c), np.float32)) for c in (3, 5))
     kernel = jnp.zeros((3, 3, 3, 5))

@@ -14,9 +14,9 @@ import pytest
 import safetensors.numpy
 
 from jaxunet.core.errors import UserError
-from jaxunet.models import layers, torch_weights
+from jaxunet.models import layers, resampling, torch_weights
 from jaxunet.models.build import Classifier
-from jaxunet.models.layers import Policy
+from jaxunet.models.layers import Numerics
 from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
 from jaxunet.models.separable_unet import SeparableUNet
@@ -67,8 +67,8 @@ def error(ours, theirs) -> float:
 @pytest.mark.parametrize(
     ("name", "model_name", "model", "count"),
     [
-        ("smp_unet_resnet101", "resnet_unet", ResNetUNet(1, 101, Policy()), 51_506_961),
-        ("u_shape", "separable_unet", SeparableUNet(1, Policy()), 54_703_584),
+        ("smp_unet_resnet101", "resnet_unet", ResNetUNet(1, 101, Numerics()), 51_506_961),
+        ("u_shape", "separable_unet", SeparableUNet(1, Numerics()), 54_703_584),
     ],
 )
 def test_network_computes_what_pytorch_does(name, model_name, model, count):
@@ -92,7 +92,7 @@ def test_network_computes_what_pytorch_does(name, model_name, model, count):
 def test_encoder_features_and_classifier_equal_torchvisions():
     tensors, outputs = reference("torchvision_resnet101")
     image = jnp.asarray(np.moveaxis(outputs["image"], 1, -1))
-    model = Classifier(1000, ResNetEncoder(101, Policy()))
+    model = Classifier(1000, ResNetEncoder(101, Numerics()))
     shapes = shapes_of(model, channels=3)
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 44_549_160
     variables = torch_weights.from_torch(tensors, shapes, "resnet_unet", source="torchvision", encoder_only=True)
@@ -108,14 +108,14 @@ def test_encoder_features_and_classifier_equal_torchvisions():
     ("depth", "count"), [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)]
 )
 def test_parameter_counts_are_those_torchvision_publishes(depth, count):
-    shapes = shapes_of(Classifier(1000, ResNetEncoder(depth, Policy())), channels=3)
+    shapes = shapes_of(Classifier(1000, ResNetEncoder(depth, Numerics())), channels=3)
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
 
 
 def test_gray_stem_equals_rgb_on_normalised_repeated_input():
     """Away from the border, exactly; see `fold_rgb_stem`."""
-    policy = Policy()
-    gray, rgb = (ResNetUNet(1, 18, policy) for _ in range(2))
+    numerics = Numerics()
+    gray, rgb = (ResNetUNet(1, 18, numerics) for _ in range(2))
     image = jax.random.uniform(jax.random.key(0), (1, 64, 64, 1))
     init = jax.jit(functools.partial(rgb.init, train=False))
     rgb_variables = jax.device_get(init(jax.random.key(1), jnp.repeat(image, 3, -1)))
@@ -127,7 +127,7 @@ def test_gray_stem_equals_rgb_on_normalised_repeated_input():
 
     def stem(variables, x):
         encoder = {collection: variables[collection]["encoder"] for collection in ("params", "batch_stats")}
-        return ResNetEncoder(18, policy).apply(encoder, x, train=False)[0][:, 4:-4, 4:-4]
+        return ResNetEncoder(18, numerics).apply(encoder, x, train=False)[0][:, 4:-4, 4:-4]
 
     normalised = (image - jnp.array(torch_weights.IMAGENET_MEAN).reshape(1, 1, 1, 3)) / jnp.array(
         torch_weights.IMAGENET_STD
@@ -137,7 +137,7 @@ def test_gray_stem_equals_rgb_on_normalised_repeated_input():
 
 
 def small() -> tuple[dict[str, np.ndarray], dict]:
-    shapes = shapes_of(ResNetUNet(1, 18, Policy()))
+    shapes = shapes_of(ResNetUNet(1, 18, Numerics()))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
     return torch_weights.to_torch(zeros, "resnet_unet"), shapes
 
@@ -149,7 +149,7 @@ def small() -> tuple[dict[str, np.ndarray], dict]:
             lambda t: t.pop("encoder.layer2.0.bn1.weight"),
             r"f.pth has no tensor 'encoder.layer2.0.bn1.weight' for encoder/",
         ),
-        (lambda t: t.update(extra=np.zeros(1)), r"f.pth has 1 tensors that the network has no place for \(extra\)"),
+        (lambda t: t.update(extra=np.zeros(1)), r"f.pth has 1 tensors that the network does not use \(extra\)"),
         (
             lambda t: t.update({"encoder.conv1.weight": np.zeros((64, 1, 3, 3))}),
             r"'encoder.conv1.weight' gives encoder/conv1/kernel the shape \(3, 3, 1, 64\), not \(7, 7, 1, 64\)",
@@ -249,4 +249,4 @@ def test_stem_pooling_equals_the_window_reduction():
     expected = jax.lax.reduce_window(
         x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
     )
-    np.testing.assert_array_equal(layers.max_pool_3x3_stride2(x), expected)
+    np.testing.assert_array_equal(resampling.max_pool_3x3_stride2(x), expected)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction.measures import detected, doubts, measure, split_sides
+from jaxunet.prediction.measures import doubts, measure, split_sides
+from jaxunet.scoring.detection import Rule
 
 
 def box(rows: slice, columns: slice, shape: tuple[int, int] = (100, 200)) -> np.ndarray:
@@ -71,11 +72,12 @@ def test_regions_touch_at_corners():
 )
 def test_detection(score, threshold, expected):
     measures = {"infected_pixels": 9, "infected_share_percent": 1.0, "severity_percent": 3.0}
-    assert detected(measures, None, score=score, threshold=threshold) is expected
+    rule = Rule(score, threshold)
+    assert rule.calls_xray(measures, None) is expected
     none = measures | {"infected_pixels": None}
-    assert detected(none, None, score=score, threshold=threshold) is None
+    assert rule.calls_xray(none, None) is None
     no_lung = measures | {"severity_percent": None}
-    assert detected(no_lung, None, score="lung", threshold=threshold) is False
+    assert Rule("lung", threshold).calls_xray(no_lung, None) is False
 
 
 def test_doubts():

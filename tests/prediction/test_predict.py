@@ -11,38 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxunet import commands
 from jaxunet.core.errors import UserError
 from jaxunet.evaluation.evaluate import evaluate
-from jaxunet.prediction import folder, outputs, predictor
+from jaxunet.prediction import folder, predictor
+from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
 from jaxunet.scoring.split_pass import load_eval_split
+from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
-from tests.xrays.test_xray import bomb, dicom, encoded
-
-SIZE = 64
-
-
-class Threshold:
-    """In place of a network: infection is brighter than 200, lung than 100."""
-
-    targets, image_size, threshold, step, best_step = ("infection", "lung"), SIZE, 0.5, 7, None
-    origin, detection = "made", {"score": "image", "threshold": 0.0, "from": "any pixel"}
-
-    def __init__(self, config: ConfigDict):
-        self.config, self.variables, self.seen = config, {"w": np.zeros(3)}, []
-
-    gate, answers_covid19 = False, False
-    rule, covid19 = predictor.Predictor.rule, predictor.Predictor.covid19
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        assert len(images) <= self.config.eval.batch_size
-        self.seen += [int(image.max()) for image in images]
-        return np.stack([images.astype(np.float32) - 200, images.astype(np.float32) - 100], axis=-1)
+from tests.support.xrays import SIZE, Threshold, bomb, dicom, encoded, picture
 
 
 @pytest.fixture
@@ -60,14 +42,6 @@ def run(network, tmp_path):
         return status, table_of(table)
 
     return run
-
-
-def picture(top: int = 250) -> np.ndarray:
-    """Two lungs of 150, in the one at the left a quarter of `top`."""
-    image = np.full((SIZE, SIZE), 20, np.uint8)
-    image[8:56, 6:26] = image[8:56, 38:58] = 150
-    image[8:32, 6:16] = top
-    return image
 
 
 def write(folder: pathlib.Path, name: str, data: bytes | np.ndarray) -> None:
@@ -97,7 +71,7 @@ def test_masks_are_those_of_evaluation(finished, tmp_path):
     split = load_eval_split(config, "val")
     for i, image in enumerate(split.image):
         write(tmp_path / "in", f"{i}.png", image)
-    expected = predictor.load(config, finished, checkpoint="latest").logits(split.image)
+    expected = predictor.load(config, finished, checkpoint="latest").outputs(split.image)["masks"]
     config.eval.threshold = float(1 / (1 + np.exp(-np.median(expected))))
     evaluate(config, finished, split="val", checkpoint="latest")
     rows = table_of(finished / "eval" / "val" / "per_image.csv")
@@ -155,13 +129,14 @@ def test_pixels_on_the_threshold_are_not_marked(run, tmp_path):
 @pytest.mark.parametrize(("probability", "marked"), [(0.39, 0), (0.4, 0), (0.41, 6)])
 def test_an_answer_on_the_threshold_is_no_covid19(probability, marked):
     """For the decision and for the mask that is left blank without it alike."""
-    rule = {"score": "probability", "threshold": 0.4}
-    settings = {"targets": ("infection",), "threshold": 0.5, "detection": rule, "gate": True}
+    rule = Rule("probability", 0.4)
     logits = np.full((8, 8, 1), -1, np.float32)
     logits[2:4, 2:5] = 1
-    masks, row = outputs.describe(Xray(np.zeros((8, 8), np.uint8)), logits, probability, settings)
-    assert masks["infection"].sum() == row["infected_pixels"] == marked
-    assert row["covid19_detected"] is (marked > 0)
+    xray = Xray(np.zeros((8, 8), np.uint8))
+    _, place = letterbox.fit(xray.pixels, 8)
+    found = Prediction("a.png", xray, place, logits, ("infection",), probability, 0.5, rule, gate=True)
+    assert found.masks["infection"].sum() == found.row["infected_pixels"] == marked
+    assert found.row["covid19_detected"] is found.detected is (marked > 0)
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (300, 200), (64, 150)])
@@ -185,11 +160,12 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_p
     for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
         result["detection"]["threshold"], result["checkpoint_step"] = share, step
         report.write_text(json.dumps(result))
-        network.detection = predictor.detection_rule(network.config, tmp_path / "run", network.step)
+        rule = predictor._rule_of_val(network.config, tmp_path / "run", network.step)
+        object.__setattr__(network, "rule", rule)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
     report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
-    assert predictor.detection_rule(network.config, tmp_path / "run", 7)["threshold"] == 0
+    assert predictor._rule_of_val(network.config, tmp_path / "run", 7).threshold == 0
 
 
 def test_broken_files_among_good_ones(run, tmp_path, capsys):
@@ -336,7 +312,7 @@ def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch):
     def full(path: pathlib.Path, content: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("jaxunet.prediction.outputs.write_atomically", full)
+    monkeypatch.setattr("jaxunet.prediction.prediction.write_atomically", full)
     with pytest.raises(OSError, match="No space"):
         run(tmp_path / "in")
 

@@ -30,19 +30,19 @@ from jaxunet.core.errors import UserError
 from jaxunet.data.drawing import draw_chest_xray
 from jaxunet.prediction import folder, predictor, serve, web_guard
 from jaxunet.runs import config_file
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
-from tests.prediction.test_predict import Threshold, picture
-from tests.xrays.test_xray import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
+from tests.support.xrays import MISPLACED_NAMES, Threshold, bomb, dicom, encoded, misplaced, picture
 
 ROOT = pathlib.Path(__file__).parents[2]
-RULE = {"score": "lung", "threshold": 0.1}
+RULE = Rule("lung", 0.1)
 OURS = {web_guard.SENT_BY: "1"}
 SECRETS = (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99", b"STUDY77")
 
 
 def ruled(config: ConfigDict) -> Threshold:
     network = Threshold(config)
-    network.detection = RULE
+    object.__setattr__(network, "rule", RULE)
     return network
 
 
@@ -59,7 +59,7 @@ def decoded(text: str) -> np.ndarray:
 def threshold(finished) -> float:
     """At which the network of six steps calls about half of an X-ray infected."""
     network = predictor.load(config_file.load(finished), finished, checkpoint="latest")
-    return float(1 / (1 + np.exp(-np.median(network.logits(xray_of(0)[None])))))
+    return float(1 / (1 + np.exp(-np.median(network.outputs(xray_of(0)[None])["masks"]))))
 
 
 def xray_of(index: int) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_what_was_not_expected_is_said_without_what_was_read(client, monkeypatch
     def fail(data: bytes) -> None:
         raise ValueError(f"read {data}")
 
-    monkeypatch.setattr(serve, "read_xray", fail)
+    monkeypatch.setattr(predictor, "read_xray", fail)
     answer = client.post("/predict", data=b"SECRET42", headers=OURS)
     assert (answer.status_code, answer.get_json()) == (500, {"error": "something went wrong here (ValueError)."})
     said = "".join(capfd.readouterr())

@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation: for the devices present, for slices where the TPU compiler is installed, and its text."""
+"""Preflight on the devices present and, if the TPU compiler is installed, on slices; reading a program's text."""
 
 import importlib.util
 import json
@@ -38,7 +38,7 @@ ENTRY %main.1 (p0: bf16[32,64,64,32]) -> f32[256] {
 """
 
 
-# As published: bfloat16 TFLOPS (dense), memory in GB, its GB/s, GB/s to other chips, axes of the torus, chips joined.
+# Published: dense bfloat16 TFLOPS, memory in GB, its GB/s, GB/s to other chips, axes of the torus, chips joined.
 PUBLISHED = {
     "TPU v4": (275, 32, 1200, None, 3, 4096),
     "TPU v5 lite": (197, 16, 819, 400, 2, 256),  # 1600 Gbps one way
@@ -59,7 +59,7 @@ def test_hardware_rates_are_the_published_ones(kind):
     assert chip.bandwidth == pytest.approx(bandwidth * 1e9, rel=1e-3)
     if interconnect:
         assert chip.interconnect == pytest.approx(interconnect * 1e9, rel=1e-3)
-    else:  # all-reduce of a pod is published alone, 1.1 PB/s: one way
+    else:  # only the all-reduce of a pod is published: 1.1 PB/s one way
         assert chip.interconnect * chip.joined / 2 == pytest.approx(1.1e15, rel=1e-3)
     assert (chip.axes, chip.joined) == (axes, joined)
     assert chip.closed_from == {1: 1, 2: 16, 3: 4}[axes]  # a switch; whole pods of 16 x 16; cubes of 4 x 4 x 4
@@ -80,7 +80,7 @@ def test_collectives_are_counted_once_with_the_bytes_of_their_results():
 
 
 def test_padding_to_tiles():
-    """32 channels are stored as 128; 256 are not padded."""
+    """32 channels are padded to 128; 256 are not padded."""
     plain, full = 32 * 64 * 64 * 32 * 2, 8 * 256 * 2
     padding = hlo.padding(TEXT)
     reduced, tiled = 4 * 3 * 3 * 64, 4 * 3 * 4 * 128
@@ -91,7 +91,7 @@ def test_padding_to_tiles():
 
 
 def test_traffic_leaves_out_what_is_on_the_chip():
-    """Tiles count, loops count once, an asynchronous slice reads what it writes; S(1) is the chip's fast memory."""
+    """Padding counts, a loop counts once, an asynchronous slice reads as much as it writes. S(1) is on the chip."""
     text = """HloModule m
 
 %body.1 (arg: (f32[8,128])) -> (f32[8,128]) {
@@ -117,7 +117,7 @@ ENTRY %main (p0: bf16[16,64], p1: f32[8,128]) -> (f32[8,128]) {
 
 
 def test_devices_present(config, tmp_path: pathlib.Path, capsys):
-    """Two simulated devices: figures, a gradient exchange of about the parameters' size, and no verdict."""
+    """Two simulated devices give figures, a gradient exchange of about the parameters' size, and no verdict."""
     config.model.dtype = "auto"
     result = preflight.preflight(config, ["cpu"], tmp_path, batch_per_chip=0)
     assert json.loads((tmp_path / "preflight.json").read_text()) == result
@@ -139,7 +139,7 @@ def test_devices_present(config, tmp_path: pathlib.Path, capsys):
 
 
 def test_streamed_data_is_not_an_argument(config, monkeypatch: pytest.MonkeyPatch):
-    """Resident training images are memory of the chip, streamed ones are not."""
+    """Resident training images take memory of the chip, streamed images do not."""
     config.dataset.synthetic.train = 1000
     sizes = {}
     for mode in ("resident", "stream"):
@@ -177,7 +177,7 @@ def test_without_the_tpu_compiler(config, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_unknown_topology(config, monkeypatch: pytest.MonkeyPatch):
-    """Whatever the compiler raises is one line; nothing is compiled before every name is known."""
+    """The compiler's error becomes one line. Nothing is compiled before all names are checked."""
     from jax.experimental import topologies
 
     def refuse(**_):
@@ -208,13 +208,13 @@ def test_roofline_by_hand():
     assert one["roofline_memory_seconds"] == pytest.approx(0.020)
     assert one["roofline_images_per_second_per_chip"] == pytest.approx(500)
     assert one["scaling_efficiency"]["1"] == 1.0
-    # 256 chips: rings of 16, all 200 GB/s of each direction, 32 hops; 4 chips: open lines, half of it, 4 hops.
+    # 256 chips: rings of 16, the full 200 GB/s per direction, 32 hops. 4 chips: open lines, half of that, 4 hops.
     assert roofline.exchange_seconds(result["collectives"], V5E, 256) == pytest.approx(2 * 255 / 256 * 1e-3 + 96e-6)
     assert roofline.exchange_seconds(result["collectives"], V5E, 4) == pytest.approx(2 * 3 / 4 * 2e-3 + 12e-6)
 
 
 def test_a_program_that_is_too_large():
-    """The compiler refuses it; its words are reported, and a batch that may fit."""
+    """The report holds the compiler's words and a batch that may fit."""
     words = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (63.00G) exceeds available HBM (15.75G)."
     result = roofline.too_large(words, 32)
     assert not result["fits"]
@@ -225,8 +225,8 @@ def test_a_program_that_is_too_large():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler, the extra [tpu]")
 def test_slices(tmp_path: pathlib.Path):
-    """The whole command, for one chip and four, in its own process: libtpu may be loaded only without a TPU in use."""
-    small = ["--config.model.channels=(8,16)", "--config.model.patch=4", "--config.dataset.image_size=32"]
+    """The command for one chip and for four, in its own process: libtpu can be loaded only while no TPU is in use."""
+    small = ["--config.model.channels=(8,16)", "--config.model.stem=4", "--config.dataset.image_size=32"]
     command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *small]
     slices = ["--topology=v5e:1x1,v5e:2x2", "--batch_per_chip=2", f"--workdir={tmp_path}"]
     subprocess.run([*command, *slices], cwd=ROOT, check=True, timeout=600)

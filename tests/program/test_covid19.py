@@ -15,18 +15,18 @@ from PIL import Image
 
 from configs import default
 from jaxunet.core.errors import UserError
-from jaxunet.data.archive import COVID
-from jaxunet.data.targets import mask_targets
 from jaxunet.devices import replicas
 from jaxunet.evaluation import evaluate
 from jaxunet.export import export
+from jaxunet.export.formats import FORMATS
 from jaxunet.models.build import build_model
 from jaxunet.prediction import folder, predictor
-from jaxunet.prediction.measures import detected, measure, rule_in_words
+from jaxunet.prediction.measures import measure
 from jaxunet.runs import checks, config_file
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import detection, losses, split_pass
-from jaxunet.scoring.counts import batch_dice, batch_dice_covid19
+from jaxunet.scoring.counts import batch_dice
+from jaxunet.scoring.detection import Rule
 from jaxunet.training import loop
 from jaxunet.training.step import augmented_batch
 from jaxunet.training.task import build_task
@@ -57,50 +57,50 @@ def network(config, workdir):
     return predictor.load(config, workdir, checkpoint="latest")
 
 
-def logits_and_target():
+def outputs_and_target():
     rng = np.random.default_rng(0)
-    logits, target = rng.standard_normal((4, 8, 8, 3)), (rng.random((4, 8, 8, 3)) < 0.4).astype(np.float32)
-    logits[..., 2] = logits[:, :1, :1, 2]
-    target[..., 2] = np.array([1, 0, 1, 0])[:, None, None]
-    target[[1, 3], ..., 0] = 0
-    return jnp.asarray(logits, jnp.float32), jnp.asarray(target)
+    masks = (rng.random((4, 8, 8, 2)) < 0.4).astype(np.float32)
+    masks[[1, 3], ..., 0] = 0
+    outputs = {"masks": rng.standard_normal((4, 8, 8, 2)), "covid19": rng.standard_normal(4)}
+    target = {"masks": masks, "covid19": np.array([1, 0, 1, 0])}
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (outputs, target))
 
 
 def test_loss_equals_its_formula():
-    logits, target = logits_and_target()
+    outputs, target = outputs_and_target()
     loss = default.get_config().loss
     one = losses.build_loss(loss, ("infection",))
-    answer = np.asarray(target[:, 0, 0, 2])
-    p = 1 / (1 + np.exp(-np.asarray(logits[:, 0, 0, 2])))
+    answer, p = np.asarray(target["covid19"]), 1 / (1 + np.exp(-np.asarray(outputs["covid19"])))
     bce = -np.log(np.where(answer == 1, p, 1 - p))
-    infection, lung = one(logits[..., :1], target[..., :1]), one(logits[..., 1:2], target[..., 1:2])
+    infection, lung = (one(*({"masks": x["masks"][..., i : i + 1]} for x in (outputs, target))) for i in (0, 1))
     expected = (answer * infection / 0.25 + lung + bce) / 3
-    found = losses.build_loss(loss, TARGETS, covid19_share=0.25)(logits, target)
+    found = losses.build_loss(loss, TARGETS, covid19_share=0.25)(outputs, target)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_controls_teach_nothing_about_where_infection_is():
-    logits, target = logits_and_target()
+    outputs, target = outputs_and_target()
     loss = losses.build_loss(default.get_config().loss, TARGETS)
-    gradient = jax.grad(lambda x: loss(x, target).sum())(logits)
-    assert not gradient[1::2, ..., 0].any()
-    assert gradient[::2, ..., 0].any(axis=(1, 2)).all()
-    assert gradient[:, ..., 1].any(axis=(1, 2)).all()
-    assert gradient[:, ..., 2].any(axis=(1, 2)).all()
+    gradient = jax.grad(lambda x: loss(x, target).sum())(outputs)
+    assert not gradient["masks"][1::2, ..., 0].any()
+    assert gradient["masks"][::2, ..., 0].any(axis=(1, 2)).all()
+    assert gradient["masks"][..., 1].any(axis=(1, 2)).all()
+    assert gradient["covid19"].all()
 
 
 def test_training_dice_is_of_covid19_images():
-    logits, target = logits_and_target()
-    expected = batch_dice(logits[::2], target[::2])
+    outputs, target = outputs_and_target()
+    expected = batch_dice(*({"masks": x["masks"][::2]} for x in (outputs, target)))
     assert expected[1] == 2
-    np.testing.assert_allclose(batch_dice_covid19(logits, target), expected, rtol=1e-6)
-    assert not batch_dice_covid19(logits[1::2], target[1::2]).any()
+    np.testing.assert_allclose(batch_dice(outputs, target), expected, rtol=1e-6)
+    controls = (jax.tree.map(lambda x: x[1::2], tree) for tree in (outputs, target))
+    assert not batch_dice(*controls).any()
 
 
 def test_detection_rates_count_images():
-    pixels = np.array([[9, 0, 0, 0], [0, 0, 9, 0], [9, 0, 0, 0], [0, 9, 0, 0], [0, 0, 0, 9]])
-    assert detection.detection_rates(pixels) == {"sensitivity": 2 / 3, "specificity": 0.5}
-    assert detection.detection_rates(pixels[:3]) == {"sensitivity": 2 / 3}
+    called, covid = np.array([True, False, True, True, False]), np.array([True, True, True, False, False])
+    assert detection.detection_rates(called, covid) == {"sensitivity": 2 / 3, "specificity": 0.5}
+    assert detection.detection_rates(called[:3], covid[:3]) == {"sensitivity": 2 / 3}
 
 
 @pytest.mark.parametrize("name", ["unet", "resnet_unet"])
@@ -110,11 +110,13 @@ def test_networks_have_an_answer_besides_their_masks(name, config):
         settings.name, settings.depth = name, 18
     with_answer, without = (build_model(settings, t, axis_name=None) for t in (TARGETS, TARGETS[:2]))
     image = jax.ShapeDtypeStruct((3, 64, 32, 1), jnp.float32)
-    (logits, variables), (masks, fewer) = (
+    (found, variables), (masks, fewer) = (
         jax.eval_shape(functools.partial(m.init_with_output, train=False), jax.random.key(0), image)
         for m in (with_answer, without)
     )
-    assert (logits.shape, masks.shape, logits.dtype) == ((3, 64, 32, 3), (3, 64, 32, 2), jnp.float32)
+    answer = found.pop("covid19")
+    assert found == masks
+    assert (masks["masks"].shape, answer.shape, answer.dtype) == ((3, 64, 32, 2), (3,), jnp.float32)
     assert variables["params"].keys() - fewer["params"].keys() == {"covid19"}
 
 
@@ -122,14 +124,13 @@ def test_answer_is_one_number_per_image(config):
     image = jax.random.uniform(jax.random.key(1), (3, 64, 32, 1))
     with_answer, without = (build_model(config.model, t, axis_name=None) for t in (TARGETS, TARGETS[:2]))
     variables = jax.jit(functools.partial(with_answer.init, train=False))(jax.random.key(0), image)
-    logits = jax.jit(functools.partial(with_answer.apply, train=False))(variables, image)
-    np.testing.assert_array_equal(logits[..., 2], jnp.broadcast_to(logits[:, :1, :1, 2], (3, 64, 32)))
-    assert len(set(np.asarray(logits[:, 0, 0, 2]))) == 3
+    outputs = jax.jit(functools.partial(with_answer.apply, train=False))(variables, image)
+    assert len(set(np.asarray(outputs["covid19"]))) == 3
     rest = {"params": {k: v for k, v in variables["params"].items() if k != "covid19"}} | {
         k: v for k, v in variables.items() if k != "params"
     }
-    masks = jax.jit(functools.partial(without.apply, train=False))(rest, image)
-    np.testing.assert_allclose(logits[..., :2], masks, atol=1e-5)
+    masks = jax.jit(functools.partial(without.apply, train=False))(rest, image)["masks"]
+    np.testing.assert_allclose(outputs["masks"], masks, atol=1e-5)
 
 
 def test_augmentation_leaves_the_answer_alone(config):
@@ -139,28 +140,28 @@ def test_augmentation_leaves_the_answer_alone(config):
         "covid19": np.array([1, 0, 0, 1], np.uint8),
     }
     target = augmented_batch(raw, jnp.arange(4), seed=0, augment=config.augment)["target"]
-    assert target.shape == (4, 32, 32, 3)
-    assert not target[..., 0].all()  # moved: black comes in from outside
-    np.testing.assert_array_equal(target[..., 2], np.broadcast_to(raw["covid19"][:, None, None], (4, 32, 32)))
+    assert target["masks"].shape == (4, 32, 32, 2)
+    assert not target["masks"][..., 0].all()  # moved: black comes in from outside
+    np.testing.assert_array_equal(target["covid19"], raw["covid19"])
 
 
 def test_validation_logs_detection(config, workdir, network):
     data = split_pass.load_eval_split(config, "val")
-    logits, covid = network.logits(data.image), data.labels == COVID
+    logits, covid = network.outputs(data.image), data.positive
     variables = jax.device_get(network.variables)
-    shift = np.median(logits[:, 0, 0, 2])  # so that some are called COVID-19
+    shift = np.median(logits["covid19"])  # so that some are called COVID-19
     variables["params"]["covid19"]["fc"]["bias"] = variables["params"]["covid19"]["fc"]["bias"] - shift
     validate = build_task(config).validate
     row, score, words = validate(replicas.replicate(variables), lambda: False)
     assert {*row} <= {*[row for row in read_metrics(workdir) if "val/P1/dice" in row][-1]}
     assert score == row["val/P1/dice"]
     assert f"gated P3 Dice {row['val/gated/P3/dice']:.4f}" in words
-    called = logits[:, 0, 0, 2] > shift
+    called = logits["covid19"] > shift
     assert 0 < called.sum() < len(called)
     assert row["val/covid19/sensitivity"] == called[covid].mean()
     assert row["val/covid19/specificity"] == pytest.approx(1 - called[~covid].mean())
     predicted, truth = (
-        (logits[..., 0] > 0) & called[:, None, None],
+        (logits["masks"][..., 0] > 0) & called[:, None, None],
         np.stack([data.truth(i) for i in range(len(covid))]),
     )
     overlap, sizes = ((predicted & truth).sum(axis=(1, 2)), predicted.sum(axis=(1, 2)) + truth.sum(axis=(1, 2)))
@@ -173,14 +174,14 @@ def test_evaluation_decides_by_the_probability(config, workdir, network):
     assert val["target"] == "infection"
     assert set(val["targets"]) == {"lung"}
     data = split_pass.load_eval_split(config, "val")
-    score = 1 / (1 + np.exp(-network.logits(data.image)[:, 0, 0, 2].astype(np.float64)))
-    found, covid = val["detection"], data.labels == COVID
+    score = 1 / (1 + np.exp(-network.outputs(data.image)["covid19"].astype(np.float64)))
+    found, covid = val["detection"], data.positive
     assert found["score"] == "probability"
     assert found["sensitivity"]["mean"] == np.mean(score[covid] > found["threshold"])
     assert found["specificity"]["mean"] == np.mean(score[~covid] <= found["threshold"])
     assert val["gated"]["blanked"]["n"] == np.sum(score <= found["threshold"])
     assert test["detection"]["threshold"] == found["threshold"]
-    assert network.detection == {"score": "probability", "threshold": found["threshold"], "from": "chosen on val"}
+    assert network.rule == Rule("probability", found["threshold"], "chosen on val")
     with (workdir / "eval/val/per_image.csv").open() as file:
         rows = {row["id"]: row for row in csv.DictReader(file) if row["target"] == "infection"}
     for name, p in zip(data.ids, score, strict=True):
@@ -195,9 +196,9 @@ def test_predict_marks_nothing_where_it_is_not_covid19(gate, config, workdir, tm
     config = config_file.load(workdir)
     config.eval.gate, config.eval.threshold = gate, 0.01  # so that everything is marked
     network = predictor.load(config, workdir, checkpoint="latest")
-    p = 1 / (1 + np.exp(-network.logits(data.image)[:, 0, 0, 2].astype(np.float64)))
+    p = 1 / (1 + np.exp(-network.outputs(data.image)["covid19"].astype(np.float64)))
     middle = float(np.mean(np.sort(p)[len(p) // 2 - 1 : len(p) // 2 + 1]))
-    network = dataclasses.replace(network, detection={"score": "probability", "threshold": middle, "from": "a test"})
+    network = dataclasses.replace(network, rule=Rule("probability", middle, "a test"))
     out = tmp_path / "out"
     assert folder.predict(network, str(tmp_path), out, probabilities=False) == 0
     with (out / "predictions.csv").open() as file:
@@ -219,7 +220,7 @@ def test_serve_marks_nothing_where_it_is_not_covid19(gate, workdir):
     config = config_file.load(workdir)
     config.eval.gate, config.eval.threshold = gate, 0.01
     network = predictor.load(config, workdir, checkpoint="latest")
-    network = dataclasses.replace(network, detection={"score": "probability", "threshold": 1.0, "from": "a test"})
+    network = dataclasses.replace(network, rule=Rule("probability", 1.0, "a test"))
     image = io.BytesIO()
     Image.fromarray(split_pass.load_eval_split(config, "test").image[0]).save(image, "png")
     found = serve.answer(network, image.getvalue())
@@ -234,29 +235,28 @@ def test_serve_marks_nothing_where_it_is_not_covid19(gate, workdir):
 def test_exported_files_answer_too(format, network, workdir, tmp_path):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
-    write, read = export.FORMATS[format]
-    write(network, export.describe(network, network.config), tmp_path / "file")
+    row = FORMATS[format]
+    row.write(network, export.describe(network, network.config), tmp_path / "file")
     images = np.random.default_rng(0).integers(0, 256, (3, 256, 256), np.uint8)
-    found = {k: np.asarray(x) for k, x in read(network, tmp_path / "file")(images).items()}
-    logits = network.logits(images).astype(np.float64)
+    found = {k: np.asarray(x) for k, x in row.read(network, tmp_path / "file")(images).items()}
+    logits = network.outputs(images)
     assert found["probability"].shape == found["mask"].shape == (3, 256, 256, 2)
-    np.testing.assert_allclose(found["probability"], 1 / (1 + np.exp(-logits[..., :2])), atol=1e-4)
-    np.testing.assert_allclose(found["covid19"], 1 / (1 + np.exp(-logits[:, 0, 0, 2])), atol=1e-4)
+    np.testing.assert_allclose(found["probability"], 1 / (1 + np.exp(-logits["masks"])), atol=1e-4)
+    np.testing.assert_allclose(found["covid19"], 1 / (1 + np.exp(-logits["covid19"])), atol=1e-4)
     if format == "safetensors":
-        assert predictor.load_safetensors(tmp_path / "file").detection == network.detection
+        assert predictor.load_safetensors(tmp_path / "file").rule == network.rule
         other = predictor.load_safetensors(tmp_path / "file", {"eval.threshold": 0.3})  # of pixels: another matter
-        assert other.detection == network.detection
+        assert other.rule == network.rule
         flipped = predictor.load_safetensors(tmp_path / "file", {"eval.flips": True})
-        assert flipped.detection["threshold"] == 0.5
+        assert flipped.rule.threshold == 0.5
 
 
-def test_the_more_likely_answer_counts_until_a_threshold_is_chosen(config):
-    assert predictor.not_chosen(config)["threshold"] == 0.5
-    rule = {"score": "probability", "threshold": 0.5}
+def test_the_more_likely_answer_counts_until_a_threshold_is_chosen():
+    rule = Rule.not_chosen(answers=True)
     measures = measure(np.ones((8, 8), bool), None)
-    assert detected(measures, 0.6, **rule)
-    assert not detected(measures, 0.5, **rule)
-    assert "probability" in rule_in_words(**rule)
+    assert rule.calls_xray(measures, 0.6)
+    assert not rule.calls_xray(measures, 0.5)
+    assert str(rule) == "COVID-19 if its probability is above 0.5000"
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,9 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
         predictor.load(config, workdir, checkpoint="latest"),
     )
     images = np.random.default_rng(0).integers(0, 256, (2, 256, 256), np.uint8)
-    np.testing.assert_allclose(loaded.logits(images), original.logits(images), atol=1e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-5), *(p.outputs(images) for p in (loaded, original))
+    )
     assert loaded.config.eval.flips
     with pytest.raises(UserError, match="give --config.eval.flips=False"):
         export.export(config, workdir, checkpoint="latest", format="onnx", output=tmp_path / "flipped.onnx")
@@ -294,9 +296,4 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
 
 def test_no_torch_file_without_its_answer(network, tmp_path):
     with pytest.raises(UserError, match="covid19"):
-        export.FORMATS["torch"][0](network, {}, tmp_path / "file")
-
-
-def test_mask_targets():
-    assert mask_targets(TARGETS) == ("infection", "lung")
-    assert mask_targets(["lung"]) == ("lung",)
+        FORMATS["torch"].write(network, {}, tmp_path / "file")

@@ -20,18 +20,18 @@ import tomllib
 import pytest
 from PIL import Image
 
-import launch
 from configs import default
-from jaxunet.commands import Flags
-from jaxunet.core.errors import exit_status
+from jaxunet.commands import MODES, Flags
+from jaxunet.core.errors import run_or_explain
 from jaxunet.evaluation import compare
 from jaxunet.runs import checks, settings
+from tests.support.clone import copy_clone
 from tests.support.fake_archive import fake_files, write_folder, write_zip, xray
 from tests.support.hostile_input import launch_and_check
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXAMPLE = ROOT / "docs" / "add_a_model.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = [page for page in PAGES if page.name.startswith("add_a_")]  # they change the program, and are run on a copy
 
 # What `--mode` does not do without.
 NEEDED = {
@@ -48,6 +48,7 @@ NOT_RUN = {
     r"pip (install|wheel|download)": "needs a network",
     r"^scp |^ssh ": "needs another machine",
     r"-m pytest($| -m slow| tests/test_(pretrained|distributed|metrics_ref))": "tests have a turn of their own",
+    r"pre-commit|/mypy$|^\.ci/run": "checks of the clone itself",
     r"gcloud |gs://BUCKET": "needs Google Cloud",
     r"^#SBATCH|^srun |COORDINATOR|--coordinator_address|^python launch\.py \.\.\.": "needs several machines",
     r"/shared/": "needs a folder that several machines share",
@@ -183,14 +184,14 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         else:
             checks.check(config)
 
-    return exit_status(check)
+    return run_or_explain(check)
 
 
 @pytest.mark.parametrize(("where", "command"), LAUNCHES, ids=ids(LAUNCHES))
 def test_documented_launch_is_taken(where, command, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    if "configs/pyramid.py" in command.text:
-        pytest.skip("the network that add_a_model.md makes: test_the_example_fits, and -m slow")
+    if re.search("configs/pyramid.py|'ribs'", command.text):
+        pytest.skip("what an example makes: test_an_example_fits, and -m slow")
     assert launches(command.text)
     check = functools.partial(check_as_written, whole="..." not in command.text)
     for arguments in launches(command.text):
@@ -215,12 +216,12 @@ def test_what_a_page_names_exists(page):
     known = {*keys, *(key.rpartition(".")[0] for key in keys)}
     named = {key.rstrip(".") for key in re.findall(r"\bconfig\.(\w+(?:\.\w+)*)", prose(page))} - {"json", "py"}
     assert not {key for key in named if key not in known and not key.startswith(("section.", "systems."))}
-    assert set(re.findall(r"--mode=(\w+)", text)) <= set(launch.MODES)
+    assert set(re.findall(r"--mode=(\w+)", text)) <= set(MODES)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     wanted = re.findall(r"(?:'\.|jaxunet)\[([\w,]+)\]'", text)
     assert {extra for names in wanted for extra in names.split(",")} <= set(extras)
     paths = set(re.findall(r"(?<![\w/])(?:benchmarks|configs|jaxunet|tests|docs)/[\w/]+\.(?:py|md|png)", text))
-    made = {path for path, _ in example_files()} if page == EXAMPLE else set()
+    made = {path for path, _ in example_files(page)} if page in EXAMPLES else set()
     assert not {path for path in paths if not (ROOT / path).exists() and path not in made}
 
 
@@ -243,7 +244,7 @@ def test_links_lead_somewhere(page):
 
 def test_the_index_has_every_page():
     listed = set(re.findall(r"\]\(([\w]+\.md)", (ROOT / "docs" / "README.md").read_text()))
-    assert listed >= {page.name for page in PAGES} - {"README.md"}
+    assert listed >= {page.name for page in PAGES} - {"README.md", "CONTRIBUTING.md"}
 
 
 def test_every_reason_not_to_run_is_needed():
@@ -263,10 +264,10 @@ def test_runs_are_given_to_pages_that_are_run():
 # ---- the worked example ----------------------------------------------------------------------------------------------
 
 
-def example_files() -> list[tuple[str, Block]]:
-    """(path, block) of docs/add_a_model.md: whole new files, and changes to files that are there."""
+def example_files(page: pathlib.Path) -> list[tuple[str, Block]]:
+    """(path, block) of a page of `EXAMPLES`: whole new files, and changes to files that are there."""
     found = []
-    for block in blocks(EXAMPLE):
+    for block in blocks(page):
         if block.language in ("python", "diff"):
             paragraph = block.before.strip().split("\n\n")[-1]
             found.append((re.findall(r"`([\w/]+\.py)`", paragraph)[0], block))
@@ -285,26 +286,64 @@ def changed(text: str, diff: str) -> str:
     return text
 
 
-def write_example(root: pathlib.Path) -> None:
-    for name, block in example_files():
+def write_example(page: pathlib.Path, root: pathlib.Path) -> None:
+    for name, block in example_files(page):
         path = root / name
         path.write_text(changed(path.read_text(), block.text) if block.language == "diff" else block.text)
 
 
-def test_the_example_fits(tmp_path):
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.name)
+def test_an_example_fits(page, tmp_path):
     """Its changes apply to the files as they are, and what comes out is Python in this project's style."""
-    names = [name for name, _ in example_files()]
-    assert len(names) >= 5
-    for name, block in example_files():
+    assert len(example_files(page)) >= 2
+    for name, block in example_files(page):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if block.language == "diff":
             shutil.copy(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    write_example(tmp_path)
+    write_example(page, tmp_path)
     for command in (["check", "--select=E,F,W,UP,B,C4,SIM,RET,PIE,PT"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
         done = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+RIBS = """
+import csv, json, pathlib, numpy as np, jaxunet
+from configs import demo
+from jaxunet.data.drawing import draw_chest_xray
+from jaxunet.evaluation.evaluate import evaluate
+from jaxunet.training.loop import train
+config, workdir = demo.get_config(), pathlib.Path("run")
+config.dataset.targets, config.dataset.data_dir = ("infection", "lung", "ribs"), "data"
+config.dataset.synthetic.train, config.dataset.synthetic.val, config.dataset.synthetic.test = 4, 2, 2
+config.model.channels, config.train.batch_size, config.eval.batch_size = (4, 8), 4, 4
+config.train.total_epochs, config.train.total_steps, config.train.ema_decay = 0, 2, 0.0
+config.eval.report = False
+assert train(config, workdir)
+result = evaluate(config, workdir, split="test", checkpoint="latest")
+assert set(result["targets"]) == {"lung", "ribs"} and "severity" in result
+assert 0 <= result["targets"]["ribs"]["P1"]["dice"]["mean"] < 1
+image, *_, ribs = draw_chest_xray(0, 0, "test", "COVID-19")
+assert 0.02 < ribs.mean() < 0.4 and image[ribs > 0].mean() > 0
+found = jaxunet.load("run").predict(image)
+found.save("out")
+assert list(found.masks) == ["infection", "lung", "ribs"] and list(pathlib.Path("out/masks").glob("*_ribs.png"))
+"""
+
+
+def test_the_target_of_the_example_is_learnt(tmp_path):
+    """Trained for two steps, evaluated and predicted after the two changes of the page, and no other."""
+    page = next(page for page in EXAMPLES if page.name == "add_a_target.md")
+    assert {name for name, _ in example_files(page)} == {"jaxunet/data/targets.py", "jaxunet/data/drawing.py"}
+    for name in ("jaxunet", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    write_example(page, tmp_path)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tmp_path)}
+    environment.pop("XLA_FLAGS", None)
+    program = [sys.executable, "-c", RIBS]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # ---- running the pages -----------------------------------------------------------------------------------------------
@@ -314,8 +353,7 @@ def test_the_example_fits(tmp_path):
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A copy of the repository with what pages name: `.venv/bin/python`, `covidqu.zip`, `xrays/`, `mydata/`."""
     root = tmp_path_factory.mktemp("docs") / "jaxunet"
-    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache", "build", "*.egg-info")
-    shutil.copytree(ROOT, root, ignore=ignore)
+    copy_clone(root)
     for path in (root / ".venv/bin/python", root.parent / "bin/python"):
         path.parent.mkdir(parents=True)
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -368,8 +406,8 @@ def test_commands_do_what_the_page_says(page, workbench, tmp_path, request):
     shutil.copytree(workbench.parent / "bin", tmp_path / "bin")
     for workdir in GIVEN.get(page.name, ()):
         shutil.copytree(request.getfixturevalue("given"), root / workdir)
-    if page == EXAMPLE:
-        write_example(root)
+    if page in EXAMPLES:
+        write_example(page, root)
     for command in commands(page):
         if reason := reason_not_to_run(command):
             print(f"not run ({reason}): {command.text}")

@@ -24,6 +24,7 @@ from jaxunet.core.errors import UserError
 from jaxunet.data import prepared, verify
 from jaxunet.data.archive import Record
 from jaxunet.data.png import decode_gray_png
+from jaxunet.data.specs import COVID_QU_EX
 from jaxunet.models import torch_weights
 from jaxunet.runs.settings import flatten
 from jaxunet.training.import_torch import detect_network
@@ -32,7 +33,8 @@ from tests.support.hostile_input import launch_and_check, watched, with_checksum
 
 FILES = fake_files(per_class=1)
 NAMES = sorted(FILES)
-RECORD = Record("Train/COVID-19/covid_1.png", "Train", "COVID-19", "image", "lung", "infection")
+_KINDS = ("image", "lung", "infection")
+RECORD = Record("Train/COVID-19/covid_1.png", "Train", "COVID-19", {kind: kind for kind in _KINDS})
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF]
 
 
@@ -203,8 +205,8 @@ def take_archive(data: bytes, folder: pathlib.Path) -> None:
     try:
         source = ConfigDict({"name": "covid_qu_ex", "source": str(path), "data_dir": str(folder)})
         with watched(folder):
-            if prepared.verify_source(source, folder / "out"):
-                report, _ = verify.verify(path, "infection")
+            if verify.write_findings(prepared.archive_of(source), folder / "out"):
+                report, _ = verify.verify(path, COVID_QU_EX, "infection")
                 report.raise_if_unusable()
     finally:
         path.unlink()
@@ -217,7 +219,7 @@ def take_png(data: bytes, folder: pathlib.Path) -> None:
     """As a file of an archive, and as a stored example."""
     with watched(folder):
         try:
-            pixels = decode_gray_png(data)
+            pixels = decode_gray_png(data, 256)
         except ValueError as error:  # what its callers make a sentence of
             raise UserError(str(error)) from error
     assert (pixels.shape, pixels.dtype) == ((256, 256), np.uint8)
@@ -225,12 +227,12 @@ def take_png(data: bytes, folder: pathlib.Path) -> None:
 
 def take_mask(data: bytes, folder: pathlib.Path) -> None:
     contents = {"image": SOUND_PNG, "lung": png(square(0, 256)), "infection": data}
-    archive = type("Archive", (), {"read": lambda _, entry: contents[entry]})()
+    archive = type("Archive", (), {"read": lambda _, entry: contents[entry], "spec": COVID_QU_EX})()
     with watched(folder):
         checked = verify.check_record(archive, RECORD, "infection")
     if checked.errors:
         raise UserError("; ".join(checked.errors))
-    assert set(np.unique(decode_gray_png(checked.masks["infection"]))) <= {0, 1}
+    assert set(np.unique(decode_gray_png(checked.masks["infection"], 256))) <= {0, 1}
 
 
 def take_weights(data: bytes, folder: pathlib.Path) -> None:

@@ -23,7 +23,7 @@ from jaxunet.runs.metric_log import read_metrics
 from jaxunet.training import loop
 from tests.support.fake_archive import fake_files, write_zip
 from tests.support.fake_bucket import FakeStorage, fake_storage
-from tests.training.test_resume import assert_same_end
+from tests.support.runs import assert_same_end
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("gcsfs"), reason="needs gcsfs: pip install '.[gcs]'")
 
@@ -154,7 +154,7 @@ def test_dataset_from_an_archive_in_a_bucket(storage, tmp_path, capsys):
 
 
 def test_what_cannot_be_used_is_said(storage, config, monkeypatch):
-    with pytest.raises(UserError, match="there is no bucket 'nowhere': create it"):
+    with pytest.raises(UserError, match="the bucket 'nowhere' does not exist: create it"):
         locate("gs://nowhere/unet")
     with pytest.raises(UserError, match="s3://runs/unet is neither a local path nor gs://"):
         locate("s3://runs/unet")
@@ -194,7 +194,7 @@ def test_bucket_lost_while_training(storage, config, finished, monkeypatch, caps
         patch.setattr(storage, "read_only", False)
         assert commands.execute("train", commands.Flags(config, workdir="gs://runs/lost")) == 1
     said = capsys.readouterr().err
-    assert "error: A bucket cannot be used any more (" in said
+    assert "error: A bucket can no longer be used (" in said
     assert "storage.objects.create" in said
     assert "Traceback" not in said
     assert loop.train(config, locate("gs://runs/lost"))

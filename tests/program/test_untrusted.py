@@ -19,7 +19,7 @@ from PIL import Image
 
 from configs import default
 from jaxunet import commands
-from jaxunet.core.errors import UserError, exit_status
+from jaxunet.core.errors import UserError, run_or_explain
 from jaxunet.data.batches import stream_batches
 from jaxunet.data.examples import ExampleSource, load_split
 from jaxunet.data.labelled_images import LabelledImages
@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     def check(words: str, status: int | Callable[[], object]) -> str:
         if callable(status):
             action = status
-            status = exit_status(lambda: action() and None)
+            status = run_or_explain(lambda: action() and None)
         assert status == 1
         *progress, last = capsys.readouterr().err.strip().splitlines()
         assert last.startswith("error: ")
@@ -306,7 +306,7 @@ def test_a_sound_tiny_network_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("key", "words"), [(HEAD, r"ends in a tensor of shape \(\)"), (STEM, "does not take one-channel images")]
+    ("key", "words"), [(HEAD, r"ends with a tensor of shape \(\)"), (STEM, "does not take one-channel images")]
 )
 def test_networks_without_axes(key, words, refused):
     blocks = {f"encoder.layer{s}.{i}.conv1.weight": np.zeros(1) for s in (1, 2, 3, 4) for i in (0, 1)}
@@ -327,10 +327,10 @@ def packed(path: pathlib.Path) -> None:
 TORCH = {
     "view of one number": (lambda t: {"a": t.ones(1, dtype=t.float16).expand(2**28)}, "claims tensors larger than"),
     "deflated": (lambda t: {"a": t.zeros(8)}, "expands to more than its own size"),
-    "sparse": (lambda t: {"a": t.eye(3).to_sparse()}, "no plain arrays|cannot be loaded as tensors"),
+    "sparse": (lambda t: {"a": t.eye(3).to_sparse()}, "not plain arrays|cannot be loaded as tensors"),
     "list": (lambda t: [t.ones(1)], "holds a list"),
-    "text": (lambda t: {"a": "b\n" * 9}, "'a', which is no tensor"),
-    "number as a name": (lambda t: {7: t.ones(1)}, "7, which is no tensor"),
+    "text": (lambda t: {"a": "b\n" * 9}, "'a', which is not a tensor"),
+    "number as a name": (lambda t: {7: t.ones(1)}, "7, which is not a tensor"),
 }
 
 
@@ -350,7 +350,7 @@ def test_a_torch_file_that_holds_itself(tmp_path, refused):
     loop = {"a": torch.ones(1)}
     loop["model"] = loop
     torch.save(loop, tmp_path / "x.pth")
-    refused("'model', which is no tensor", lambda: torch_weights.read_tensors(tmp_path / "x.pth"))
+    refused("'model', which is not a tensor", lambda: torch_weights.read_tensors(tmp_path / "x.pth"))
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ def test_too_little_memory_is_a_sentence(refused):
         raise error
 
     for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
-        refused("memory is not enough. Make config.train.batch_size", lambda e=error: fail(e))
+        refused("not enough memory. Make config.train.batch_size", lambda e=error: fail(e))
 
 
 def test_sentences_are_one_printable_line(refused):

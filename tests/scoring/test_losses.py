@@ -37,7 +37,7 @@ def test_loss_equals_its_formula(name, pair):
     config = default.get_config().loss
     config.name = name
     logits, mask = pair
-    value = losses.build_loss(config, ("infection",))(jnp.asarray(logits), jnp.asarray(mask))
+    value = losses.build_loss(config, ("infection",))({"masks": jnp.asarray(logits)}, {"masks": jnp.asarray(mask)})
     assert value.shape == (3,)
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, formula(name, logits, mask), rtol=1e-5)
@@ -51,6 +51,6 @@ def test_extreme_logits_have_finite_gradients(name, truth):
     loss_fn = losses.build_loss(config, ("infection",))
     for logit in (-1e4, 0.0, 1e4):
         logits, mask = jnp.full((1, 4, 4, 1), logit), jnp.full((1, 4, 4, 1), truth)
-        value, gradient = jax.value_and_grad(lambda x, mask=mask: loss_fn(x, mask).sum())(logits)
+        value, gradient = jax.value_and_grad(lambda x, mask=mask: loss_fn({"masks": x}, {"masks": mask}).sum())(logits)
         assert jnp.isfinite(value)
         assert jnp.isfinite(gradient).all()

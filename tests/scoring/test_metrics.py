@@ -71,12 +71,12 @@ def test_evaluation_calls_a_pixel_on_the_threshold_negative():
 
     class Brightness:
         def apply(self, variables, image, *, train):
-            return jnp.rint(255 * image) - 100
+            return {"masks": jnp.rint(255 * image) - 100}
 
     image = np.array([99, 100, 101, 100, 99, 100, 101, 100], np.uint8).reshape(1, 1, 8)
     raw = {"image": image, "mask": np.packbits(image > 100, axis=2)[..., None]}
     settings = {"model": Brightness(), "threshold": 0.5}
-    np.testing.assert_array_equal(split_pass.eval_step({}, raw, **settings)[0, 0], [2, 0, 0, 6])
+    np.testing.assert_array_equal(split_pass.eval_step({}, raw, **settings)["counts"][0, 0], [2, 0, 0, 6])
     measured = split_pass.measure_step({}, raw, **settings)
     np.testing.assert_array_equal(measured["counts"][0, 0], [2, 0, 0, 6])
     np.testing.assert_array_equal(np.unpackbits(measured["mask"], axis=2)[0, 0, :, 0], image[0, 0] > 100)
@@ -93,7 +93,7 @@ def test_empty_mask_rule():
 
 def test_protocols_average_differently():
     counts = np.array([[10, 0, 0, 90], [1, 0, 9, 90], [0, 0, 0, 100], [0, 3, 0, 97]])
-    summary = protocols.summarize(counts, labels=np.array([0, 0, 1, 2]))
+    summary = protocols.summarize(counts, np.array([True, True, False, False]))
     dice = [1.0, 2 / 11, 1.0, 0.0]
     assert summary["P1"]["dice"] == {
         "mean": np.mean(dice[:2]),
@@ -106,16 +106,16 @@ def test_protocols_average_differently():
     assert summary["P2_all"]["dice"] == {"value": 22 / 34, "n": 4}
     assert summary["P3"]["dice"]["mean"] == np.mean(dice)
     assert summary["controls"] == {"n": 2, "blank_predictions": 1}
-    assert "P1" not in protocols.summarize(counts[2:], labels=np.array([1, 2]))
+    assert "P1" not in protocols.summarize(counts[2:], np.array([False, False]))
 
 
 def test_sums_do_not_overflow():
     counts = np.full((40_000, 4), 65_536, np.int32)
-    assert protocols.summarize(counts, np.zeros(40_000, int))["P2"]["accuracy"]["value"] == 0.5
+    assert protocols.summarize(counts, np.ones(40_000, bool))["P2"]["accuracy"]["value"] == 0.5
 
 
 def test_table_names_every_protocol():
     counts = np.array([[10, 0, 0, 90], [0, 3, 0, 97]])
-    text = protocols.table(protocols.summarize(counts, labels=np.array([0, 1])))
+    text = protocols.table(protocols.summarize(counts, np.array([True, False])))
     for name in ("P1", "P2", "P2_all", "P3", "Dice/F1", "0 of 1 images"):
         assert name in text

@@ -92,7 +92,7 @@ def test_random_masks(seed):
     truth, predicted, labels = random_masks(seed)
     logits = np.where(predicted, 2.0, -2.0).astype(np.float32)[..., None]
     counts = pixel_counts(jnp.asarray(logits), jnp.asarray(truth[..., None]), 0.5)[:, 0]
-    assert_same(protocols.summarize(np.asarray(counts), labels), reference_summary(truth, predicted, labels == 0))
+    assert_same(protocols.summarize(np.asarray(counts), labels == 0), reference_summary(truth, predicted, labels == 0))
 
 
 def test_the_random_masks_hold_every_kind_of_empty():
@@ -106,7 +106,7 @@ def test_whole_sets_of_blank_masks(blank):
     truth, predicted, labels = random_masks(0)
     truth, predicted = truth & (blank == "prediction"), predicted & (blank == "truth")
     counts = pixel_counts(jnp.where(predicted[..., None], 2.0, -2.0), jnp.asarray(truth[..., None]), 0.5)[:, 0]
-    assert_same(protocols.summarize(np.asarray(counts), labels), reference_summary(truth, predicted, labels == 0))
+    assert_same(protocols.summarize(np.asarray(counts), labels == 0), reference_summary(truth, predicted, labels == 0))
 
 
 # ---- the whole way: dataset, devices, padding, files ----------------------------------------------------

@@ -15,9 +15,9 @@ from unittest import mock
 
 from absl import app, flags, logging
 
-import launch
+from jaxunet import command_line
 from jaxunet.commands import Flags
-from jaxunet.core.errors import exit_status
+from jaxunet.core.errors import run_or_explain
 from jaxunet.runs import checks
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -46,7 +46,7 @@ def with_checksums(png: bytes) -> bytes:
 
 def check_config(_: str, flags: Flags) -> int:
     """In place of `commands.execute`: the status of checking the config alone."""
-    return exit_status(lambda: checks.check(flags.config))
+    return run_or_explain(lambda: checks.check(flags.config))
 
 
 def launch_and_check(*arguments: str, check: Callable[..., int] = check_config) -> int:
@@ -56,12 +56,11 @@ def launch_and_check(*arguments: str, check: Callable[..., int] = check_config) 
     argv = ["launch.py", *arguments]
     try:
         with (
-            mock.patch.object(launch, "execute", check),
-            mock.patch.object(sys, "argv", argv),  # ml_collections looks there too
+            mock.patch.object(command_line, "execute", check),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", DeprecationWarning)  # of ml_collections
-            return launch.main(argv)
+            return command_line.main(argv)
     finally:
         flags.FLAGS.unparse_flags()
         logging.set_verbosity(verbosity)

@@ -26,7 +26,7 @@ class Numbered:
 
     def __init__(self) -> None:
         self.ids = [str(i) for i in range(N)]
-        self.labels = np.zeros(N, np.int32)
+        self.labels, self.classes, self.positive_class = np.zeros(N, np.int32), (), None
         self.image_shape = (8, 8, 1)
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Seen:
 def write_down(state: Seen, batch: dict[str, jax.Array]) -> tuple[Seen, dict[str, jax.Array]]:
     """What each replica was given, in the order of the replicas."""
     image = jnp.rint(batch["image"][:, 3, 5, 0] * 255).astype(jnp.int32)
-    mask = batch["target"][:, 3, :, 0].astype(jnp.int32) @ (2 ** jnp.arange(7, -1, -1))
+    mask = batch["target"]["masks"][:, 3, :, 0].astype(jnp.int32) @ (2 ** jnp.arange(7, -1, -1))
     image, mask = (jax.lax.all_gather(x, replicas.AXIS, tiled=True) for x in (image, mask))
     state = Seen(state.step + 1, state.images.at[state.step].set(image), state.masks.at[state.step].set(mask))
     return state, dict.fromkeys(("loss", "grad_norm", "score", "scored"), jnp.zeros(()))

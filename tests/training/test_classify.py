@@ -88,7 +88,7 @@ def test_an_encoder_learns_classes_and_hands_itself_over(config, make_config, tm
         evaluate(config, tmp_path / "classes", split="val", checkpoint="latest")
 
     segment = make_config()
-    segment.init.checkpoint = str(tmp_path / "classes")
+    segment.init.run = str(tmp_path / "classes")
     task = build_task(segment)
     tx = loop.build_optimizer(segment.optimizer, lambda _: 0.0)
     fresh = create_train_state(task.model, tx, seed=1, image_shape=task.source.image_shape, ema=True)

@@ -117,7 +117,7 @@ def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
     loop.train(first, tmp_path / "lung")
     config = make_config()
     config.dataset.targets = ("infection", "lung")
-    config.init.checkpoint = str(tmp_path / "lung")
+    config.init.run = str(tmp_path / "lung")
     ours = fresh(config)
     state, words = initialize.initial_state(config, ours)
     theirs, _ = initialize.initial_state(config, fresh(config, shift=0.5))
@@ -138,7 +138,7 @@ def test_imported_network_is_evaluated_and_trained_on(resnet, tmp_path, capsys):
     assert "resnet_unet of depth 18, 1 mask(s): all tensors of" in capsys.readouterr().out
     saved = config_file.load(tmp_path / "run")
     assert evaluate(saved, tmp_path / "run", split="val", checkpoint="latest")["checkpoint_step"] == 0
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already holds a run"):
         import_torch(source, resnet, tmp_path / "run")
 
 
@@ -166,7 +166,7 @@ def test_other_networks_are_refused(tensors, sentence):
 
 
 def test_every_network_has_a_module_called_encoder(config):
-    """`optimizer.encoder_rate` and `init.checkpoint` find it by name."""
+    """`optimizer.encoder_rate` and `init.run` find it by name."""
     for name in ("unet", "resnet_unet", "separable_unet"):
         config.model.name, config.model.depth = name, 18
         shapes = jax.eval_shape(lambda: _make(config).params)

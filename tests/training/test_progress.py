@@ -111,7 +111,7 @@ def test_a_waiting_device_is_said_once(idle, warned):
 def test_flops_of_a_small_network():
     """One level: convolutions 1 -> 4 and 4 -> 4 of nine taps, a head 4 -> 1; borders and additions are small."""
     settings = default.get_config().model
-    settings.channels, settings.patch, settings.dtype = (4,), 1, "float32"
+    settings.channels, settings.stem, settings.dtype = (4,), 1, "float32"
     model = build_model(settings, ("infection",), axis_name=None)
     shape = (64, 64, 1)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, *shape)))

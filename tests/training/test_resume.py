@@ -8,44 +8,21 @@ import subprocess
 import sys
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import only_here
+from jaxunet.core.files import exclusive_lock
 from jaxunet.devices import replicas
 from jaxunet.evaluation import evaluate
 from jaxunet.runs import checkpoint, config_file, settings
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.training import loop
 from jaxunet.training.state import TrainState
+from tests.support.runs import assert_same_end
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def final_leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every array of the latest checkpoint by its path, read without knowing the network."""
-    directory = (workdir / "checkpoints").absolute()
-    with ocp.CheckpointManager(directory) as manager:
-        step = manager.latest_step()
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(directory / str(step) / "state")
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def assert_same_end(a: pathlib.Path, b: pathlib.Path, *, rtol: float = 0, atol: float = 0) -> None:
-    """Checkpoints and logged numbers (speed aside) are equal bit for bit, or almost."""
-    left, right = final_leaves(a), final_leaves(b)
-    assert left.keys() == right.keys()
-    assert len(left) > 20
-    for name in left:
-        np.testing.assert_allclose(left[name], right[name], rtol=rtol, atol=atol, err_msg=name)
-    rows = [[{k: v for k, v in r.items() if k != "images_per_second"} for r in read_metrics(w)] for w in (a, b)]
-    for row, other in zip(*rows, strict=True):
-        assert row == pytest.approx(other, rel=rtol, abs=atol)
 
 
 def test_streaming_trains_the_same(finished, make_config, tmp_path):
@@ -169,7 +146,7 @@ def test_best_is_the_largest_score_and_is_kept(config, tmp_path):
 
 
 def test_two_processes_cannot_train_in_one_folder(finished_config, tmp_path):
-    with only_here(tmp_path), pytest.raises(UserError, match=r"Another process is training in .*: wait for it"):
+    with exclusive_lock(tmp_path), pytest.raises(UserError, match=r"Another process is training in .*: wait for it"):
         loop.train(finished_config, tmp_path)
 
 

@@ -2,12 +2,10 @@
 
 import io
 import pathlib
-import struct
 import subprocess
 import sys
 import warnings
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
@@ -17,14 +15,9 @@ from jaxunet.core.errors import UserError
 from jaxunet.xrays import letterbox, streams
 from jaxunet.xrays.files import XrayFiles, output_name
 from jaxunet.xrays.read import read_xray
+from tests.support.xrays import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
-
-
-def encoded(pixels: np.ndarray, kind: str = "png", **options: object) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind, **options)
-    return data.getvalue()
 
 
 # ---- PNG, JPEG, TIFF -------------------------------------------------------------------------------------------------
@@ -109,21 +102,6 @@ def test_pages_of_a_tiff():
     found = read_xray(data.getvalue())
     np.testing.assert_array_equal(found.pixels, RAMP)
     assert found.notes == ("first of 2 pages",)
-
-
-def bomb(height: int, width: int) -> bytes:
-    """A PNG of a hundred bytes that claims any size."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("size", [(9000, 9001), (9900, 9900), (40000, 40000)])  # ours, Pillow's warning, its error
@@ -257,29 +235,6 @@ def test_large_files_in_a_zip_are_not_unpacked(tmp_path, monkeypatch):
 # ---- DICOM -----------------------------------------------------------------------------------------------------------
 
 
-def dicom(values: np.ndarray, **attributes: object) -> bytes:
-    """A DICOM file of unsigned 16 bits with a patient."""
-    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'jaxunet[dicom]'")
-    header = pydicom.Dataset()
-    header.file_meta = pydicom.dataset.FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    header.StudyInstanceUID, header.SeriesInstanceUID, header.Modality = "1.2.3", "1.2.3.5", "DX"
-    header.PatientName, header.PatientID, header.PatientBirthDate = "Doe^Jane", "SECRET42", "19700101"
-    header.StudyDate, header.InstitutionName = "20200202", "St. Elsewhere"
-    header.AccessionNumber, header.StudyID = "ACC99", "STUDY77"
-    header.Rows, header.Columns = values.shape[-2:]
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 0
-    header.PixelData = values.astype(np.uint16).tobytes()
-    for name, value in attributes.items():
-        setattr(header, name, value)
-    data = io.BytesIO()
-    header.save_as(data, enforce_file_format=True)
-    return data.getvalue()
-
-
 def lut(first: int, table: list[int]) -> object:
     pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'jaxunet[dicom]'")
 
@@ -368,27 +323,6 @@ def test_dicom_header_is_left_behind():
     for secret in ("Doe", "SECRET42", "19700101", "20200202", "Elsewhere", "ACC99", "STUDY77"):
         assert secret not in kept
     assert "1.2.3.4" in kept
-
-
-# Where a patient's name may stand by mistake, and what is said of it; None where it is read all the same.
-MISPLACED_NAMES = [
-    ({"WindowCenter": "12345678", "WindowWidth": 5}, "it is damaged or cannot be decoded (ValueError)."),
-    (
-        {"PhotometricInterpretation": "12345678"},
-        "its PhotometricInterpretation is not supported: convert it to MONOCHROME2.",
-    ),
-    (
-        {"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "12345678"},
-        "its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.",
-    ),
-    ({"Modality": "12345678"}, None),
-    ({"Modality": ["CT", "12345678"]}, None),
-]
-
-
-def misplaced(values: np.ndarray, attributes: dict[str, object]) -> bytes:
-    """As `dicom`, with a name for 12345678: pydicom would not write it."""
-    return dicom(values, **attributes).replace(b"12345678", b"Doe^John")
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program itself has it

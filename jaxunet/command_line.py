@@ -1,0 +1,224 @@
+"""The command line, of `launch.py` and of `jaxunet`: flags in, one call of `commands.execute`, an exit status out."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+import jaxunet
+from jaxunet.commands import MODES, Flags, execute
+from jaxunet.export.formats import FORMATS
+from jaxunet.runs.settings import RENAMED, with_new_names
+
+_HELP = {"-h", "-help", "--help", "--helpshort"}
+CONFIGS = next(path for folder in jaxunet.__path__ if (path := pathlib.Path(folder) / "configs").is_dir())
+
+
+def jaxunet_command() -> NoReturn:
+    """The console script `jaxunet MODE --flag=value ...`: the first word is the mode."""
+    mode, *rest = sys.argv[1:] or ["--help"]
+    if mode in MODES:
+        leave(main(["jaxunet", f"--mode={mode}", *rest], mode=mode))
+    if mode not in (*_HELP, "help", "--version"):
+        leave(complain(f"the first word must be a mode, not {mode!r}: {', '.join(MODES)}."))
+    print(f"jaxunet {jaxunet.__version__}" if mode == "--version" else _modes_help())
+    leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process."""
+    sys.stdout.flush()
+    if status:  # at once: threads that were still writing to a full disk would add their tracebacks to the sentence
+        os._exit(status)
+    sys.exit()
+
+
+def main(argv: list[str], *, mode: str = "") -> int:
+    """Reads the flags in `argv`, runs their mode, and returns the exit status.
+
+    Args:
+      argv: the name of the program, and the flags.
+      mode: whose flags `--help` lists; "" for all modes and flags.
+    """
+    try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
+        app.define_help_flags()
+        argv = with_new_names(argv)
+        _define_flags(argv)
+        if _HELP & set(argv):
+            print(_flags_help(mode))
+            return 0
+        rest = flags.FLAGS(argv)
+        config, overrides = flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS["config"])
+        config.keys()  # a file that could not be read says so only now
+    except (AttributeError, KeyError) as error:
+        inner: Any = error
+        while isinstance(inner.args[0], Exception):  # ml_collections wraps one in the other
+            inner = inner.args[0]
+        for old, new in RENAMED.items():  # in a config file of the user's; flags have their new names
+            if f'Key "{old.rpartition(".")[2]}" does not exist' in str(inner):
+                return complain(f"config.{old} is now called config.{new}: rename it in the config file.")
+        return complain("There is no setting " + " ".join(str(inner.args[0]).replace("\n", ". ").split()))
+    except (flags.Error, TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
+        return complain(" ".join(str(error).split()))
+    if len(rest) > 1:
+        return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.FATAL)  # what Orbax and TFDS log as errors, they also raise
+
+    given: dict[str, Any] = {flag.name: flags.FLAGS[flag.name].value for flag in _FLAGS}
+    return execute(flags.FLAGS.mode, Flags(config, overrides, **given))
+
+
+def complain(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+    """A flag of absl: its modes are those that read it, () being all."""
+
+    name: str
+    modes: tuple[str, ...]
+    help: str
+    define: Callable[..., Any] = flags.DEFINE_string
+    default: Any = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_NETWORK = ("evaluate", "predict", "serve", "compare", "export")  # modes that take networks that were trained
+_SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes share
+_FLAGS = (
+    _Flag("workdir", (), "folder of the run: config, metrics, checkpoints, evaluations"),
+    _Flag(
+        "runs",
+        _NETWORK,
+        "workdirs of finished runs: compare sets them side by side, other modes take the mean of their masks",
+        flags.DEFINE_list,
+        [],
+    ),
+    _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step", default="latest"),
+    _Flag(
+        "split",
+        ("evaluate", "compare"),
+        "images to score",
+        flags.DEFINE_enum,
+        "val",
+        {"enum_values": ["train", "val", "test"]},
+    ),
+    _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
+    _Flag(
+        "output",
+        ("predict", "evaluate", "export"),
+        "predict, and evaluate without --workdir: folder to write to; export: the file",
+    ),
+    _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool, False),
+    _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)", default="127.0.0.1"),
+    _Flag(
+        "port",
+        ("serve",),
+        "where to listen; 0 for any that is free",
+        flags.DEFINE_integer,
+        8080,
+        {"lower_bound": 0, "upper_bound": 65535},
+    ),
+    _Flag(
+        "format",
+        ("export",),
+        "what to write (docs/export.md)",
+        flags.DEFINE_enum,
+        "stablehlo",
+        {"enum_values": list(FORMATS)},
+    ),
+    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", flags.DEFINE_list, []),
+    _Flag(
+        "batch_per_chip",
+        ("preflight",),
+        "images per step and chip; 0 divides train.batch_size",
+        flags.DEFINE_integer,
+        0,
+        {"lower_bound": 0},
+    ),
+    _Flag("source", ("import_torch",), "state dict, .pth or .safetensors"),
+    _Flag("coordinator_address", _SEVERAL, "of several processes: HOST:PORT of process 0 (docs/multihost.md)"),
+    _Flag(
+        "num_processes",
+        _SEVERAL,
+        "of several processes: how many; 1 ignores SLURM and the like",
+        flags.DEFINE_integer,
+    ),
+    _Flag("process_id", _SEVERAL, "of several processes: which one this is, from 0", flags.DEFINE_integer),
+)
+
+
+def _define_flags(argv: list[str]) -> None:
+    config_flags.DEFINE_config_file("config", str(CONFIGS / "default.py"), _config_help(), sys_argv=argv)
+    flags.FLAGS["config"].parser = _ConfigParser("config")
+    flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
+    for flag in _FLAGS:
+        flag.define(flag.name, default=flag.default, help=flag.help, **flag.options)
+
+
+def _shipped_configs() -> str:
+    return ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    """Of `--config`: a file, or the name of a config that comes with jaxunet; both may end in `:argument`."""
+
+    def parse(self, path: str) -> ConfigDict:
+        name, *argument = path.split(":", 1)
+        if not pathlib.Path(name).is_file():
+            stem = re.sub(r"^configs/|\.py$", "", name)  # `unet`, and outside a clone `configs/unet.py`
+            if stem in _shipped_configs().split(", "):
+                path = ":".join([str(CONFIGS / f"{stem}.py"), *argument])
+            elif stem == name:
+                raise ValueError(f"neither a file, nor one that comes with jaxunet ({_shipped_configs()})")
+        try:
+            return super().parse(path)
+        except (TypeError, ValueError) as error:  # the text is a traceback
+            raise type(error)(str(error).strip().splitlines()[-1]) from error
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------
+
+
+def _modes_help(command: str = "jaxunet MODE") -> str:
+    modes = [f"  {name:<14}{mode.help}" for name, mode in MODES.items()]
+    return "\n".join([f"{command} --flag=value ...", "", *modes, "", "`jaxunet MODE --help`: the flags of that mode."])
+
+
+def _flags_help(mode: str) -> str:
+    """What `mode` does, and the flags that it reads; of "", all modes and all flags."""
+    first = f"jaxunet {mode}: {MODES[mode].help}" if mode else _modes_help("python launch.py --mode=MODE")
+    lines = [first, "", "--config"] + _indented(_config_help())
+    for flag in _FLAGS:
+        if not mode or not flag.modes or mode in flag.modes:
+            choices = "|".join(flag.options.get("enum_values", ()))
+            lines.append(f"--{flag.name}" + (f"={choices}" if choices else ""))
+            default = f"; {flag.default} if not given" if flag.default else ""
+            whose = f"{', '.join(flag.modes)}: " if flag.modes and not mode else ""
+            lines += _indented(f"{whose}{flag.help}{default}")
+    return "\n".join(lines)
+
+
+def _config_help() -> str:
+    return (
+        f"settings: a file, or one that comes with jaxunet ({_shipped_configs()}); --config.section.key=value sets any "
+        "key of it, and configs/default.py explains them"
+    )
+
+
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(text, 110, initial_indent="    ", subsequent_indent="    ")

@@ -1,0 +1,31 @@
+"""What an exported file computes: X-rays' pixels in, probabilities and masks out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxunet.data import batches
+from jaxunet.models.build import predict_step
+from jaxunet.prediction.predictor import Predictor
+from jaxunet.scoring.counts import positive
+
+
+def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
+    """`image` uint8 [B, S, S] -> `probability` float32, `mask` uint8 {0, 1} [B, S, S, C], and of a network that answers
+    it, `covid19` float32 [B]; the weights are inside."""
+    variables = jax.device_get(source.variables)
+
+    def function(image: Array) -> dict[str, Array]:
+        return from_logits(predict_step(variables, batches.decode_image({"image": image}), model=source.model), source)
+
+    return function
+
+
+def from_logits(logits: Any, source: Predictor) -> dict[str, Array]:
+    """What an exported file computes of the `logits` of a network, see `Predictor.outputs`."""
+    probability = {name: jax.nn.sigmoid(x) for name, x in logits.items()}
+    mask = positive(logits["masks"], source.threshold).astype(jnp.uint8)
+    return {"mask": mask, "probability": probability.pop("masks"), **probability}

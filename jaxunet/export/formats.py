@@ -1,0 +1,178 @@
+"""Export formats: one row of `FORMATS` each, with the functions that write a file and read it back.
+
+A new format takes a row here, a page in how_to_run/, and a file for its code if that is long. `launch.py` reads the
+names, and so that `--help` answers at once, JAX is imported inside the functions.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import string
+import zipfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxunet.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxunet.prediction.predictor import Predictor
+
+Run = Callable[[np.ndarray], dict[str, Any]]  # uint8 [B, S, S] -> what `computed.function_of` gives
+Metadata = dict[str, Any]  # see `export.describe`
+
+PAGES = pathlib.Path(__file__).with_name("how_to_run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A row of `FORMATS`.
+
+    Attributes:
+      write: (network, metadata, path) -> None.
+      read: (network, path) -> what the file computes. The network is the one that was written.
+      page: name of the file in how_to_run/, the section "How to run it" of the model card.
+      extension: of a file name that fits.
+      tolerance: largest difference from a probability of the checkpoint that passes, on CPUs.
+      takes_flips: whether what reads the file can average an X-ray and its mirror image.
+      takes_runs: whether it holds the function itself, and so the mean of several networks, too.
+      libraries, extra: what it needs besides, and the extra of jaxunet that installs that.
+    """
+
+    write: Callable[["Predictor", Metadata, pathlib.Path], None]
+    read: Callable[["Predictor", pathlib.Path], Run]
+    page: str
+    extension: str
+    tolerance: float = 1e-4
+    takes_flips: bool = False
+    takes_runs: bool = False
+    libraries: tuple[str, ...] = ()
+    extra: str = ""
+
+    def missing(self) -> list[str]:
+        """Those of its `libraries` that are not installed."""
+        return [name for name in self.libraries if importlib.util.find_spec(name) is None]
+
+    def how_to_run(self, **words: object) -> str:
+        """Its page, in Markdown, with `file`, `format`, `size` and `agreement` put in."""
+        page = (PAGES / f"{self.page}.md").read_text().rstrip()
+        return string.Template(page).substitute(words)
+
+
+def to_strings(metadata: Metadata) -> dict[str, str]:
+    """Each value as JSON, for formats whose metadata are strings."""
+    return {key: json.dumps(value) for key, value in metadata.items()}
+
+
+def _write_stablehlo(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
+    import jax
+    import jax.export
+
+    from jaxunet.export.computed import function_of
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    image = jax.ShapeDtypeStruct((batch, source.image_size, source.image_size), np.uint8)
+    exported = jax.export.export(jax.jit(function_of(source)), platforms=("cpu", "cuda", "tpu"))(image)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("metadata.json", json.dumps(metadata, indent=2) + "\n")
+        file.writestr("model.stablehlo", bytes(exported.serialize()))
+
+
+def _read_stablehlo(source: "Predictor", path: pathlib.Path) -> Run:
+    import jax.export
+
+    with zipfile.ZipFile(path) as file:
+        return jax.export.deserialize(bytearray(file.read("model.stablehlo"))).call
+
+
+def _write_onnx(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
+    import onnx
+
+    from jaxunet.export import onnx_graph
+    from jaxunet.export.computed import function_of
+
+    size = source.image_size
+    model = onnx_graph.to_onnx(function_of(source), (size, size), np.uint8)
+    onnx.helper.set_model_props(model, to_strings(metadata | {"opset": onnx_graph.OPSET}))
+    onnx.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+
+
+def _read_onnx(source: "Predictor", path: pathlib.Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def _write_safetensors(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, half: bool = False) -> None:
+    from jaxunet.prediction import predictor
+
+    tensors = predictor.flatten(source.variables)
+    if half:  # of kernels; vectors are few, and a variance may exceed what float16 holds
+        tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
+    save_safetensors(tensors, metadata, path)
+
+
+def _read_safetensors(source: "Predictor", path: pathlib.Path) -> Run:
+    from jaxunet.prediction import predictor
+
+    return _run_of(predictor.load_safetensors(path))
+
+
+def _write_torch(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
+    from jaxunet.models import torch_weights
+    from jaxunet.models.build import NETWORKS
+
+    if source.answers_covid19:
+        raise UserError("--format=torch has no place for the target 'covid19': train without, or use another format.")
+    name, known = source.config.model.name, [n for n, network in NETWORKS.items() if network.torch_modules]
+    if name not in known:
+        raise UserError(f"--format=torch is for {' and '.join(known)}: {name!r} has no counterpart in PyTorch.")
+    save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)
+
+
+def _read_torch(source: "Predictor", path: pathlib.Path) -> Run:
+    import jax
+
+    from jaxunet.devices import replicas
+    from jaxunet.models import torch_weights
+
+    name, (tensors, _) = source.config.model.name, torch_weights.read_safetensors(path)
+    variables = torch_weights.from_torch(tensors, jax.device_get(source.variables), name, source=str(path))
+    return _run_of(dataclasses.replace(source, variables=replicas.replicate(variables)))
+
+
+def save_safetensors(tensors: dict[str, np.ndarray], metadata: Metadata, path: pathlib.Path) -> None:
+    import safetensors.numpy
+
+    contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    safetensors.numpy.save_file(contiguous, path, metadata=to_strings(metadata))
+
+
+def _run_of(loaded: "Predictor") -> Run:
+    from jaxunet.export.computed import from_logits
+
+    return lambda images: from_logits(loaded.outputs(images), loaded)
+
+
+FORMATS = {
+    "stablehlo": Format(_write_stablehlo, _read_stablehlo, "stablehlo", ".zip", takes_runs=True),
+    "onnx": Format(
+        _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
+    ),
+    "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors", takes_flips=True),
+    "safetensors_float16": Format(
+        functools.partial(_write_safetensors, half=True),
+        _read_safetensors,
+        "safetensors",
+        ".safetensors",
+        tolerance=5e-2,  # kernels with 11 bits
+        takes_flips=True,
+    ),
+    "torch": Format(_write_torch, _read_torch, "torch", ".safetensors"),
+}

@@ -1,0 +1,40 @@
+"""The picture of a prediction: the X-ray with the outlines of its masks."""
+
+import numpy as np
+from PIL import Image
+
+from jaxunet.data.targets import TARGETS
+
+_SIDE = 1024  # pixels; overlays are to be looked at
+INSIDE, OUTLINE = 1, 2  # of a mask, in `layers`
+
+
+def paint(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
+    """uint8 [h, w, 3]: the X-ray uint8 [H, W], at most 1024 pixels per side, with the outlines of the masks."""
+    picture, drawn = layers(image, masks)
+    painted = np.repeat(picture[..., None], 3, axis=-1)
+    for target, layer in sorted(drawn.items(), reverse=True):  # infection on top
+        painted[layer == OUTLINE] = TARGETS[target].colour
+    return painted
+
+
+def layers(image: np.ndarray, masks: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What `paint` lays over each other: the X-ray uint8 [h, w], and by target uint8 [h, w], 0 outside the mask."""
+    step = -(-max(image.shape) // _SIDE)
+    picture = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
+    thick = max(1, max(picture.shape) // 400)
+    drawn = {}
+    for target, mask in masks.items():
+        small = mask[::step, ::step]
+        drawn[target] = np.where(_outline(small, thick), OUTLINE, INSIDE * small).astype(np.uint8)
+    return picture, drawn
+
+
+def _outline(mask: np.ndarray, thick: int) -> np.ndarray:
+    """bool [H, W]: the pixels of the mask at most so far from one outside it."""
+    padded = np.pad(mask, thick)
+    inside = mask.copy()
+    for axis in (0, 1):
+        for shift in (-thick, thick):
+            inside &= np.roll(padded, shift, axis)[thick:-thick, thick:-thick]
+    return mask & ~inside

@@ -1,0 +1,163 @@
+"""What is known of one X-ray: masks, probabilities, COVID-19 or not, measures, warnings, pictures, files.
+
+`Predictor.predict` makes it. Folder prediction, the page and notebooks read it, so that all of them say the same.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxunet.core.errors import UserError
+from jaxunet.core.files import write_atomically
+from jaxunet.core.pictures import png
+from jaxunet.data.targets import TARGETS, finding, organ
+from jaxunet.prediction import journal, overlay
+from jaxunet.prediction.measures import doubts, measure
+from jaxunet.scoring.counts import positive
+from jaxunet.scoring.detection import Rule
+from jaxunet.xrays import letterbox
+from jaxunet.xrays.files import output_name
+from jaxunet.xrays.pixels import Xray
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """The prediction of one X-ray of H x W pixels. Each value is computed when it is first asked for, and kept.
+
+    Attributes:
+      name: of the X-ray's file, such as "patient7.png"; `save` names its files after it.
+      xray: the X-ray.
+      place: where it lies in the square that the network saw.
+      square: float32 [S, S, C], the logits of `targets` in that square.
+      targets: the names of the masks.
+      covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not answer that.
+      threshold: a pixel is marked where its probability exceeds this.
+      rule: when the X-ray counts as COVID-19, of the network.
+      gate: whether masks learnt from COVID-19 images alone are blank if `covid19` does not exceed the rule's threshold.
+    """
+
+    name: str
+    xray: Xray
+    place: letterbox.Placement
+    square: np.ndarray
+    targets: tuple[str, ...]
+    covid19: float | None
+    threshold: float
+    rule: Rule
+    gate: bool
+
+    @functools.cached_property
+    def masks(self) -> dict[str, np.ndarray]:
+        """By target, bool [H, W]: where it was found."""
+        masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
+        if self.gate and self.covid19 is not None and not self.rule.calls(self.covid19):
+            return {name: np.zeros_like(x) if TARGETS[name].learnt_from else x for name, x in masks.items()}
+        return masks
+
+    @functools.cached_property
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """By target, float32 [H, W] in [0, 1]; also where the infection mask is left blank."""
+        return {target: self._probability(i) for i, target in enumerate(self.targets)}
+
+    @functools.cached_property
+    def measures(self) -> dict[str, Any]:
+        """Areas, shares and counts by name, such as "severity_percent"; see `measures.measure`."""
+        found, within = self.masks.get(finding(self.targets) or ""), self._organ
+        return measure(found, within, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+
+    @property
+    def detected(self) -> bool | None:
+        """Whether the X-ray counts as COVID-19 by `rule`; None if the network does not predict infection."""
+        return self.rule.calls_xray(self.measures, self.covid19)
+
+    @functools.cached_property
+    def warnings(self) -> list[str]:
+        """Why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
+        return [*self.xray.notes, *doubts(self.xray.pixels, self._organ)]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The columns of `predictions.csv`, without `input` and `error`; lengths and shares are rounded."""
+        height, width = self.xray.pixels.shape
+        pixel_height, pixel_width = self.xray.spacing_mm or (None, None)
+        return {
+            "height": height,
+            "width": width,
+            **{key: round(value, 4) if isinstance(value, float) else value for key, value in self.measures.items()},
+            "pixel_height_mm": pixel_height,
+            "pixel_width_mm": pixel_width,
+            "covid19_probability": None if self.covid19 is None else round(self.covid19, 6),
+            "covid19_detected": self.detected,
+            "warnings": list(self.warnings),
+        }
+
+    def overlay(self) -> np.ndarray:
+        """uint8 [h, w, 3]: the X-ray, reduced to at most 1024 pixels per side, with the outlines of the masks."""
+        return overlay.paint(self.xray.pixels, self.masks)
+
+    def save(
+        self, folder: str | os.PathLike[str], *, probabilities: bool = False, table: bool = True
+    ) -> dict[str, Any]:
+        """Writes the pictures that `--mode=predict` writes, and the row in `predictions.csv`.
+
+        Args:
+          folder: to write to; it is made if need be.
+          probabilities: also write the probabilities, as 8-bit pictures.
+          table: put the row into `predictions.csv`, in place of an earlier one of the same name.
+
+        Returns:
+          The row. A DICOM segmentation that could not be made is among its warnings.
+        """
+        out, name, row = pathlib.Path(folder).expanduser(), output_name(self.name), self.row
+        if self.xray.header is not None:
+            row["warnings"] += self._write_segmentation(out / "segmentations" / f"{name}.seg.dcm")
+        for i, (target, mask) in enumerate(self.masks.items()):
+            if probabilities:
+                levels = np.rint(self._probability(i, of=255)).astype(np.uint8)
+                _write_png(out / "probabilities" / f"{name}_{target}.png", levels)
+            _write_png(mask_path(out, self.name, target), mask.astype(np.uint8) * 255)
+        _write_png(out / "overlays" / f"{name}.png", self.overlay())
+        if table:
+            journal.put_row(out / "predictions.csv", {"input": self.name, **row})
+        return row
+
+    def __repr__(self) -> str:
+        height, width = self.xray.pixels.shape
+        answer = "" if self.covid19 is None else f", probability of COVID-19 {self.covid19:.3f}"
+        return f"<Prediction of {self.name}: {height} x {width} pixels, {' and '.join(self.targets)}{answer}>"
+
+    @functools.cached_property
+    def _logits(self) -> np.ndarray:
+        """float32 [H, W, C]."""
+        return letterbox.restore(self.square, self.place)
+
+    @property
+    def _organ(self) -> np.ndarray | None:
+        return self.masks.get(organ(self.targets) or "")
+
+    def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
+        """float32 [H, W], in [0, `of`]."""
+        return of / (1 + np.exp(-np.clip(self._logits[..., target], -80, 80)))
+
+    def _write_segmentation(self, path: pathlib.Path) -> list[str]:
+        """Returns why it was not written, if so."""
+        from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
+
+        try:
+            dicom_segmentation.write_segmentation(path, self.xray.header, self.masks, self.xray.spacing_mm)
+        except UserError as error:
+            return [str(error)]
+        return []
+
+
+def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
+    """Where the mask of the X-ray `name` is written."""
+    return output / "masks" / f"{output_name(name)}_{target}.png"
+
+
+def _write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
+    write_atomically(path, png(pixels, compress_level=1))
