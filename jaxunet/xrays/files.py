@@ -98,6 +98,12 @@ class XrayFiles:
         yield from self._list(skipped)
         self.skipped = skipped
 
+    @property
+    def left_out(self) -> str:
+        """`skipped` in words, " Left out: 2 hidden, 3 no picture."; "" if nothing was."""
+        parts = ", ".join(f"{number} {why}" for why, number in sorted(self.skipped.items()))
+        return f" Left out: {parts}." if parts else ""
+
     def _in_folder(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
         for path in listing.in_folder(self._source, self._skip, skipped):
             yield _of_path(path, os.path.relpath(path, self._source).replace(os.sep, "/"))

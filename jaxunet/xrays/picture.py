@@ -77,7 +77,7 @@ def _wide_png(data: bytes, mode: str, channels: int) -> np.ndarray:
     for order in "BL":
         raw = f"{mode};16{order}" if channels > 2 else "RGBA"  # gray and alpha, of 2 bytes each, are 4 bytes
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            picture._mode, picture.tile = mode, [tile._replace(args=raw) for tile in picture.tile]  # type: ignore
+            picture._mode, picture.tile = mode, [tile._replace(args=raw) for tile in picture.tile]
             halves.append(np.asarray(picture).astype(np.uint16))
     if channels == 2:
         return halves[0][..., ::2] << 8 | halves[0][..., 1::2]

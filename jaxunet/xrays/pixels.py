@@ -70,9 +70,8 @@ def numbers_of(rows: np.ndarray, bits: int, kind: str, *, big_endian: bool, low_
     if bits in (8, 16, 32, 64) and (kind != "f" or bits > 8):
         whole = rows.shape[1] * 8 // bits
         used = np.ascontiguousarray(rows[:, : whole * bits // 8])
-        return used.view(np.dtype(f"{'>' if big_endian else '<'}{kind}{bits // 8}")).astype(
-            f"{kind}{bits // 8}", copy=False
-        )
+        name = f"{kind}{bits // 8}"
+        return used.view(np.dtype(f"{'>' if big_endian else '<'}{name}")).astype(name, copy=False)
     if kind == "f" or not 1 <= bits <= 32:
         raise UserError(f"its samples have {bits} bits{' in floating point' * (kind == 'f')}, which is not supported.")
     if bits == 24 and not big_endian:

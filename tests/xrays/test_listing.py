@@ -64,6 +64,8 @@ def test_files_are_known_by_their_content(folder, tmp_path):
     names, skipped = listed(tmp_path / "in.zip")
     assert sorted(names) == sorted(WANTED)
     assert sum(skipped.values()) == len(LEFT_OUT)
+    files = XrayFiles(str(folder / "a"), skip=tmp_path / "out")
+    assert (len(list(files)), files.left_out) == (2, " Left out: 1 DICOMDIR.")
 
 
 def test_linked_folders_are_followed_once(folder, tmp_path):
