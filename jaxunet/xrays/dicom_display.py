@@ -81,6 +81,8 @@ def significant(stored: np.ndarray, said: Attributes, notes: list[str]) -> np.nd
         shift = 0
     if shift and not (whole >> bits).any() and (whole & (2**shift - 1)).any():
         shift = 0  # HighBit is wrong: the lowest bits are used, the highest are not
+    if stored.dtype.kind == "u" and not signed and not shift and int(whole.max()) < 2**bits:
+        return whole  # most are like that
     values = _in_bits(whole >> shift, bits, signed)
     as_stored = stored if stored.dtype.kind == "i" else _in_bits(whole, allocated, signed)
     if shift or bits == allocated and (stored.dtype.kind == "i") == signed or np.array_equal(values, as_stored):
