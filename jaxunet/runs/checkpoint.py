@@ -255,8 +255,9 @@ def _is_score(path: pathlib.Path) -> bool:
 
 def _checksums(tree: Any) -> dict[str, int]:
     """CRC-32 of every array, by its path."""
+    # NumPy's stubs do not say that arrays are buffers, hence the ignored type.
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     with ThreadPoolExecutor() as pool:
-        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)
+        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)  # type: ignore[arg-type]
         return dict(zip(names, values, strict=True))
