@@ -1,6 +1,7 @@
 """Images of one class each, to pretrain an encoder on: folders of files, or a prepared TFDS dataset like ImageNet."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ class LabelledImages:
       image_shape: (H, W, 1).
     """
 
-    positive_class = None
+    classes: Sequence[str]
+    positive_class: str | None = None
 
     def __init__(self, source: str, split: str, *, image_size: int):
         """Args:
