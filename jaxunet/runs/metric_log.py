@@ -49,7 +49,7 @@ class MetricWriter:
     """Writes one JSON line per call to `write`, the same numbers to TensorBoard, and moves the progress bar.
 
     A run that resumes first drops training rows after `start_step` and validation rows after `validated_step`, so that
-    the file equals that of an uninterrupted run. Files in a bucket cannot be appended to: a temporary folder has the rows
+    the file equals that of an uninterrupted run. Files in a bucket cannot be appended to: a temporary folder has rows
     and events, and `flush` sends them. `write` calls it once a minute.
     """
 
