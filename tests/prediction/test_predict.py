@@ -16,7 +16,7 @@ from PIL import Image
 from jaxunet import commands
 from jaxunet.core.errors import UserError
 from jaxunet.evaluation.evaluate import evaluate
-from jaxunet.prediction import folder, predictor
+from jaxunet.prediction import folder, loading
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
@@ -71,11 +71,11 @@ def test_masks_are_those_of_evaluation(finished, tmp_path):
     split = load_eval_split(config, "val")
     for i, image in enumerate(split.image):
         write(tmp_path / "in", f"{i}.png", image)
-    expected = predictor.load(config, finished, checkpoint="latest").outputs(split.image)["masks"]
+    expected = loading.load(config, finished, checkpoint="latest").outputs(split.image)["masks"]
     config.eval.threshold = float(1 / (1 + np.exp(-np.median(expected))))
     evaluate(config, finished, split="val", checkpoint="latest")
     rows = table_of(finished / "eval" / "val" / "per_image.csv")
-    source = predictor.load(config, finished, checkpoint="latest")
+    source = loading.load(config, finished, checkpoint="latest")
     assert folder.predict(source, str(tmp_path / "in"), tmp_path / "out", probabilities=True) == 0
     for i, name in enumerate(split.ids):
         found = mask(tmp_path / "out" / "masks" / f"{i}_infection.png")
@@ -160,12 +160,12 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_p
     for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
         result["detection"]["threshold"], result["checkpoint_step"] = share, step
         report.write_text(json.dumps(result))
-        rule = predictor._rule_of_val(network.config, tmp_path / "run", network.step)
+        rule = loading._rule_of_val(network.config, tmp_path / "run", network.step)
         object.__setattr__(network, "rule", rule)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
     report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
-    assert predictor._rule_of_val(network.config, tmp_path / "run", 7).threshold == 0
+    assert loading._rule_of_val(network.config, tmp_path / "run", 7).threshold == 0
 
 
 def test_broken_files_among_good_ones(run, tmp_path, capsys):

@@ -27,7 +27,7 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction import folder, predictor, serve, web_guard
+from jaxunet.prediction import folder, loading, predictor, serve, web_guard
 from jaxunet.runs import config_file
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
@@ -57,7 +57,7 @@ def decoded(text: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def threshold(finished) -> float:
     """At which the network of six steps calls about half of an X-ray infected."""
-    network = predictor.load(config_file.load(finished), finished, checkpoint="latest")
+    network = loading.load(config_file.load(finished), finished, checkpoint="latest")
     return float(1 / (1 + np.exp(-np.median(network.outputs(xray_of(0)[None])["masks"]))))
 
 
@@ -76,7 +76,7 @@ def test_numbers_and_masks_are_those_of_predict(finished, threshold, tmp_path):
     files = {"a.png": encoded(np.asarray(large)), "b.dcm": dicom(xray_of(2), PixelSpacing=[0.5, 0.4])}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    network = predictor.load(config, finished, checkpoint="latest")
+    network = loading.load(config, finished, checkpoint="latest")
     assert folder.predict(network, str(tmp_path), tmp_path / "out", probabilities=False) == 0
     rows = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
 
