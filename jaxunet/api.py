@@ -122,7 +122,7 @@ def _load_one(place: Place | None, checkpoint: str, changes: dict[str, Any]) -> 
     if path is None or path.is_file() or path.suffix == ".safetensors":
         if checkpoint != "latest":
             raise UserError(
-                f"checkpoint={checkpoint} applies to runs only: leave it out for a file or the shipped weights."
+                f"checkpoint={checkpoint} applies to runs only: leave it out for a file or shipped weights."
             )
         return loading.load_shipped(changes) if path is None else loading.load_safetensors(path, changes)
     config = config_file.load(path)

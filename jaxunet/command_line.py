@@ -1,4 +1,4 @@
-"""The command line of `launch.py` and `jaxunet`: it reads the flags, calls `commands.execute` and returns its status."""
+"""The command line of `launch.py` and `jaxunet`: it reads the flags and calls `commands.execute`."""
 
 import dataclasses
 import os
@@ -174,8 +174,8 @@ def _flags_help(mode: str) -> str:
 
 def _config_help() -> str:
     return (
-        f"settings: a file, or the name of a shipped config ({_shipped_configs()}). --config.section.key=value changes a "
-        "setting; configs/default.py explains them"
+        f"settings: a file, or the name of a shipped config ({_shipped_configs()}). --config.section.key=value changes "
+        "a setting; configs/default.py explains them"
     )
 
 

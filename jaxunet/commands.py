@@ -71,9 +71,6 @@ def execute(mode: str, flags: Flags) -> int:
         return run_or_explain(action, process=processes.process_suffix())
 
 
-# ---- modes -----------------------------------------------------------------------------------------------------------
-
-
 def _train(flags: Flags) -> None:
     from jaxunet.training.loop import train
 
@@ -155,9 +152,8 @@ def _data(flags: Flags) -> None:
 def _import_torch(flags: Flags) -> None:
     from jaxunet.training.import_torch import import_torch
 
-    folder = _workdir(flags)
     path = _path(flags.source, "--source is missing: name the .pth or .safetensors file to import.")
-    import_torch(path, flags.config, folder)
+    import_torch(path, flags.config, _workdir(flags))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,9 +187,6 @@ MODES = {
 }
 
 
-# ---- flags -----------------------------------------------------------------------------------------------------------
-
-
 def _network(flags: Flags) -> "Predictor":
     """The network of --workdir, the mean of --runs, or without both the network that comes with jaxunet."""
     from jaxunet import api
@@ -206,10 +199,7 @@ def _network(flags: Flags) -> "Predictor":
 
 
 def _configs(folder: pathlib.Path, flags: Flags) -> tuple[ConfigDict, list[tuple[ConfigDict, pathlib.Path]]]:
-    """The config of the first run, and (config, workdir) of each of --runs; without --runs the config of `folder`.
-
-    The keys given on the command line are applied.
-    """
+    """The config of the first run, and (config, workdir) of all --runs; without --runs the config of `folder`, []."""
     from jaxunet.runs import config_file
 
     runs = [(config_file.load(run), run) for run in [locate(run) for run in flags.runs] or [folder]]
@@ -225,9 +215,7 @@ def _share(flags: Flags) -> tuple[int, int]:
         return 0, 1
     incomplete = (number is None) != (process is None)
     if flags.coordinator_address or incomplete or not 0 <= (process or 0) < (number or 1):
-        raise UserError(
-            "--mode=predict needs both --num_processes=N and --process_id=I (0 to N - 1), and no --coordinator_address."
-        )
+        raise UserError("--mode=predict takes --num_processes=N with --process_id=I, 0 to N - 1, and no coordinator.")
     return process or 0, number or 1
 
 

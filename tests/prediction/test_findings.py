@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction.measures import doubts, measure, split_sides
+from jaxunet.prediction.measures import measure, quality_warnings, split_sides
 from jaxunet.scoring.detection import Rule
 
 
@@ -80,18 +80,18 @@ def test_detection(score, threshold, expected):
     assert Rule("lung", threshold).calls_xray(no_lung, None) is False
 
 
-def test_doubts():
+def test_quality_warnings():
     image, lung, _ = draw_chest_xray(0, 3, "val", "Normal")
     lung = lung.astype(bool)
-    assert doubts(image, lung) == []
-    assert doubts(image, None) == []
-    assert "looks inverted" in doubts(255 - image, lung)
-    assert "very dark" in doubts(image // 6, lung)
-    assert "low contrast" in doubts(image // 6, lung)
-    assert "very bright" in doubts(230 + image // 10, lung)
-    assert doubts(image[:64, :64], None)[0] == "small: 64 x 64 pixels"
-    assert "shape unlike a chest X-ray" in doubts(np.tile(image, (1, 3)), None)
-    assert "hardly any lung found" in doubts(image, np.zeros_like(lung))
+    assert quality_warnings(image, lung) == []
+    assert quality_warnings(image, None) == []
+    assert "looks inverted" in quality_warnings(255 - image, lung)
+    assert "very dark" in quality_warnings(image // 6, lung)
+    assert "low contrast" in quality_warnings(image // 6, lung)
+    assert "very bright" in quality_warnings(230 + image // 10, lung)
+    assert quality_warnings(image[:64, :64], None)[0] == "small: 64 x 64 pixels"
+    assert "shape unlike a chest X-ray" in quality_warnings(np.tile(image, (1, 3)), None)
+    assert "hardly any lung found" in quality_warnings(image, np.zeros_like(lung))
     rows = np.flatnonzero(lung.any(axis=1))
     below = (rows[0] + rows[-1]) // 2
-    assert "lung cut off by the edge of the image" in doubts(image[below:], lung[below:])
+    assert "lung cut off by the edge of the image" in quality_warnings(image[below:], lung[below:])

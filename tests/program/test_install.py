@@ -163,7 +163,7 @@ def test_configs_are_found_by_name_and_by_file():
         (["--config=demo"], "error: the first word must be a mode, not '--config=demo': train, evaluate,"),
         (
             ["train", "--config=dmo"],
-            "error: flag --config=dmo: neither a file, nor one that comes with jaxunet (classify",
+            "error: flag --config=dmo: neither a file nor a shipped config (classify",
         ),
         (["train", "--config=unet:x"], "error: flag --config=unet:x: TypeError: get_config() takes 0 positional"),
         (["predict", "x.png"], "error: unexpected argument 'x.png': flags start with --."),
