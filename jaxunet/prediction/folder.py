@@ -62,13 +62,9 @@ def predict(
     print(predictor.in_words)
     print(f"{predictor.rule}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19 and not predictor.gate:
-        print(
-            "Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark regions that are not infected."
-        )
+        print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
     if config.dataset.train_config == "infection":
-        print(
-            "The network was trained on COVID-19 X-rays only: on other X-rays it marks regions that are not infected."
-        )
+        print("The network was trained on COVID-19 X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()

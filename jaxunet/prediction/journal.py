@@ -1,8 +1,8 @@
 """The log of predictions, from which an interrupted command continues, and the tables written from it.
 
-The first line of `predictions.jsonl` has the settings; every other line has the row of one image, written as soon as the
-image is predicted. At the end, `predictions.csv` and `.json` are written in the order of the input. Memory holds two
-numbers per image.
+The first line of `predictions.jsonl` has the settings. Each other line has the row of one image, written when the image
+is finished. At the end, `predictions.csv` and `.json` are written in the order of the input. Memory holds two numbers
+per image.
 """
 
 import csv
