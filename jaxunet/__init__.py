@@ -2,8 +2,8 @@
 
 core/        errors as one sentence, atomic files, PNG pictures
 devices/     several processes, several devices (replicas.py is the only file with pmap), peak rates
-data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches
 xrays/       X-ray file of any kind -> 8-bit gray pixels, scaled to a network
+data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches
 models/      networks: image -> logits; weights named as in PyTorch
 scoring/     losses; integer counts -> protocols P1 to P3 with intervals; the detection rule; one pass over a split
 runs/        settings and their checks, config.json, checkpoints, metrics.jsonl

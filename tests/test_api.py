@@ -217,7 +217,7 @@ def test_runs_are_averaged_by_the_command_and_exported(finished, folder, tmp_pat
     assert commands.execute("export", flags) == 0
     assert "the mean of 2 runs" in (tmp_path / "MODEL_CARD.md").read_text()
     assert commands.execute("export", dataclasses.replace(flags, format="safetensors")) == 1
-    assert "write stablehlo or onnx" in capsys.readouterr().err
+    assert "use --format=stablehlo or onnx" in capsys.readouterr().err
     assert commands.execute("train", flags) == 1
     assert "--runs" in capsys.readouterr().err
 
