@@ -1,4 +1,4 @@
-"""What masks say, on masks that can be counted by hand."""
+"""Measures and warnings, on masks that can be counted by hand."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_shares_are_clipped_to_the_lung_and_split_by_side():
     assert found["infected_share_percent"] == pytest.approx(100 * 2300 / 20000)
     assert (found["lung_pixels"], found["lung_cm2"]) == (6000, pytest.approx(60))
     assert found["severity_percent"] == pytest.approx(100 * (1800 + 200) / 6000)
-    assert found["severity_right_percent"] == pytest.approx(50)  # at the image's left
+    assert found["severity_right_percent"] == pytest.approx(50)  # at the left of the image
     assert found["severity_left_percent"] == pytest.approx(100 * 200 / 2400)
     assert (found["sides"], found["regions"]) == ("components", 2)
     assert (found["largest_region_pixels"], found["largest_region_cm2"]) == (2100, pytest.approx(21))

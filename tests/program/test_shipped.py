@@ -1,4 +1,4 @@
-"""The network that comes with jaxunet: small, made by the recipe in configs/unet.py, good on real X-rays."""
+"""The network that comes with jaxunet: its size, its recipe in configs/unet.py, its scores on real X-rays."""
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from jaxunet.data.drawing import draw_chest_xray
 from jaxunet.prediction import loading
 from jaxunet.runs import settings
 
-FREE = {"dataset.source", "dataset.data_dir", "eval.threshold", "eval.batch_size", "eval.flips"}  # not of the training
+FREE = {"dataset.source", "dataset.data_dir", "eval.threshold", "eval.batch_size", "eval.flips"}  # not used in training
 
 
 def test_it_is_small_and_says_how_it_was_made():
