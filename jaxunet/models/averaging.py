@@ -1,4 +1,4 @@
-"""Networks that average: over flipped images, and over several runs. predictor.py builds them.
+"""Networks that average: over flipped images, and over several runs. prediction/loading.py builds them.
 
 They average probabilities, not logits, and return the logit of the mean. Their `apply` is that of `build.Forward`.
 """
