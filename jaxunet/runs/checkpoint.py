@@ -69,7 +69,7 @@ class Checkpoints:
         Args:
           state: the train state.
           config: of the run.
-          rank_value: of this state, if it was validated.
+          rank_value: the watched metric of this state; None if it was not validated.
           progress: numbers that `restore_latest` returns with the state.
         """
         step = int(state.step)
