@@ -116,8 +116,8 @@ def split(block: str) -> list[str]:
 
 
 def commands(page: pathlib.Path) -> list[Command]:
-    """The commands of a page, in order. If a text block that begins with "error:" follows a bash block, its last
-    command ends with that error; "..." in it matches any text.
+    """The commands of a page, in order. If a text block beginning with "error:" follows a bash block, the last command
+    ends with that error; "..." in it matches any text.
     """
     found: list[Command] = []
     for block in blocks(page):
