@@ -98,19 +98,15 @@ class PredictionLog:
     def write_tables(self, files: Iterable[XrayFile]) -> None:
         """Writes the CSV and JSON files with the rows of `files`, and counts finished and failed images."""
         self.finished = self.failed = 0
-        _write_csv(self._output / f"{self._name}.csv", self._counted(files))
+        _write_csv(self._output / f"{self._name}.csv", self._rows(files))
         with atomic_file(self._output / f"{self._name}.json") as file:
             file.write(b'{"settings": ' + json.dumps(self._settings, indent=2).encode() + b',\n"images": [')
             for number, row in enumerate(self._rows(files)):
                 del row["version"]
+                self.failed += bool(row["error"])
+                self.finished += not row["error"]
                 file.write((b",\n" if number else b"\n") + json.dumps(row).encode())
             file.write(b"\n]}\n")
-
-    def _counted(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
-        for row in self._rows(files):
-            self.failed += bool(row["error"])
-            self.finished += not row["error"]
-            yield row
 
     def _rows(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
         for file in files:

@@ -17,6 +17,7 @@ LEAST_LUNG = 0.05  # of the image
 CUT_LUNG = 0.15  # of one edge of the image
 INVERTED_BY = 5  # gray levels
 _STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))  # of the width: a lung, the spine, the other lung
+_NEIGHBOURS = np.ones((3, 3))  # pixels of a region share an edge or a corner
 _LUNG_SHARE = 0.1  # of all lung pixels: the smallest region that counts as a lung
 
 MEASURES = (
@@ -50,7 +51,7 @@ def measure(
     if lung is not None:
         result["lung_pixels"] = int(lung.sum())
     if infection is not None:
-        sizes = _sizes(infection)
+        sizes = np.bincount(ndimage.label(infection, _NEIGHBOURS)[0].ravel())[1:]  # pixels of each region
         result["infected_pixels"] = int(infection.sum())
         result["infected_share_percent"] = 100 * result["infected_pixels"] / infection.size
         result["regions"] = len(sizes)
@@ -74,12 +75,6 @@ def _percent(infection: np.ndarray, lung: np.ndarray) -> float | None:
     return 100 * int((infection & lung).sum()) / area if area else None
 
 
-def _sizes(mask: np.ndarray) -> np.ndarray:
-    """int [regions]: pixels of each region. Neighbours share an edge or a corner."""
-    labels, _ = ndimage.label(mask, np.ones((3, 3)))
-    return np.bincount(labels.ravel())[1:]
-
-
 def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
     """Splits the image into its left side, usually with the patient's right lung, and its right side.
 
@@ -94,7 +89,7 @@ def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
       bool [H, W], True on the left side, and "components" or "midline".
     """
     height, width = lung.shape
-    labels, n = ndimage.label(lung, np.ones((3, 3)))
+    labels, n = ndimage.label(lung, _NEIGHBOURS)
     sizes = np.bincount(labels.ravel(), minlength=n + 1)
     sizes[0] = 0
     first, second = (np.argsort(-sizes, kind="stable")[:2]) if n > 1 else (0, 0)

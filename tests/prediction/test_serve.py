@@ -129,7 +129,7 @@ def test_what_is_no_xray_is_answered_with_the_readers_sentence(client, data):
     assert client.post("/predict", data=encoded(picture()), headers=OURS).status_code == 200
 
 
-def test_what_was_not_expected_is_said_without_what_was_read(client, monkeypatch, capfd):
+def test_unexpected_errors_do_not_quote_the_file(client, monkeypatch, capfd):
     def fail(data: bytes) -> None:
         raise ValueError(f"read {data}")
 
@@ -237,7 +237,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize(("host", "everyone"), [("127.0.0.1", False), ("0.0.0.0", True), ("0", True)])
-def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, everyone, config, monkeypatch, capfd):
+def test_ctrl_c_ends_it_and_a_host_for_all_warns(host, everyone, config, monkeypatch, capfd):
     network, statuses, create_server = Threshold(config), [], waitress.create_server
 
     def end(status: int) -> None:
@@ -272,7 +272,7 @@ def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, everyone, config, 
     assert len(network.seen) == 1  # compiled before "Ready"
     said = capfd.readouterr()
     assert f"Ready: http://{host}:" in said.out
-    assert said.err.count("\n") == said.err.count("not encrypted") == everyone
+    assert said.err.count("\n") == said.err.count("unencrypted") == everyone
 
 
 def test_what_waits_is_bounded(config, monkeypatch):
