@@ -215,7 +215,7 @@ def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.
 
 def _kaggle_is_ready() -> bool:
     """Whether the client is installed and has credentials; importing it without ends the process."""
-    token = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser() / "kaggle.json"
+    token = pathlib.Path(os.path.expanduser(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle"))) / "kaggle.json"
     has_credentials = token.is_file() or {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= os.environ.keys()
     return has_credentials and importlib.util.find_spec("kaggle") is not None
 

@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import in_bucket, locate
+from jaxunet.core.files import in_bucket, local_path, locate
 from jaxunet.data import verify
 from jaxunet.data.archive import Archive, find_archive
 from jaxunet.data.specs import spec_of
@@ -30,14 +30,17 @@ def data_root(dataset: ConfigDict) -> pathlib.Path:
     """Where prepared datasets live.
 
     Raises:
-      UserError: for a bucket.
+      UserError: for a bucket, and if there is no home folder.
     """
     if in_bucket(dataset.data_dir):
         raise UserError(
             f"config.dataset.data_dir={dataset.data_dir} must be a local folder, as array_record reads no buckets: "
             f"only the archive can lie in one (config.dataset.source=gs://BUCKET/covidqu.zip)."
         )
-    return pathlib.Path(dataset.data_dir or "~/tensorflow_datasets").expanduser().absolute()
+    try:
+        return local_path(dataset.data_dir or "~/tensorflow_datasets").absolute()
+    except UserError as error:
+        raise UserError("There is no home folder: name a folder with config.dataset.data_dir.") from error
 
 
 def open_builder(dataset: ConfigDict, builder_config: str) -> Any:

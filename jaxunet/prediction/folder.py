@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.prediction.journal import PredictionLog
 from jaxunet.prediction.prediction import Prediction, mask_path
 from jaxunet.prediction.predictor import Fitted, Predictor
@@ -103,7 +104,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
     for leaf in jax.tree.leaves(predictor.variables):
         crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
     return {
-        "input": str(pathlib.Path(source).expanduser().absolute()),
+        "input": str(local_path(source).absolute()),
         "checkpoint_step": predictor.step,
         "weights_crc32": f"{crc:08x}",
         "targets": list(predictor.targets),

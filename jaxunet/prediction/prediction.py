@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import write_atomically
+from jaxunet.core.files import local_path, write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding, organ
 from jaxunet.prediction import journal, overlay
@@ -112,7 +112,7 @@ class Prediction:
         Returns:
           The row. A DICOM segmentation that could not be made is among its warnings.
         """
-        out, name, row = pathlib.Path(folder).expanduser(), output_name(self.name), self.row
+        out, name, row = local_path(folder), output_name(self.name), self.row
         if self.xray.header is not None:
             row["warnings"] += self._write_segmentation(out / "segmentations" / f"{name}.seg.dcm")
         for i, (target, mask) in enumerate(self.masks.items()):

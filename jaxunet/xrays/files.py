@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.xrays.pixels import MAX_BYTES
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
@@ -59,7 +60,7 @@ class XrayFiles:
     """
 
     def __init__(self, source: str, skip: pathlib.Path):
-        self._source, self._skip = pathlib.Path(source).expanduser(), os.path.realpath(skip)
+        self._source, self._skip = local_path(source), os.path.realpath(skip)
         if self._source.is_dir():
             if os.path.realpath(self._source) == self._skip:
                 raise UserError(f"--output={skip} is the folder of the X-rays: choose another, or one inside it.")

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.xrays.files import XrayFile
 from jaxunet.xrays.pixels import MAX_PIXELS, Xray, check_size, to_8_bits
 
@@ -49,7 +50,7 @@ def read_xray(source: Source) -> Xray:
         raise UserError(
             f"An X-ray is a path, bytes, a NumPy array [H, W] or an Xray, and this is of type {type(source).__name__}."
         )
-    path = pathlib.Path(source).expanduser()
+    path = local_path(source)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a list of its files, or use --mode=predict --input={path}.")
     try:
