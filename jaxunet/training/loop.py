@@ -14,14 +14,14 @@ from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.core.files import exclusive_lock, in_bucket
 from jaxunet.data import order
 from jaxunet.data.batches import stream_batches, use_resident
-from jaxunet.data.examples import Source, load_split
+from jaxunet.data.examples import Source, fingerprint, load_split
 from jaxunet.data.specs import LABELLED_IMAGES
 from jaxunet.data.targets import mask_targets
 from jaxunet.devices import peak_rates, processes, replicas
 from jaxunet.models.build import compute_dtype
 from jaxunet.runs import checks
-from jaxunet.runs.checkpoint import Checkpoints
-from jaxunet.runs.config_file import check_same_run, to_json
+from jaxunet.runs.checkpoint import Checkpoints, check_path
+from jaxunet.runs.config_file import check_origin, check_same_run, to_json
 from jaxunet.runs.metric_log import MetricWriter
 from jaxunet.training import learning_curve, programs
 from jaxunet.training.initialize import initial_state, weights_file
@@ -45,6 +45,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """
     # ---- checks, before anything is built
     checks.check(config)
+    check_path(workdir)
     check_same_run(config, workdir)
     if config.init.weights and not (workdir / "config.json").exists():  # continuing a run does not need them
         _check_weights(config)
@@ -96,10 +97,16 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     )
 
     # ---- resume
+    data = {
+        f"{what} of the {name} images": value
+        for name, split in (("training", source), ("validation", task.val))
+        for what, value in fingerprint(split, threads=config.input.threads).items()
+    }
     checkpoints = Checkpoints(workdir, config.checkpoint, clean=True)
     restored = checkpoints.restore_latest(state)
     if restored:
         state, saved_progress = restored
+        check_origin(config, data, checkpoints.origin(int(state.step)), workdir)
         origin = f"continuing at step {int(state.step)}"
     else:
         (state, origin), saved_progress = initial_state(config, state), {}
@@ -169,7 +176,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
                     replicas.assert_replicas_agree(state)
                     replicas_checked = True
                 writer.flush()
-                checkpoints.save(state, config, val_score=val_score, progress=progress.state())
+                checkpoints.save(state, config, val_score=val_score, progress=progress.state(), data=data)
                 progress.restart_clock()
             if ends:
                 break

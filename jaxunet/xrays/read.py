@@ -5,7 +5,6 @@ How large a picture is, is read from its header before anything is decoded; noth
 
 import io
 import os
-import pathlib
 import warnings
 
 import numpy as np
