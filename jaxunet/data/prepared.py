@@ -140,8 +140,13 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
     source = locate(dataset.source)
     if not source.exists():
         return
-    built_from = verification(builder)
-    if Archive(source, builder.spec).fingerprint != built_from["fingerprint"]:
+    built_from, archive = verification(builder), Archive(source, builder.spec)
+    part = builder.spec.subsets[builder.builder_config.name].part
+    same = archive.fingerprint == built_from["fingerprint"]
+    if same and (contents := built_from.get("contents")):  # of older versions there are names and sizes alone
+        unchanged = built_from["source"] == str(source) and built_from["modified"] not in ("", None)
+        same = (unchanged and archive.modified(part) == built_from["modified"]) or archive.contents(part) == contents
+    if not same:
         raise UserError(
             f"{builder.data_dir} was built from another archive ({built_from['source']}) than {source}: "
             f"set config.dataset.data_dir to another folder, or delete that one to build it anew."

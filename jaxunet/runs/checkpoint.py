@@ -38,7 +38,7 @@ def check_path(workdir: pathlib.Path) -> None:
     """Raises UserError if `workdir` holds characters in its path that Orbax or TensorStore take for something else."""
     path = str(workdir if in_bucket(workdir) else workdir.absolute())
     if found := [c for c in path if c in _PATTERNS or "\ud800" <= c <= "\udfff"]:
-        what = "bytes that are no UTF-8" if found[0] not in _PATTERNS else repr(found[0]).replace("\\\\", "\\")
+        what = f"the character {found[0]}" if found[0] in _PATTERNS else "bytes that are no UTF-8"
         raise UserError(
             f"--workdir={path} has {what} in its path, where checkpoints cannot be kept: use a folder without it."
         )

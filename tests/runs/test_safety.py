@@ -36,8 +36,8 @@ def test_every_other_character_works(name, finished, finished_config, tmp_path):
 
 def test_save_that_cannot_be_read_back_ends_the_run(config, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.Checkpoints, "_checked", lambda *_: 1 / 0)
+    config.train.checkpoint_every_steps = 2
     with pytest.raises(UserError, match="step 2, just saved in .* cannot be read back .division by zero.*run ends"):
-        config.train.checkpoint_every_steps = 2
         loop.train(config, tmp_path)
 
 
