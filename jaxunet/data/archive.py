@@ -1,8 +1,8 @@
 """A dataset as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
 
 The files lie as the spec's `ArchiveLayout` says, under any number of outer folders, the name of the part doubled,
-followed by one more folder, or left out. Capitals, underscores or hyphens for spaces, backslashes for slashes and COVID
-for COVID-19 make no difference. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever
+followed by one more folder, or left out. Capitals, underscores for spaces, backslashes for slashes and COVID for
+COVID-19 make no difference. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever
 unpacked.
 """
 
@@ -123,7 +123,7 @@ class Archive:
         folders = sorted({name.replace("\\", "/").rpartition("/")[0] or "." for name in names})
         found = ", ".join(map(repr, folders[:6])) + (f" and {len(folders) - 6} more" if len(folders) > 6 else "")
         return (
-            f"Found were {len(names):,} files in {len(folders)} folders ({found or 'none'}); expected are files such as "
+            f"Found were {len(names):,} files in {len(folders)} folders ({found or 'none'}); expected are files like "
             f"'{folder}/{split}/{label}/{layout.kinds['image']}/NAME.png'."
         )
 

@@ -65,6 +65,12 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     try:
         with exclusive_lock(workdir) if processes.is_first() else contextlib.nullcontext():
             return _train(config, workdir)
+    except Exception as error:
+        if not isinstance(error, UserError) and _has_vanished(workdir):
+            raise UserError(
+                f"{workdir} was removed while training: choose another --workdir, and start anew."
+            ) from error
+        raise
     finally:
         unused = () if in_bucket(workdir) else (workdir / "checkpoints", workdir)
         for folder in unused:  # of a run that could not start
@@ -172,6 +178,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
                     learning_curve.learning_curve(writer.rows(), task.score_name, workdir / "learning_curve.png")
             ends = stop() or step == length.total_steps or progress.stops_improving
             if due & {"eval", "checkpoint"} or (ends and step > 0):
+                if _has_vanished(workdir):
+                    raise FileNotFoundError(workdir)
                 if not replicas_checked:
                     replicas.assert_replicas_agree(state)
                     replicas_checked = True
@@ -198,6 +206,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         print(f"No better validation for {config.train.patience_evals} times: stopped early.")
     print(f"Done: {step} steps, best validation at step {best}. Results in {workdir}")
     return True
+
+
+def _has_vanished(workdir: pathlib.Path) -> bool:
+    """Whether somebody removed what the writer of this run made first."""
+    return processes.is_first() and not (workdir / "config.json").exists()
 
 
 def _check_weights(config: ConfigDict) -> None:

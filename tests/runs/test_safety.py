@@ -96,3 +96,21 @@ def test_streamed_and_resident_images_have_one_fingerprint(config):
     builder = open_builder(config.dataset, "infection")
     source = ExampleSource(builder, "train", ("infection", "lung"))
     assert fingerprint(source, threads=2) == fingerprint(load_split(source, threads=1), threads=1)
+
+
+@pytest.mark.parametrize("saving", [True, False])
+def test_workdir_that_vanishes_is_one_sentence(config, tmp_path, monkeypatch, saving):
+    """Removed between two saves, or while the writer adds to its files."""
+    workdir = tmp_path / "run"
+    owner, name = (checkpoint.Checkpoints, "save") if saving else (loop.learning_curve, "learning_curve")
+    real = getattr(owner, name)
+
+    def vanish(*args, **more):
+        if saving:
+            real(*args, **more)
+        shutil.rmtree(workdir)
+        return None if saving else real(*args, **more)
+
+    monkeypatch.setattr(owner, name, vanish)
+    with pytest.raises(UserError, match="was removed while training"):
+        loop.train(config, workdir)
