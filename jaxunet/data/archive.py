@@ -24,9 +24,9 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, locate
 from jaxunet.data.specs import DatasetSpec
 
-_LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB, so anything above is no X-ray of this dataset
+_LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB
 _FETCHED_BYTES = 16 * 2**20  # at a time
-# Names reach tables, file names and web pages: nothing that means something there, and short enough for a file system.
+# Names reach tables, file names and web pages: no characters with a meaning there, and short enough for a file system.
 _SAFE_NAME = re.compile(r"[\w ()\[\].,+-]{5,100}", re.ASCII)
 
 
@@ -37,7 +37,7 @@ class Record:
     Attributes:
       id: `<split>/<class>/<name>`, such as `Train/COVID-19/covid_1.png`, whatever the nesting.
       split, label: the folder of its split, and its class.
-      files: "image" and each mask that there is -> its place in the archive.
+      files: "image" and each mask present -> its path in the archive.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Record:
 
 
 class Archive:
-    """A zip file or a folder, read-only. Cheap to make again in a worker process from `path` and `spec`."""
+    """A zip file or a folder, read-only. Worker processes make their own from `path` and `spec`."""
 
     def __init__(self, path: pathlib.Path, spec: DatasetSpec):
         self.path, self.spec = path, spec
@@ -79,14 +79,14 @@ class Archive:
                 raise NotImplementedError("it is packed with another method than Deflate")
             with self._zip.open(info) as file:
                 return file.read(info.file_size)  # plain read() would inflate all of it, whatever size it claims
-        except Exception as error:  # of many kinds: what a damaged file makes zipfile and zlib stumble over
+        except Exception as error:  # damaged files raise many kinds of errors in zipfile and zlib
             raise UserError(f"{entry} in {self.path} cannot be read ({error}): download the archive again.") from error
 
     def records(self, part: str) -> list[Record]:
-        """The X-rays of one part, sorted by id; a file that is missing is not in its record.
+        """The X-rays of one part, sorted by id. A record lacks the files that are missing.
 
         Raises:
-          UserError: if the part or one of its splits is not there at all.
+          UserError: if a split of the part has no X-rays, or a file occurs twice.
         """
         folder = self.spec.layout.parts[part]
         kinds = {name: kind for kind, name in self.spec.layout.kinds.items()}
@@ -135,7 +135,7 @@ class Archive:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of the names and sizes of all files: tells archives apart without reading them."""
+        """Digest of the names and sizes of all files. It tells archives apart without reading the files."""
         digest = hashlib.sha256()
         for entry, place in sorted(self._places.items()):
             part = place.part.partition(" ")[0]  # as prepared datasets on disk have it
@@ -211,7 +211,7 @@ def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
         archive = zipfile.ZipFile(path.open("rb") if in_bucket(path) else path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # of many kinds, as above
+    except Exception as error:  # damaged files raise many kinds of errors
         raise UserError(f"{path} is not a complete zip file ({error}): download it again.") from error
     sizes: dict[str, int] = {}
     for info in archive.infolist():
@@ -236,7 +236,7 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
                 raise UserError(f"{full} is a link that leaves {path}: copy the file there instead.")
         for name in names:
             full = os.path.join(folder, name)
-            if os.path.isfile(full):  # a pipe would be waited for
+            if os.path.isfile(full):  # reading a pipe would block
                 sizes[os.path.relpath(full, root).replace(os.sep, "/")] = os.path.getsize(full)
     return sizes
 
@@ -245,12 +245,12 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
 
 
 def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Archive:
-    """The archive at `source`; for "", in `<data_dir>/downloads/manual`, or fetched there by the Kaggle client.
+    """The archive at `source`. For "", the one in `<data_dir>/downloads/manual`; the Kaggle client may fetch it there.
 
-    One in a bucket is fetched into `<data_dir>/downloads/gs`: reading thousands of small files there would take longer.
+    An archive in a bucket is copied into `<data_dir>/downloads/gs`: reading thousands of small files remotely is slow.
 
     Raises:
-      UserError: that says what to download and where to put it.
+      UserError: if there is none. It says what to download and where to put it.
     """
     layout = spec.layout
     if source:
@@ -271,9 +271,9 @@ def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Arch
 
 
 def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
-    """The local copy; made once, and complete when it has its name."""
+    """The local copy. It gets its name when it is complete, and is fetched once."""
     copy = data_dir / "downloads" / str(source).replace("://", "/")
-    if copy.is_file() and copy.stat().st_size == source.stat().length:
+    if copy.is_file() and copy.stat().st_size == source.stat().length:  # type: ignore[attr-defined]  # etils' stat
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
     print(f"Fetching {source} into {copy}")

@@ -1,7 +1,8 @@
-"""The rows of all X-rays, written as they come, so that a second run goes on; then one CSV and one JSON of them.
+"""The log of predictions, from which an interrupted command continues, and the tables written from it.
 
-`predictions.jsonl` has the settings in its first line and one image in each other. The tables are written from it at
-the end, in the order of the input; in memory is one pair of numbers per image.
+The first line of `predictions.jsonl` has the settings. Each other line has the row of one image, written when the image
+is finished. At the end, `predictions.csv` and `.json` are written in the order of the input. Memory holds two numbers
+per image.
 """
 
 import csv
@@ -26,16 +27,16 @@ COLUMNS = (
 
 
 class PredictionLog:
-    """The log and the tables of one process; keeps other processes away from them."""
+    """The log and tables of one process. A lock keeps other processes from writing them."""
 
     def __init__(self, output: pathlib.Path, settings: dict[str, Any], share: tuple[int, int]):
         """Args:
         output: folder of the predictions.
-        settings: all that changes predictions. A log of other settings is started anew.
-        share: (process, processes).
+        settings: the settings that the output depends on. A log with other settings is started anew.
+        share: (index of this process, number of processes).
 
         Raises:
-          UserError: if the folder has predictions of another input, or another process writes there.
+          UserError: if the folder has predictions of another input, or another process is writing there.
         """
         name = "predictions" if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}"
         self._output, self._name, self._settings = output, name, settings
@@ -72,7 +73,7 @@ class PredictionLog:
             elif row is not None:
                 self._lines[_key(row["input"])] = _key(row["version"]), -at if row["error"] else at
             at += len(line)
-            if row is None:  # cut off when the process was killed
+            if row is None:  # the process was killed while it wrote this line
                 at -= len(line)
                 break
         self._file.truncate(at)
@@ -116,7 +117,7 @@ class PredictionLog:
         return at > 0 and version == _key(file.version)
 
     def add(self, file: XrayFile, row: dict[str, Any]) -> None:
-        """Writes a row of `COLUMNS` (those that are missing are empty), visible to readers at once."""
+        """Writes a row at once. Columns of `COLUMNS` that are missing in `row` are empty."""
         row = dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": []} | row
         at = self._write(row | {"version": file.version})
         self._lines[_key(file.name)] = _key(file.version), -at if row["error"] else at
@@ -162,7 +163,7 @@ class PredictionLog:
 
 
 def put_row(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Writes a row of `COLUMNS` into the CSV file `path`, in place of the one of the same `input` or at its end."""
+    """Writes a row into the CSV file `path`. It replaces the row with the same `input`, else it is added at the end."""
     rows: dict[str, dict[str, Any]] = {}
     if path.is_file():
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

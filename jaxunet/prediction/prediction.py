@@ -1,6 +1,6 @@
-"""What is known of one X-ray: masks, probabilities, COVID-19 or not, measures, warnings, pictures, files.
+"""The prediction of one X-ray: masks, probabilities, COVID-19 or not, measures, warnings, pictures, files.
 
-`Predictor.predict` makes it. Folder prediction, the page and notebooks read it, so that all of them say the same.
+`Predictor.predict` creates it. `--mode=predict`, the web page and notebooks all read it, so their results are the same.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jaxunet.core.files import local_path, write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding, organ
 from jaxunet.prediction import journal, overlay
-from jaxunet.prediction.measures import doubts, measure
+from jaxunet.prediction.measures import measure, quality_warnings
 from jaxunet.scoring.counts import positive
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
@@ -26,18 +26,18 @@ from jaxunet.xrays.pixels import Xray
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """The prediction of one X-ray of H x W pixels. Each value is computed when it is first asked for, and kept.
+    """The prediction of one X-ray of H x W pixels. Each value is computed at first use.
 
     Attributes:
-      name: of the X-ray's file, such as "patient7.png"; `save` names its files after it.
+      name: the name of the X-ray's file, such as "patient7.png". `save` names its files after it.
       xray: the X-ray.
-      place: where it lies in the square that the network saw.
-      square: float32 [S, S, C], the logits of `targets` in that square.
-      targets: the names of the masks.
-      covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not answer that.
-      threshold: a pixel is marked where its probability exceeds this.
-      rule: when the X-ray counts as COVID-19, of the network.
-      gate: whether masks learnt from COVID-19 images alone are blank if `covid19` does not exceed the rule's threshold.
+      place: where the X-ray lies in the square that the network saw.
+      square: float32 [S, S, C], logits of `targets` in that square.
+      targets: names of the masks.
+      covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not predict it.
+      threshold: a pixel is marked if its probability exceeds this.
+      rule: when the X-ray counts as COVID-19.
+      gate: whether masks learnt from COVID-19 images only are blank if `rule` does not call the X-ray COVID-19.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Prediction:
 
     @functools.cached_property
     def masks(self) -> dict[str, np.ndarray]:
-        """By target, bool [H, W]: where it was found."""
+        """Target -> bool [H, W], True where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
         if self.gate and self.covid19 is not None and not self.rule.calls(self.covid19):
             return {name: np.zeros_like(x) if TARGETS[name].learnt_from else x for name, x in masks.items()}
@@ -60,14 +60,14 @@ class Prediction:
 
     @functools.cached_property
     def probabilities(self) -> dict[str, np.ndarray]:
-        """By target, float32 [H, W] in [0, 1]; also where the infection mask is left blank."""
+        """Target -> float32 [H, W] in [0, 1]. Not blank if the infection mask is."""
         return {target: self._probability(i) for i, target in enumerate(self.targets)}
 
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
-        """Areas, shares and counts by name, such as "severity_percent"; see `measures.measure`."""
-        found, within = self.masks.get(finding(self.targets) or ""), self._organ
-        return measure(found, within, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        """Areas, shares and counts, such as "severity_percent"; see `measures.measure`."""
+        found = self.masks.get(finding(self.targets) or "")
+        return measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
 
     @property
     def detected(self) -> bool | None:
@@ -76,12 +76,12 @@ class Prediction:
 
     @functools.cached_property
     def warnings(self) -> list[str]:
-        """Why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
-        return [*self.xray.notes, *doubts(self.xray.pixels, self._organ)]
+        """Reasons why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
+        return [*self.xray.notes, *quality_warnings(self.xray.pixels, self._organ)]
 
     @property
     def row(self) -> dict[str, Any]:
-        """The columns of `predictions.csv`, without `input` and `error`; lengths and shares are rounded."""
+        """The columns of `predictions.csv` without `input` and `error`. Fractions are rounded."""
         height, width = self.xray.pixels.shape
         pixel_height, pixel_width = self.xray.spacing_mm or (None, None)
         return {
@@ -96,21 +96,21 @@ class Prediction:
         }
 
     def overlay(self) -> np.ndarray:
-        """uint8 [h, w, 3]: the X-ray, reduced to at most 1024 pixels per side, with the outlines of the masks."""
+        """uint8 [h, w, 3]: the X-ray with the outlines of the masks, reduced to at most 1024 pixels per side."""
         return overlay.paint(self.xray.pixels, self.masks)
 
     def save(
         self, folder: str | os.PathLike[str], *, probabilities: bool = False, table: bool = True
     ) -> dict[str, Any]:
-        """Writes the pictures that `--mode=predict` writes, and the row in `predictions.csv`.
+        """Writes the same pictures as `--mode=predict`, and the row into `predictions.csv`.
 
         Args:
-          folder: to write to; it is made if need be.
-          probabilities: also write the probabilities, as 8-bit pictures.
-          table: put the row into `predictions.csv`, in place of an earlier one of the same name.
+          folder: folder to write to; it is created if missing.
+          probabilities: also write the probabilities as 8-bit pictures.
+          table: write the row into `predictions.csv`; it replaces an earlier row of the same name.
 
         Returns:
-          The row. A DICOM segmentation that could not be made is among its warnings.
+          The row. Its warnings say if no DICOM segmentation could be written.
         """
         out, name, row = local_path(folder), output_name(self.name), self.row
         if self.xray.header is not None:
@@ -144,7 +144,7 @@ class Prediction:
         return of / (1 + np.exp(-np.clip(self._logits[..., target], -80, 80)))
 
     def _write_segmentation(self, path: pathlib.Path) -> list[str]:
-        """Returns why it was not written, if so."""
+        """Returns [], or the reason why it was not written."""
         from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
 
         try:

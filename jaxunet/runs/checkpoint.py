@@ -1,8 +1,8 @@
 """Checkpoints: the only file that imports orbax.
 
-A checkpoint holds the whole train state and the resolved config, so that it resumes exactly and can be evaluated
-without the training config at hand. Saves are asynchronous and become visible only when complete. Of every array a
-CRC-32 is kept, because a bit that flips on disk in the middle of one is noticed neither by Orbax nor by the network.
+A checkpoint holds the whole train state and the resolved config. So it resumes exactly, and evaluation does not need
+the config file. Saves are asynchronous and become visible only when complete. A checkpoint keeps a CRC-32 of every
+array, because neither Orbax nor the network notices a bit that flips on disk.
 """
 
 import json
@@ -23,7 +23,7 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket
 from jaxunet.devices import processes, replicas
 
-_BEST = "val_score"
+_RANK_VALUE = "val_score"  # the key in saved checkpoints
 _ASIDE = "Go on with the training, which puts it aside."
 _DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
 _PATTERNS = "[]*?\\"  # Orbax takes a path for a pattern of names, and TensorStore a backslash for a slash
@@ -45,13 +45,13 @@ def check_path(workdir: pathlib.Path) -> None:
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir: kept are the latest few, and the best few in validation."""
+    """The `checkpoints/` folder of a workdir. It keeps the latest few checkpoints and the best few in validation."""
 
     def __init__(self, workdir: pathlib.Path, checkpoint: ConfigDict, *, clean: bool = False):
         """Args:
         workdir: of the run.
-        checkpoint: that section of the config.
-        clean: remove what interrupted saves left; for the one process that trains here.
+        checkpoint: the `checkpoint` section of the config.
+        clean: remove the remains of interrupted saves. Only the training process may do so.
         """
         check_path(workdir)
         directory = epath.Path(workdir / "checkpoints")
@@ -60,7 +60,7 @@ class Checkpoints:
             [
                 policy.LatestN(checkpoint.keep_latest),
                 policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[_BEST],
+                    get_metric_fn=lambda metrics: metrics[_RANK_VALUE],
                     n=checkpoint.keep_best,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -69,7 +69,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             cleanup_tmp_directories=clean,
-            best_fn=lambda metrics: metrics[_BEST],
+            best_fn=lambda metrics: metrics[_RANK_VALUE],
         )
         with processes.first_then_others():
             self._tidy(clean)
@@ -81,27 +81,27 @@ class Checkpoints:
         state: Any,
         config: ConfigDict,
         *,
-        val_score: float | None,
+        rank_value: float | None,
         progress: dict[str, float],
         data: dict[str, Any] | None = None,
     ) -> None:
-        """Starts saving `state`; a step that is already there is left alone, unless it was not validated before.
+        """Starts saving `state`. A saved step is saved again only to add its validation.
 
         The first one is waited for and read back.
 
         Args:
           state: the train state.
           config: of the run.
-          val_score: of this state, if it was validated.
-          progress: numbers that `restore_latest` shall give back beside the state.
-          data: what `origin` shall give back: which images the run is trained on.
+          rank_value: the watched metric of this state; None if it was not validated.
+          progress: numbers that `restore_latest` returns with the state.
+          data: which images the run is trained on, for `origin`.
 
         Raises:
           DamagedCheckpoint: if the first one cannot be read back.
         """
         step = int(state.step)
         again = step in self._manager.all_steps()
-        if again and val_score is None:
+        if again and rank_value is None:
             return
         if again:
             with processes.first_then_others():
@@ -115,7 +115,7 @@ class Checkpoints:
             progress=ocp.args.JsonSave(progress),
             data=ocp.args.JsonSave(data or {}),
         )
-        metrics = None if val_score is None else {_BEST: val_score}
+        metrics = None if rank_value is None else {_RANK_VALUE: rank_value}
         self._manager.save(step, args=items, metrics=metrics, force=True)
         if again:
             self.wait()
@@ -173,12 +173,12 @@ class Checkpoints:
         return int(which)
 
     def restore_latest(self, like: Any) -> tuple[Any, dict[str, float]] | None:
-        """The latest state that is whole, and its `progress`; None if there is no checkpoint.
+        """The latest undamaged state and its `progress`; None if there is no checkpoint.
 
-        Later ones that are damaged are said, and their folders renamed, so that their steps can be saved again.
+        Reports damaged later checkpoints and renames their folders, so that their steps can be saved again.
 
         Raises:
-          DamagedCheckpoint: if there are checkpoints and none is whole; nothing is renamed then.
+          DamagedCheckpoint: if all checkpoints are damaged. Nothing is renamed then.
         """
         damaged: list[tuple[int, DamagedCheckpoint]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -209,21 +209,21 @@ class Checkpoints:
             raise self._damaged(step, str(error)) from error
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes).
+        """The state of `step`, replicated over all devices. `like` has its structure (arrays or shapes).
 
         Raises:
-          DamagedCheckpoint: if it cannot be read, or an array is not what was saved.
+          DamagedCheckpoint: if it cannot be read, or a checksum differs.
         """
         target: Any = replicas.replicated_shapes(like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), crc32=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
-        except Exception as error:  # of many kinds: what a damaged file makes Orbax and TensorStore stumble over
+        except Exception as error:  # damaged files raise many kinds of errors in Orbax and TensorStore
             raise self._damaged(step, str(error)) from error
         return self._checked(step, replicas.to_local(restored.state), restored.crc32)
 
     def restore_weights(self, step: int) -> dict[str, Any]:
-        """`{"params", "batch_stats"}` of any network, the averages where they were kept; its config is not needed."""
+        """`{"params", "batch_stats"}` of any network, averaged over steps if the run kept averages. Needs no config."""
         path = self._folder(step) / "state"
         try:
             with ocp.PyTreeCheckpointer() as checkpointer:
@@ -244,7 +244,7 @@ class Checkpoints:
         return self._directory / f"{step}{suffix}"
 
     def _tidy(self, clean: bool) -> None:
-        """Deals with what crashes left behind, where Orbax would stumble over it."""
+        """Repairs or renames the remains of crashes that Orbax fails on."""
         for old in self._directory.glob(f"*{_REPLACED}") if clean else ():
             new = old.with_suffix("")
             if (new / _COMPLETE).exists():
@@ -252,9 +252,9 @@ class Checkpoints:
             else:
                 new.rmtree(missing_ok=True)
                 _move(old, new)
-        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
+        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax fails if one of all scores is damaged
             step = path.parents[1].name
-            if step.isdecimal() and not _is_score(path):
+            if step.isdecimal() and not _has_rank_value(path):
                 error = self._damaged(int(step), "its score cannot be read")
                 if not clean:
                     raise DamagedCheckpoint(f"{error} {_ASIDE}")
@@ -290,13 +290,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Waits for what is being saved; after an error not for other processes, which may be gone."""
+        """Waits for running saves. After an error it does not wait for other processes, which may have ended."""
         if not (error and processes.several()):
             self._manager.close()
 
 
 def _move(old: epath.Path, new: epath.Path) -> None:
-    """Renames the folder of a checkpoint; in a bucket by copying, so that one of the two is complete at any time."""
+    """Renames the folder of a checkpoint. In a bucket it copies first, so that one of the two is always complete."""
     if not in_bucket(old):
         old.rename(new)
         return
@@ -307,17 +307,18 @@ def _move(old: epath.Path, new: epath.Path) -> None:
     old.rmtree(missing_ok=True)
 
 
-def _is_score(path: pathlib.Path) -> bool:
+def _has_rank_value(path: pathlib.Path) -> bool:
     try:
-        return isinstance(json.loads(path.read_bytes())[_BEST], float)
+        return isinstance(json.loads(path.read_bytes())[_RANK_VALUE], float)
     except (ValueError, TypeError, KeyError):
         return False
 
 
 def _checksums(tree: Any) -> dict[str, int]:
     """CRC-32 of every array, by its path."""
+    # NumPy's stubs do not say that arrays are buffers, hence the ignored type.
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     with ThreadPoolExecutor() as pool:
-        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)
+        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)  # type: ignore[arg-type]
         return dict(zip(names, values, strict=True))

@@ -30,7 +30,7 @@ def test_every_other_character_works(name, finished, finished_config, tmp_path):
         state = saved.restore_weights(6)
     step = loop.TrainState(np.int32(6), state["params"], state["batch_stats"], {}, None, None)
     with checkpoint.Checkpoints(workdir, finished_config.checkpoint) as checkpoints:
-        checkpoints.save(step, finished_config, val_score=None, progress={})  # reads it back
+        checkpoints.save(step, finished_config, rank_value=None, progress={})  # reads it back
         assert checkpoints._proven
 
 

@@ -1,4 +1,4 @@
-"""Speed, utilisation and the warning about slow input, on made-up calls."""
+"""Means, speed, utilisation and the warning about slow input, on invented calls."""
 
 import functools
 
@@ -15,7 +15,7 @@ from jaxunet.training.step import flops_per_image
 
 
 class Notes:
-    """Stands for the metric writer."""
+    """Replaces the metric writer."""
 
     def __init__(self):
         self.rows, self.messages, self.shown = [], [], {}
@@ -36,7 +36,7 @@ def progress(notes, *, patience=0, **flops):
     return Progress(
         notes,
         config,
-        score_name="dice",
+        watched_metric="dice",
         schedule=lambda step: 0.1 * (step + 1),
         length=Durations(total_steps=100, steps_per_epoch=10.0),
         ids_of_step=lambda step: [f"image{i}" for i in range(10)],
@@ -46,15 +46,15 @@ def progress(notes, *, patience=0, **flops):
 
 
 def call(steps=2, loss=1.0, scored=4):
-    sums = {"loss": loss * steps, "score": 0.5 * scored, "scored": scored, "grad_norm": 3.0 * steps}
+    sums = {"loss": loss * steps, "score_sum": 0.5 * scored, "score_count": scored, "grad_norm": 3.0 * steps}
     return {k: jnp.float32(v) for k, v in sums.items()} | {"steps": jnp.int32(steps), "bad_step": jnp.int32(-1)}
 
 
 def test_means_are_over_steps_not_calls():
     notes = Notes()
     p = progress(notes, flops_per_image=2e9, peak_flops=1e12)
-    p.called(call(steps=1, loss=1.0), was_idle=False)
-    p.called(call(steps=3, loss=5.0), was_idle=False)
+    p.record(call(steps=1, loss=1.0), was_idle=False)
+    p.record(call(steps=3, loss=5.0), was_idle=False)
     p.log(4)
     ((step, values),) = notes.rows
     assert (step, values["epoch"], values["train/loss"], values["train/dice"]) == (4, 0.4, 4.0, 0.5)
@@ -70,10 +70,10 @@ def test_means_are_over_steps_not_calls():
 def test_the_score_is_a_mean_over_the_images_that_have_one():
     notes = Notes()
     p = progress(notes)
-    for scored in (6, 0, 2):  # such as COVID-19 images in a batch
-        p.called(call(scored=scored), was_idle=False)
+    for scored in (6, 0, 2):  # for example COVID-19 images in a batch
+        p.record(call(scored=scored), was_idle=False)
     p.log(6)
-    p.called(call(scored=0), was_idle=False)
+    p.record(call(scored=0), was_idle=False)
     p.log(8)
     assert [values.get("train/dice") for _, values in notes.rows] == [0.5, None]
 
@@ -81,11 +81,11 @@ def test_the_score_is_a_mean_over_the_images_that_have_one():
 @pytest.mark.parametrize(
     ("scores", "stops"),
     [
-        ([0.5, 0.5, 0.5], [False, False, True]),  # as good as the best is not better
-        ([0.5, 0.4, 0.45], [False, False, True]),  # nor is better than the last one
+        ([0.5, 0.5, 0.5], [False, False, True]),  # equal to the best is not better
+        ([0.5, 0.4, 0.45], [False, False, True]),  # better than the last one is not better than the best
         ([0.5, 0.4, 0.6, 0.5, 0.6], [False, False, False, False, True]),
         ([0.0, 0.1, 0.2, 0.3], [False] * 4),
-        ([0.0, 0.0, 0.0], [False, False, True]),  # any first score is better than none
+        ([0.0, 0.0, 0.0], [False, False, True]),  # the first validation always counts as better
     ],
 )
 def test_patience_counts_validations_that_are_not_better(scores, stops):
@@ -98,18 +98,18 @@ def test_patience_counts_validations_that_are_not_better(scores, stops):
 
 
 @pytest.mark.parametrize(("idle", "warned"), [([True, False, True, True], True), ([False] * 4, False)])
-def test_a_waiting_device_is_said_once(idle, warned):
+def test_a_waiting_device_is_reported_once(idle, warned):
     notes = Notes()
     p = progress(notes)
     for step in (4, 8):
         for was_idle in idle:
-            p.called(call(), was_idle=was_idle)
+            p.record(call(), was_idle=was_idle)
         p.log(step)
-    assert [m.startswith("input-bound: 75 % of the steps") for m in notes.messages] == [True] * warned
+    assert [m.startswith("input-bound: at 75 % of the steps") for m in notes.messages] == [True] * warned
 
 
 def test_flops_of_a_small_network():
-    """One level: convolutions 1 -> 4 and 4 -> 4 of nine taps, a head 4 -> 1; borders and additions are small."""
+    """One level: 3 x 3 convolutions 1 -> 4 and 4 -> 4, a head 4 -> 1. Borders and additions are negligible."""
     settings = default.get_config().model
     settings.channels, settings.stem, settings.dtype = (4,), 1, "float32"
     model = build_model(settings, ("infection",), axis_name=None)
