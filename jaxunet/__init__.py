@@ -6,8 +6,8 @@ xrays/       X-ray file of any kind -> 8-bit gray pixels, scaled to a network
 data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches;
              what is known of each dataset (specs.py) and of each mask: name, colour, code (targets.py)
 models/      networks: image -> logits; weights named as in PyTorch
-scoring/     losses; integer counts -> ratios (the empty-mask rule) and protocols P1 to P3 (protocols.py) with intervals;
-             the detection rule; one pass over a split
+scoring/     losses; integer counts -> ratios (with the empty-mask rule) and protocols P1 to P3 in protocols.py;
+             intervals; the detection rule; one pass over a split
 runs/        each setting (settings.py), combinations of them (checks.py), config.json, checkpoints, metrics.jsonl
 training/    the loop, the step, the optimizer, initial weights
 prediction/  trained networks on X-rays: masks, measures, tables, the web page
