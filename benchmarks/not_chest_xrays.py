@@ -434,3 +434,293 @@ def _(rng: np.random.Generator) -> Array:
     picture += 90 * ((abs(arch) < 0.35) & (np.sin(28 * x) > -0.7) & (abs(arch) > 0.03))
     picture += 60 * (abs(arch - 0.65) < 0.08)
     return grain(rng, soft(picture, 3))
+
+
+# ---- 30 that it had not seen -----------------------------------------------------------------------------------------
+
+
+@held_out("white")
+def _(rng: np.random.Generator) -> Array:
+    return np.full((300, 300), 255)
+
+
+@held_out("Poisson noise")
+def _(rng: np.random.Generator) -> Array:
+    return 12 * rng.poisson(8, (300, 240))
+
+
+@held_out("noise in blocks")
+def _(rng: np.random.Generator) -> Array:
+    return np.kron(rng.integers(0, 256, (12, 12)), np.ones((20, 20)))
+
+
+@held_out("plasma")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(320, 320)
+    return 128 + 60 * np.sin(5 * x + 2 * np.sin(3 * y)) + 60 * np.cos(4 * y - 3 * x * y)
+
+
+@held_out("rings")
+def _(rng: np.random.Generator) -> Array:
+    return 127.5 * (1 + np.sin(25 * np.hypot(*grid())))
+
+
+@held_out("grid of lines")
+def _(rng: np.random.Generator) -> Array:
+    y, x = np.mgrid[:300, :300]
+    return np.where((y % 30 < 3) | (x % 30 < 3), 0, 255)
+
+
+@held_out("diagonal gradient")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid()
+    return 127 + 60 * (x + y)
+
+
+@held_out("two dark ellipses")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid()
+    return 190 - 140 * (ellipse(y, x, 0, -0.45, 0.6, 0.25) | ellipse(y, x, 0, 0.45, 0.6, 0.25))
+
+
+@held_out("two columns of text")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(700, 540, 250)
+    text(draw, rng, 26, 20, (40, 30, 500, 70))
+    for left in (40, 285):
+        text(draw, rng, 9, 30, (left, 110, left + 215, 660))
+    return np.asarray(picture)
+
+
+@held_out("table")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(400, 600, 255)
+    for top in range(20, 380, 30):
+        draw.line((20, top, 580, top), 120)
+        for left in range(30, 560, 140):
+            draw.text((left, top + 6), str(rng.integers(1000, 99999)), 0, ImageFont.load_default(16))
+    return np.asarray(picture)
+
+
+@held_out("pie chart")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(300, 300, 255)
+    start = 0
+    for share, level in ((130, 60), (90, 130), (80, 190), (60, 20)):
+        draw.pieslice((40, 40, 260, 260), start, start + share, level)
+        start += share
+    return np.asarray(picture)
+
+
+@held_out("scatter plot")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(400, 400, 255)
+    for x, y in rng.normal(200, 60, (200, 2)):
+        draw.ellipse((x, y, x + 6, y + 6), 60)
+    draw.line((30, 10, 30, 370, 390, 370), 0, 2)
+    return np.asarray(picture)
+
+
+@held_out("electrocardiogram")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(300, 600, 240)
+    for i in range(0, 600, 20):
+        draw.line((i, 0, i, 300), 205)
+        draw.line((0, i, 600, i), 205)
+    for base in (70, 160, 250):
+        points = []
+        for left in range(0, 600, 75):
+            beat = ((0, 0), (15, -6), (25, 0), (31, 8), (35, -50), (39, 15), (45, 0), (58, -12), (70, 0))
+            points += [(left + dx, base + dy) for dx, dy in beat]
+        draw.line(points, 20, 2)
+    return np.asarray(picture)
+
+
+@held_out("bar code")
+def _(rng: np.random.Generator) -> Array:
+    code = np.repeat(rng.integers(0, 2, 90) * 255, 4)
+    return np.pad(np.tile(code, (200, 1)), 30, constant_values=255)
+
+
+@held_out("icon: arrow")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(96, 96, 255)
+    draw.polygon([(48, 10), (85, 50), (62, 50), (62, 86), (34, 86), (34, 50), (11, 50)], 40)
+    return np.asarray(picture)
+
+
+@held_out("icon: lungs")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(128, 128, 255)
+    draw.rectangle((60, 15, 68, 60), 40)
+    draw.pieslice((15, 35, 95, 165), 180, 270, 40)
+    draw.pieslice((33, 35, 113, 165), 270, 360, 40)
+    return np.asarray(picture)
+
+
+@held_out("dialog window")
+def _(rng: np.random.Generator) -> Array:
+    picture, draw = canvas(480, 640, 90)
+    draw.rectangle((140, 130, 500, 350), 235)
+    draw.rectangle((140, 130, 500, 160), 40)
+    text(draw, rng, 15, 20, (160, 180, 480, 260))
+    for left in (250, 380):
+        draw.rectangle((left, 300, left + 100, 330), 190, 100)
+    return np.asarray(picture)
+
+
+@held_out("street")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(360, 480)
+    picture = np.where(y < -0.1, 200 + 30 * y, 110.0)
+    picture[(y > -0.1) & (abs(x) < 0.1 + 0.8 * (y + 0.1))] = 70
+    picture[(y > -0.1) & (abs(x) < 0.03) & (np.sin(20 * y) > 0)] = 240
+    for side in (-1, 1):
+        for i in range(4):
+            centre = side * (0.9 - 0.18 * i)
+            picture[(abs(x - centre) < 0.09) & (y < 0.1 - 0.06 * i) & (y > -0.9 + 0.15 * i)] = 60 + 35 * i
+    return grain(rng, picture, 8)
+
+
+@held_out("tree")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(300, 300)
+    picture = 220 - 20 * y
+    picture[(abs(x) < 0.08) & (y > 0)] = 60
+    crown = ellipse(y, x, -0.3, 0, 0.5, 0.55)
+    picture[crown] = (30 + 0.4 * fractal(rng, 0.8, 300, 300))[crown]
+    picture[y > 0.85] = 110
+    return grain(rng, picture)
+
+
+@held_out("coins")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(300, 380)
+    picture = 60 + 0.1 * fractal(rng, 1, 300, 380)
+    for cy in (-0.65, 0, 0.65):
+        for cx in (-0.75, -0.25, 0.25, 0.75):
+            picture[ellipse(y, x, cy, cx, 0.22, 0.17)] = rng.uniform(130, 220)
+    return grain(rng, soft(picture, 1.5))
+
+
+@held_out("face, close")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(300, 240)
+    picture = 60 + 130.0 * ellipse(y, x, 0.05, 0, 0.85, 0.7)
+    for side in (-0.3, 0.3):
+        picture[ellipse(y, x, -0.2, side, 0.07, 0.16)] = 230
+        picture[ellipse(y, x, -0.2, side, 0.06, 0.07)] = 20
+        picture[ellipse(y, x, -0.38, side, 0.03, 0.2)] = 50
+    picture[ellipse(y, x, 0.5, 0, 0.07, 0.25)] = 110
+    picture[ellipse(y, x, 0.12, 0.05, 0.18, 0.08)] -= 25
+    return grain(rng, soft(picture, 4))
+
+
+@held_out("CT, chest, soft tissue, oval")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(400, 400)
+    picture = 70.0 * ellipse(y, x, 0.05, 0, 0.68, 0.92)
+    picture[ellipse(y, x, 0.05, 0, 0.6, 0.84)] = 120
+    for side, size in ((-1, 1), (1, 0.85)):
+        picture[ellipse(y, x, 0.05, 0.45 * side, 0.48 * size, 0.3 * size, -12 * side)] = 0
+    picture[ellipse(y, x, -0.1, 0.15, 0.3, 0.28, 30)] = 180
+    picture[ellipse(y, x, 0.25, 0.1, 0.07, 0.06)] = 190
+    picture[ellipse(y, x, 0.45, 0, 0.1, 0.11)] = 255
+    picture[ellipse(y, x, 0.9, 0, 0.06, 0.8)] = 60
+    return grain(rng, soft(picture, 1.5), 10)
+
+
+@held_out("CT, coronal")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(500, 400)
+    picture = 110.0 * (abs(x) < 0.75)
+    for side in (-1, 1):
+        picture[ellipse(y, x, -0.3, 0.4 * side, 0.45, 0.25)] = 10
+        picture[ellipse(y, x, 0.5, 0.3 * side, 0.15, 0.1)] = 170
+    picture[ellipse(y, x, 0.3, -0.35, 0.25, 0.35)] = 150
+    picture[ellipse(y, x, 0.35, 0.4, 0.15, 0.2)] = 160
+    picture[(abs(x) < 0.08) & (np.sin(30 * y) > -0.6)] = 210
+    return grain(rng, soft(picture, 2), 12)
+
+
+@held_out("MR, spine from the side")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(400, 300)
+    middle = 0.15 * np.sin(2.5 * y)
+    picture = 70.0 + 90 * (x > 0.65)
+    picture[(abs(x - middle) < 0.18) & (np.sin(22 * y) > -0.7)] = 150
+    picture[(abs(x - middle - 0.3) < 0.08)] = 215
+    picture[(abs(x - middle - 0.3) < 0.035)] = 110
+    return grain(rng, soft(picture, 2.5), 8)
+
+
+@held_out("MR, heart")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid()
+    picture = 100.0 * ellipse(y, x, 0, 0, 0.7, 0.95)
+    picture[ellipse(y, x, 0, -0.55, 0.5, 0.28)] = 15
+    picture[ellipse(y, x, 0.1, 0.6, 0.45, 0.22)] = 15
+    picture[ellipse(y, x, 0, 0.15, 0.3, 0.35, 40)] = 90
+    picture[ellipse(y, x, 0, 0.25, 0.16, 0.18)] = 230
+    picture[ellipse(y, x, -0.05, -0.1, 0.2, 0.13)] = 220
+    return grain(rng, soft(picture, 2.5), 9)
+
+
+@held_out("ultrasound, fetus")
+def _(rng: np.random.Generator) -> Array:
+    inside, _, speckle = _fan(rng, 420, 560, 55)
+    y, x = grid(420, 560)
+    fluid = ellipse(y, x, 0.1, 0, 0.55, 0.5)
+    head = ellipse(y, x, 0.15, -0.2, 0.2, 0.17) & ~ellipse(y, x, 0.15, -0.2, 0.16, 0.14)
+    body = ellipse(y, x, 0.25, 0.15, 0.17, 0.22)
+    return np.where(inside, speckle * (1.3 - 1.2 * fluid + 2 * head + 1.2 * body), 0)
+
+
+@held_out("skull from the front")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(320, 280)
+    picture = 10 + 150.0 * ellipse(y, x, -0.2, 0, 0.7, 0.75) + 50 * ellipse(y, x, 0.45, 0, 0.45, 0.45)
+    picture[ellipse(y, x, -0.2, 0, 0.62, 0.66)] -= 30
+    for side in (-1, 1):
+        picture[ellipse(y, x, 0, 0.3 * side, 0.14, 0.17)] -= 60
+    picture[ellipse(y, x, 0.22, 0, 0.13, 0.08)] -= 60
+    picture[(abs(y - 0.55) < 0.08) & (abs(x) < 0.3)] = 220
+    return grain(rng, soft(picture, 4))
+
+
+@held_out("foot from the side")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(300, 400)
+    picture = 8 + 80.0 * ((abs(x + 0.5) < 0.28) & (y < 0.4) | ellipse(y, x, 0.5, 0, 0.3, 0.8, 8))
+    picture[(abs(x + 0.52) < 0.13) & (y < 0.2)] = 200
+    picture[ellipse(y, x, 0.35, -0.4, 0.15, 0.22)] = 210
+    picture[ellipse(y, x, 0.5, -0.65, 0.18, 0.13)] = 190
+    for i in range(4):
+        picture[ellipse(y, x, 0.45 + 0.06 * i, 0.2 + 0.05 * i, 0.04, 0.4, 10)] = 180
+    return grain(rng, soft(picture, 3))
+
+
+@held_out("abdomen X-ray")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(400, 330)
+    picture = 150 - 70 * abs(x) ** 2 + 0.2 * fractal(rng, 1.8, 400, 330)
+    picture[(abs(x) < 0.12) & (np.sin(24 * y) > -0.8)] += 60
+    for side in (-1, 1):
+        picture[ellipse(y, x, 0.85, 0.55 * side, 0.35, 0.35, 25 * side)] += 50
+    for _ in range(7):
+        picture[ellipse(y, x, rng.uniform(-0.5, 0.5), rng.uniform(-0.7, 0.7), 0.12, 0.15)] -= 50
+    return grain(rng, soft(picture, 4))
+
+
+@held_out("lateral chest, facing right")
+def _(rng: np.random.Generator) -> Array:
+    y, x = grid(380, 320)
+    picture = 20 + 130.0 * (abs(x - 0.05 * np.cos(3 * y)) < 0.85)
+    lungs = ellipse(y, x, -0.15, -0.05, 0.65, 0.55, 14) & (y < 0.5 + 0.35 * x)
+    picture[lungs] = 70
+    picture[lungs & ellipse(y, x, 0.2, 0.25, 0.32, 0.27, -30)] = 160
+    picture[ellipse(y, x, -0.6, 0.1, 0.35, 0.05)] = 45  # trachea
+    picture[(abs(x + 0.5 - 0.1 * y) < 0.1) & (np.sin(20 * y) > -0.5)] += 55
+    for i in range(7):
+        picture[abs(y + 0.6 - 0.17 * i - 0.35 * (x - 0.2) ** 2) < 0.015] += 25
+    return grain(rng, soft(picture, 4))
