@@ -91,7 +91,7 @@ def main() -> None:
         progress = Progress(
             writer,
             config,
-            score_name="dice",
+            watched_metric="dice",
             schedule=schedule,
             length=length,
             ids_of_step=lambda _: [],
@@ -102,7 +102,7 @@ def main() -> None:
 
         def looped() -> None:
             for _ in range(STEPS):
-                progress.called(call(full), was_idle=False)
+                progress.record(call(full), was_idle=False)
                 writer.advance(1)
             progress.log(int(holder[0].step))
 

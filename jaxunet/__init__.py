@@ -2,8 +2,8 @@
 
 core/        errors in one sentence, files written atomically, PNG pictures
 devices/     several processes and several devices: joining, replicas (the only place of pmap), peak rates
-data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches
 xrays/       any X-ray file -> 8-bit gray pixels, fitted to a network
+data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches
 models/      networks: image -> logits; weights in PyTorch's naming
 scoring/     losses; integer counts -> protocols P1 to P3 with intervals; COVID-19 or not; one pass over a split
 runs/        settings and their checks, config.json, checkpoints, metrics.jsonl

@@ -232,7 +232,7 @@ def test_settings_by_keyword_or_key():
 
 
 def test_training_and_scores(config, tmp_path, capsys):
-    config.train.total_steps = 2
+    config.train.total_steps, config.eval.report = 2, False
     jaxunet.train(config, tmp_path / "run")
     found = jaxunet.evaluate(tmp_path / "run", threshold=0.4)
     assert (found["split"], found["threshold"], found["checkpoint_step"]) == ("val", 0.4, 2)

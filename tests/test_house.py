@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "jaxunet"
 ORDER = (
-    *("core", "devices", "data", "xrays", "models", "scoring", "runs", "training", "prediction", "evaluation"),
+    *("core", "devices", "xrays", "data", "models", "scoring", "runs", "training", "prediction", "evaluation"),
     *("export", "preflight", "api", "commands", "command_line", "__main__", "__init__"),
 )
 APART = {"training": "prediction", "prediction": "training"}  # neighbours that must not know each other

@@ -203,7 +203,7 @@ def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Arch
 def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
     """The local copy; made once, and complete when it has its name."""
     copy = data_dir / "downloads" / str(source).replace("://", "/")
-    if copy.is_file() and copy.stat().st_size == source.stat().length:
+    if copy.is_file() and copy.stat().st_size == source.stat().length:  # type: ignore[attr-defined]  # etils' stat
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
     print(f"Fetching {source} into {copy}")

@@ -33,7 +33,7 @@ def configs(spec: DatasetSpec) -> list[tfds.core.BuilderConfig]:
     return [tfds.core.BuilderConfig(name=name, description=s.description) for name, s in spec.subsets.items()]
 
 
-class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS brings no types
     """X-rays of an archive, verified file by file when built. A subclass has `spec` and what TFDS asks of it."""
 
     spec: ClassVar[DatasetSpec]

@@ -1,7 +1,7 @@
 """Images of one class each, to pretrain an encoder on: folders of files, or a prepared TFDS dataset like ImageNet."""
 
-import io
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,11 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.prepared import reading
+from jaxunet.xrays.read import decode
 
 SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}  # names looked for, first found
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # whatever the name: others may be given to programs of their own
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
+_OTHER_FORMATS = ("BMP", "WEBP")  # beside those of X-rays, whatever the name; some are given to programs of their own
 
 
 class LabelledImages:
@@ -25,7 +26,8 @@ class LabelledImages:
       image_shape: (H, W, 1).
     """
 
-    positive_class = None
+    classes: Sequence[str]
+    positive_class: str | None = None
 
     def __init__(self, source: str, split: str, *, image_size: int):
         """Args:
@@ -59,7 +61,7 @@ class LabelledImages:
         ]
         self.ids = [str(path.relative_to(folder)) for path, _ in files]
         self.labels = np.array([label for _, label in files], np.int32)
-        self._read = lambda i: files[i][0]
+        self._read = lambda i: files[i][0].read_bytes()
 
     def _open_prepared(self, folder: pathlib.Path, split: str) -> None:
         import tensorflow_datasets as tfds
@@ -77,7 +79,7 @@ class LabelledImages:
             self.labels = np.array([int(example["label"]) for example in data], np.int32)
             if not np.isin(self.labels, np.arange(len(self.classes))).all():
                 raise ValueError(f"there are labels above {len(self.classes) - 1}")
-        self._read = lambda i: io.BytesIO(data[i]["image"])
+        self._read = lambda i: data[i]["image"]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,10 +87,10 @@ class LabelledImages:
     def __getitem__(self, i: int) -> dict[str, Any]:
         """`image` uint8 [H, W], gray; `label` int32 []."""
         try:
-            with Image.open(self._read(i), formats=_FORMATS) as image:
-                square = _centre_square(image.convert("L"), self.image_shape[0])
-        except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
+            pixels = decode(self._read(i), also=_OTHER_FORMATS).pixels
+        except (UserError, OSError) as error:
             raise UserError(f"{self.ids[i]} cannot be read as an image ({error}): repair or remove it.") from error
+        square = _centre_square(Image.fromarray(pixels), self.image_shape[0])
         return {"image": np.asarray(square), "label": self.labels[i]}
 
 

@@ -76,7 +76,7 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         count = getattr(config, split)
         counts = {"COVID-19": count, "Non-COVID": count - count // 2, "Normal": count // 2}
-        labels = self.spec.classes if config.controls else (self.spec.positive,)
+        labels = self.spec.subsets["infection_all" if config.controls else "infection"].classes
         wanted = [(label, index) for label in labels for index in range(counts[label])]
         for label, index in tqdm(wanted, desc=f"Drawing {split}", unit="X-ray", dynamic_ncols=True):
             name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"

@@ -1,7 +1,7 @@
-"""What a paper says beyond mean overlaps: outlines, lesion size, severity, detection, calibration, thresholds.
+"""Measures beyond mean overlaps: outlines, lesion size, severity, detection, calibration, thresholds.
 
-The columns of per_image.py and the histograms of the device become blocks of `metrics.json`; called by evaluate.py.
-Intervals `ci95` are those of bootstrap.py.
+Turns the columns of per_image.py and the histograms of the device into blocks of `metrics.json`. Called by evaluate.py.
+Each `ci95` is an interval of bootstrap.py. `covid` bool [N] says which of the N images are COVID-19.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from jaxunet.data.examples import Split
 from jaxunet.evaluation.per_image import COUNTS, Columns
 from jaxunet.scoring import bootstrap, outlines, protocols
-from jaxunet.scoring.bootstrap import RESAMPLES, auc, mean, pearson, spearman, value
+from jaxunet.scoring.bootstrap import RESAMPLES, auc, in_words, mean, pearson, spearman, value
 from jaxunet.scoring.counts import PROBABILITY_UNIT, THRESHOLDS
 from jaxunet.scoring.detection import PROBABILITY, Rule, gate
 
@@ -25,15 +25,14 @@ def analyse(columns: Columns, histogram: np.ndarray, data: Split, *, share_of: s
     """All blocks of one target.
 
     Args:
-      columns: of `per_image.tabulate`; lesion size, severity and detection need its shares, which only infection has.
+      columns: of `per_image.tabulate`. Only infection has the shares that severity and detection need.
       histogram: int [N, 3, 20], see `counts.histogram`.
       data: the images.
       share_of: what the shares are of, "lung" or "image".
-      rule: gives the threshold above which an image counts as COVID-19; None chooses it on these images.
+      rule: its threshold decides which images are called COVID-19. None chooses a threshold on these images.
 
     Returns:
-      `surface`, `calibration`, `threshold_sweep`, and `by_lesion_size`, `severity`, `detection`, `gated` where they
-      exist.
+      `surface`, `calibration`, `threshold_sweep`; `by_lesion_size`, `severity`, `detection`, `gated` where they apply.
     """
     covid = data.positive
     result = {"surface": surface_summary(columns, covid)}
@@ -48,14 +47,12 @@ def analyse(columns: Columns, histogram: np.ndarray, data: Split, *, share_of: s
             used = dataclasses.replace(rule, decides=decides) if rule else Rule.chosen(decides, values, covid)
             result["detection"] = detection(values, covid, data.controls, used)
             result["gated"] = gated(columns, used.calls(values), covid, used, chosen_here=rule is None)
-    return result | {
-        "calibration": calibration(histogram, covid),
-        "threshold_sweep": threshold_sweep(histogram, covid),
-    }
+    sweep = threshold_sweep(histogram, covid)
+    return result | {"calibration": calibration(histogram, covid), "threshold_sweep": sweep}
 
 
 def surface_summary(columns: Columns, covid: np.ndarray) -> Block:
-    """HD95 and surface Dice, mean over the images of P1 and of P3, and how many of them fall under the empty rules."""
+    """Mean HD95 and surface Dice over the images of P1 and of P3, and how many of these images have empty masks."""
     names = [name for name in columns if name == "hd95" or name.startswith("surface_dice")]
     no_truth, no_prediction = columns["tp"] + columns["fn"] == 0, columns["tp"] + columns["fp"] == 0
     result: Block = {"empty_rule": outlines.EMPTY_RULE}
@@ -69,20 +66,18 @@ def surface_summary(columns: Columns, covid: np.ndarray) -> Block:
 
 
 def by_lesion_size(columns: Columns) -> Block:
-    """Dice, IoU and HD95 by quarter of the images, ranked by the true lesion's area in pixels.
+    """Dice, IoU and HD95 of each quarter of the images, ranked by the area of the true lesion in pixels.
 
-    A group holds areas from its `from_pixels` up to, and not including, the next one's; the last one all above.
+    A group holds areas from its `from_pixels` up to, but not including, `from_pixels` of the next group.
     """
     area = columns["tp"] + columns["fn"]
     edges = np.quantile(area, [0, 0.25, 0.5, 0.75, 1])
     group = np.searchsorted(edges[1:4], area, side="right")
     groups = []
-    for i in range(4):
+    for i, (low, high) in enumerate(zip(edges.tolist(), edges[1:].tolist(), strict=False)):
         chosen = group == i
         means = {name: mean(columns[name][chosen]) for name in ("dice", "iou", "hd95")} if chosen.any() else {}
-        groups.append(
-            {"from_pixels": float(edges[i]), "to_pixels": float(edges[i + 1]), "n": int(chosen.sum())} | means
-        )
+        groups.append({"from_pixels": low, "to_pixels": high, "n": int(chosen.sum())} | means)
     return {"edges_pixels": edges.tolist(), "groups": groups}
 
 
@@ -90,26 +85,14 @@ def by_lesion_size(columns: Columns) -> Block:
 
 
 def severity(truth: np.ndarray, predicted: np.ndarray, covid: np.ndarray, *, share_of: str) -> Block:
-    """Error and correlation of the infected share, over COVID-19 images and over all.
-
-    Args:
-      truth, predicted: float [N], shares in [0, 1].
-      covid: bool [N].
-      share_of: "lung" or "image".
-    """
+    """Error and correlation of the infected shares `truth` and `predicted`, float [N] in [0, 1]."""
     result: Block = {"share_of": share_of}
     for name, chosen in (("covid", covid), ("all", np.ones_like(covid))):
         t, p = truth[chosen], predicted[chosen]
         if len(t):
-            result[name] = {
-                "n": len(t),
-                "truth": mean(t),
-                "predicted": mean(p),
-                "bias": mean(p - t),
-                "absolute_error": mean(np.abs(p - t)),
-                "pearson": value(functools.partial(pearson, t, p), len(t)),
-                "spearman": value(functools.partial(spearman, t, p), len(t)),
-            }
+            errors = {"bias": mean(p - t), "absolute_error": mean(np.abs(p - t))}
+            correlations = {f.__name__: value(functools.partial(f, t, p), len(t)) for f in (pearson, spearman)}
+            result[name] = {"n": len(t), "truth": mean(t), "predicted": mean(p), **errors, **correlations}
     return result
 
 
@@ -120,8 +103,7 @@ def detection(values: np.ndarray, covid: np.ndarray, controls: dict[str, np.ndar
     """How well `rule` tells COVID-19 images from the others.
 
     Args:
-      values: float [N], in [0, 1], what the rule decides by.
-      covid: bool [N].
+      values: float [N], in [0, 1], the variable that the rule decides by.
       controls: name of another class -> bool [N], its images.
       rule: the decision.
     """
@@ -139,17 +121,15 @@ def detection(values: np.ndarray, covid: np.ndarray, controls: dict[str, np.ndar
 
 
 def gated(columns: Columns, called: np.ndarray, covid: np.ndarray, rule: Rule, *, chosen_here: bool) -> Block:
-    """The protocols with the decision applied: an image that is not called COVID-19 is scored as if predicted blank.
+    """The protocols with the decision applied: an image not called COVID-19 is scored as if it were predicted blank.
 
     Args:
-      columns: as of `analyse`.
-      called: bool [N], what `rule` decided.
-      covid: bool [N].
-      rule: the decision.
-      chosen_here: whether its threshold was chosen on these images, which makes the numbers optimistic.
+      columns: as for `analyse`.
+      called: bool [N], the decisions of `rule`.
+      chosen_here: whether the threshold was chosen on these images. The scores are then optimistic.
 
     Returns:
-      What `protocols.summarize` gives, and which images were blanked.
+      The scores of `protocols.summarize`, the rule, and the number of images that were blanked.
     """
     counts = gate(np.stack([columns[name] for name in COUNTS], axis=1), called)
     return {
@@ -166,15 +146,12 @@ def gated(columns: Columns, called: np.ndarray, covid: np.ndarray, rule: Rule, *
 
 
 def calibration(histogram: np.ndarray, covid: np.ndarray) -> Block:
-    """Reliability curve and expected calibration error of the pixels of COVID-19 images and of all.
+    """Reliability curve and expected calibration error (ECE) over the pixels of COVID-19 images and of all images.
 
-    ECE (Naeini et al. 2015; Guo et al. 2017, of one class here): mean over pixels of |observed share - mean
-    probability| of their bin, the bins being ten of equal width. Probabilities are rounded to 2^-14, so it is exact to
-    3e-5. The interval is over images, since pixels of one image are not independent.
-
-    Args:
-      histogram: int [N, 3, 20], see `counts.histogram`.
-      covid: bool [N].
+    The ECE (Naeini et al. 2015; Guo et al. 2017) is the mean over pixels of |observed share - mean probability| of the
+    pixel's bin, here of the positive class and in ten bins of equal width. Probabilities are rounded to 2^-14, so it is
+    exact to 3e-5. The bootstrap samples images, because the pixels of one image are not independent. `histogram` is int
+    [N, 3, 20], see `counts.histogram`.
     """
     per_bin = histogram.reshape(len(histogram), 3, _BINS, -1).sum(axis=-1, dtype=np.int64)
     result: Block = {"bin_edges": (np.arange(_BINS + 1) / _BINS).tolist()}
@@ -199,7 +176,7 @@ def calibration(histogram: np.ndarray, covid: np.ndarray) -> Block:
 
 
 def threshold_sweep(histogram: np.ndarray, covid: np.ndarray) -> Block:
-    """Dice of P1, P2 and P3 at each of `metrics.THRESHOLDS`, exact, with intervals; arguments as of `analyse`."""
+    """Exact Dice of P1, P2 and P3 at each of `counts.THRESHOLDS`, with intervals. Arguments as for `calibration`."""
     above = histogram[:, :2].astype(np.int64)[..., ::-1].cumsum(axis=-1)[..., ::-1]
     fp, tp = above[:, 0, 1:], above[:, 1, 1:]
     fn = above[:, 1, :1] - tp
@@ -227,7 +204,7 @@ def threshold_sweep(histogram: np.ndarray, covid: np.ndarray) -> Block:
 
 
 def _dice(counts: np.ndarray) -> np.ndarray:
-    """int [..., 4] -> [...], by the same rule for empty masks as everywhere."""
+    """int [..., 4] -> float64 [...]."""
     return protocols.ratios(counts.reshape(-1, 4))["dice"].reshape(counts.shape[:-1])
 
 
@@ -235,54 +212,37 @@ def _dice(counts: np.ndarray) -> np.ndarray:
 
 
 def lines(block: Block) -> list[str]:
-    """A line about each block that `block` has."""
+    """One printed line for each block of `analyse` that `block` has."""
     text = []
-    if "P1" in block["surface"]:
-        p1 = block["surface"]["P1"]
+    if p1 := block["surface"].get("P1"):
         near = ", ".join(f"{p1[k]['mean']:.4f} at {k[13:-2]} px" for k in p1 if k.startswith("surface_dice"))
-        text.append(f"outlines (P1): HD95 {_words(p1['hd95'], 2)} px; surface Dice {near}")
+        text.append(f"outlines (P1): HD95 {in_words(p1['hd95'], '.2f')} px; surface Dice {near}")
     if "by_lesion_size" in block:
         groups = [g for g in block["by_lesion_size"]["groups"] if g["n"]]
         dice = " / ".join(f"{g['dice']['mean']:.3f}" for g in groups)
         edges = " / ".join(f"{g['from_pixels']:.0f}" for g in groups[1:])
+        text.append(f"lesion size (P1): Dice {dice} by quarter, smallest to largest lesions; limits {edges} pixels")
+    if s := block.get("severity", {}).get("covid"):
         text.append(
-            f"lesion size (P1): Dice {dice} by quarter of the images, from small to large, cut at {edges} pixels"
+            f"severity: infected share of the {block['severity']['share_of']}, COVID-19 images: absolute error "
+            f"{in_words(s['absolute_error'])}, bias {s['bias']['mean']:+.4f}, Pearson {in_words(s['pearson'], '.3f')}, "
+            f"Spearman {in_words(s['spearman'], '.3f')}"
         )
-    if "covid" in block.get("severity", {}):
-        s = block["severity"]["covid"]
+    if d := block.get("detection"):
         text.append(
-            f"severity: infected share of the {block['severity']['share_of']} of COVID-19 images is off by "
-            f"{_words(s['absolute_error'])}, bias {s['bias']['mean']:+.4f}; Pearson {_words(s['pearson'], 3)}, "
-            f"Spearman {_words(s['spearman'], 3)}"
+            f"detection: ROC AUC {in_words(d['auc'])}; {d['score_is']} above {d['threshold']:.4f} "
+            f"({d['threshold_from']}): sensitivity {in_words(d['sensitivity'], '.3f')}, "
+            f"specificity {in_words(d['specificity'], '.3f')}"
         )
-    if "detection" in block:
-        d = block["detection"]
-        text.append(
-            f"detection: ROC AUC {_words(d['auc'])}; {d['score_is']} above {d['threshold']:.4f} "
-            f"({d['threshold_from']}): "
-            f"sensitivity {_words(d['sensitivity'], 3)}, specificity {_words(d['specificity'], 3)}"
-        )
-    if "gated" in block:
-        g = block["gated"]
-        scores = "; ".join(f"{p} Dice {_words(g[p]['dice'])}, IoU {_words(g[p]['iou'])}" for p in ("P1", "P2", "P3"))
+    if g := block.get("gated"):
+        gated_scores = (f"{p} Dice {in_words(g[p]['dice'])}, IoU {in_words(g[p]['iou'])}" for p in ("P1", "P2", "P3"))
         here = ", chosen on these images" if g["threshold_chosen_on_these_images"] else ""
         text.append(
-            f"gated (not above {g['threshold']:.4f}{here}: scored as if predicted blank, "
-            f"{g['blanked']['n']} of {g['P3']['dice']['n']} images, {g['blanked']['covid']} COVID-19): {scores}"
+            f"gated: {g['blanked']['n']} of {g['P3']['dice']['n']} images ({g['blanked']['covid']} of them COVID-19) "
+            f"are not above {g['threshold']:.4f}{here} and are scored as if predicted blank: {'; '.join(gated_scores)}"
         )
-    ece = ", ".join(
-        f"{_words(block['calibration'][k]['ece'])} on {k} images" for k in ("covid", "all") if k in block["calibration"]
-    )
-    text.append(f"calibration: ECE {ece}")
-    best = [(p, block["threshold_sweep"][p]["best"]) for p in ("P1", "P2", "P3") if p in block["threshold_sweep"]]
-    best_words = ", ".join(f"{p} Dice {b['dice']:.4f} at {b['threshold']:g}" for p, b in best)
-    text.append(f"thresholds, best on this split: {best_words}")
-    return text
-
-
-def _words(number: Block, digits: int = 4) -> str:
-    value = number.get("mean", number.get("value"))
-    if value is None:
-        return "undefined"
-    interval = number["ci95"]
-    return f"{value:.{digits}f}" + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else "")
+    curves = {k: block["calibration"][k]["ece"] for k in ("covid", "all") if k in block["calibration"]}
+    text.append("calibration: ECE " + ", ".join(f"{in_words(ece)} on {k} images" for k, ece in curves.items()))
+    best = {p: sweep["best"] for p, sweep in block["threshold_sweep"].items() if p != "thresholds"}
+    best_words = ", ".join(f"{p} Dice {b['dice']:.4f} at {b['threshold']:g}" for p, b in best.items())
+    return [*text, f"thresholds, best on this split: {best_words}"]

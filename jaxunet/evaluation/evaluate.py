@@ -24,49 +24,41 @@ from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import bootstrap, protocols
 from jaxunet.scoring.counts import positive
 from jaxunet.scoring.detection import IMAGE, Rule
-from jaxunet.scoring.split_pass import (
-    EvalFn,
-    build_eval_fn,
-    load_eval_split,
-    map_split,
-    measure_step,
-    summarize,
-)
+from jaxunet.scoring.split_pass import EvalFn, build_eval_fn, load_eval_split, map_split, measure_step, summarize
 
-# Keys of metrics.json: with other values of these, the rule that was chosen on Val is not that of this evaluation.
+# Keys of metrics.json. A rule chosen on Val is valid only for an evaluation with the same values.
 _RULE_SETTINGS = ("dataset", "image_size", "target", "flips", "checkpoint_step", "members", "threshold")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A checkpoint and what it scored on a split.
+    """A checkpoint and its pixel counts on a split.
 
     Attributes:
       predictor: the network.
-      eval_fn: `(variables, raw batch) -> what `split_pass.eval_step` says`, compiled.
-      split: name of the split, and `data` its images.
+      eval_fn: `split_pass.eval_step` of that network, compiled.
+      data: the images of the split.
       counts: int32 [N, C, 4], in the order of `data`.
     """
 
     predictor: Predictor
     eval_fn: EvalFn
-    split: str
     data: Split
     counts: np.ndarray
 
     def predict_masks(self, index: np.ndarray) -> np.ndarray:
-        """bool [K, H, W]: the first target's predicted mask of the images `index` int [K]."""
+        """bool [K, H, W]: masks predicted for the first target on the images `index` int [K]."""
         masks = self.predictor.outputs(self.data.image[index])["masks"]
         return np.asarray(positive(masks[..., 0], self.predictor.threshold))
 
 
-def score(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
-    """Restores a checkpoint of `workdir` and counts every image of `split`; arguments as for `evaluate`."""
+def score_checkpoint(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
+    """Restores a checkpoint of `workdir` and counts every image of `split`. Arguments as for `evaluate`."""
     predictor = load_predictor(config, workdir, checkpoint=checkpoint)
     data = load_eval_split(config, split)
     eval_fn = build_eval_fn(predictor.model, config)
     found = map_split(eval_fn, predictor.variables, data.arrays, config.eval.batch_size)
-    return Scored(predictor, eval_fn, split, data, found["counts"])
+    return Scored(predictor, eval_fn, data, found["counts"])
 
 
 def evaluate(
@@ -77,15 +69,15 @@ def evaluate(
     checkpoint: str,
     members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint of `workdir` on `split` and writes `eval/<split>/`; returns what `metrics.json` holds.
+    """Evaluates a checkpoint of `workdir` on `split`, writes `eval/<split>/` and returns the content of `metrics.json`.
 
     Args:
-      config: of the run, as `config.load` gives it.
+      config: of the run, as `config_file.load` gives it.
       workdir: of the run.
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
-      members: config and workdir of several runs, to evaluate their mean probability on the data of `config`; `workdir`
-        is then only written to.
+      members: config and workdir of each of several runs. Their mean probability is evaluated on the data of `config`,
+        and `workdir` only receives the results.
     """
     runs = list(members) or [(config, workdir)]
     predictors = [load_predictor(c, w, checkpoint=checkpoint) for c, w in runs]
@@ -97,18 +89,9 @@ def evaluate(
 
 
 def evaluate_predictor(
-    predictor: Predictor,
-    workdir: pathlib.Path,
-    *,
-    split: str,
-    members: Sequence[dict[str, Any]] = (),
+    predictor: Predictor, workdir: pathlib.Path, *, split: str, members: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """As `evaluate`, of a network from anywhere.
-
-    Args:
-      predictor, workdir, split: as for `evaluate`.
-      members: the runs that it averages, as `metrics.json` has them.
-    """
+    """As `evaluate`, for any network. `members`: the entry of `metrics.json` for each run that the network averages."""
     config = predictor.config
     data, targets = load_eval_split(config, split), predictor.targets
     measured = measure(predictor, data)
@@ -140,7 +123,7 @@ def evaluate_predictor(
 
     _print(result, targets, len(data.ids))
     if predictor.best_step not in (None, predictor.step):
-        print(f"Step {predictor.best_step} scored best in validation: --checkpoint=best evaluates it.")
+        print(f"Step {predictor.best_step} was the best in validation. --checkpoint=best evaluates it.")
     if processes.is_first():
         write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
         write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
@@ -155,13 +138,13 @@ def evaluate_predictor(
         if processes.is_first():
             write_atomically(page, text)
     elif processes.is_first():
-        page.unlink(missing_ok=True)  # of an earlier evaluation
+        page.unlink(missing_ok=True)  # it would show an earlier evaluation
     print(f"Written to {out}")
     return result
 
 
 def measure(predictor: Predictor, data: Split) -> Measured:
-    """Everything that evaluation wants to know of every image, in one pass over the device."""
+    """Runs `split_pass.measure_step` on every image, in one pass over the device."""
     config = predictor.config
     step = functools.partial(measure_step, model=predictor.model, threshold=config.eval.threshold)
     return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data.arrays, config.eval.batch_size))
@@ -175,8 +158,7 @@ def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
         f"{targets[0]} on {result['split']} ({images} images of {height}x{width}), checkpoint {which}, "
         f"threshold {result['threshold']}{', with flips' if result['flips'] else ''}"
     )
-    for target in targets:
-        block = result if target == targets[0] else result["targets"][target]
+    for target, block in {targets[0]: result, **result.get("targets", {})}.items():
         if block is not result:
             print(f"\n{target}")
         print(protocols.table(block))
@@ -185,7 +167,7 @@ def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
 
 
 def _write_overlays(out: pathlib.Path, overlays: int, data: Split, measured: Measured, columns: Columns) -> None:
-    """Best and worst images by Dice among those with infection: one PNG each, and all on one sheet."""
+    """Writes the images with the best and the worst Dice, among those with a lesion: one PNG each and one of all."""
     dice, area = columns["dice"], columns["tp"] + columns["fn"]
     ranked = [int(i) for i in np.argsort(-dice, kind="stable") if area[i] > 0]
     n = min(overlays, len(ranked) // 2)

@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, and predictions beside the truth."""
+"""Pictures of an evaluation: predictions beside the truth, and charts."""
 
 import pathlib
 from collections.abc import Mapping
@@ -9,40 +9,27 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxunet.core.pictures import save_figure
+from jaxunet.scoring.bootstrap import estimate
 
 matplotlib.use("Agg")
-
-
 _HIT, _FALSE, _MISSED = (70, 190, 90), (230, 70, 60), (60, 130, 240)
 
 
-def _outcomes(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits, false alarms, misses: bool, of the shape of both."""
-    return truth & predicted, predicted & ~truth, truth & ~predicted
-
-
-def _painted(image: np.ndarray, layers: list[tuple[np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
-    """uint8 [H, W, 3]: the X-ray uint8 [H, W] with each layer's pixels (bool [H, W]) tinted in its colour."""
+def _painted(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: the X-ray uint8 [H, W] with hits green, false alarms red and misses blue; masks bool [H, W]."""
     gray = np.repeat(image[..., None], 3, axis=-1).astype(np.float32)
     painted = gray.copy()
-    for where, colour in layers:
+    for where, colour in ((truth & predicted, _HIT), (predicted & ~truth, _FALSE), (truth & ~predicted, _MISSED)):
         painted[where] = 0.6 * gray[where] + 0.4 * np.array(colour, np.float32)
     return painted.astype(np.uint8)
 
 
 def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption: str) -> Image.Image:
-    """X-ray, and the same with hits green, false alarms red and misses blue.
-
-    Args:
-      image: uint8 [H, W].
-      truth, predicted: bool [H, W].
-      caption: one line below.
-    """
+    """The X-ray uint8 [H, W], beside it the same with the masks bool [H, W], and a line of text below."""
     h, w = image.shape
-    hit, false, missed = _outcomes(truth, predicted)
     picture = Image.new("RGB", (2 * w + 4, h + 18), "white")
     picture.paste(Image.fromarray(image).convert("RGB"), (0, 0))
-    picture.paste(Image.fromarray(_painted(image, [(hit, _HIT), (false, _FALSE), (missed, _MISSED)])), (w + 4, 0))
+    picture.paste(Image.fromarray(_painted(image, truth, predicted)), (w + 4, 0))
     ImageDraw.Draw(picture).text((4, h + 3), caption, fill="black")
     return picture
 
@@ -52,8 +39,8 @@ def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pa
 
     Args:
       systems: name -> metric -> `{"mean", "ci95"}`.
-      names: metric -> how it is printed.
-      path: of the PNG.
+      names: metric -> its printed name.
+      path: the PNG to write.
     """
     figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
     width, at = 0.8 / len(systems), np.arange(len(names))
@@ -77,23 +64,22 @@ def side_by_side(
     captions: list[str],
     path: pathlib.Path,
 ) -> None:
-    """One row per image: the X-ray with its truth, then each system's hits, false alarms and misses.
+    """One row per image: the X-ray with the true mask, then hits, false alarms and misses of each system.
 
     Args:
       images: uint8 [K, H, W].
       truths: bool [K, H, W].
       predicted: system -> (masks bool [K, H, W], Dice [K]).
       captions: K names.
-      path: of the PNG.
+      path: the PNG to write.
     """
     k, columns = len(images), 1 + len(predicted)
     figure, axes = plt.subplots(k, columns, figsize=(2.1 * columns, 2.3 * k), layout="constrained", squeeze=False)
     for row, caption in enumerate(captions):
-        axes[row, 0].imshow(_painted(images[row], [(truths[row], _HIT)]))
+        axes[row, 0].imshow(_painted(images[row], truths[row], truths[row]))
         axes[row, 0].set_title(caption, fontsize=8)
         for column, (masks, dice) in enumerate(predicted.values(), 1):
-            hit, false, missed = _outcomes(truths[row], masks[row])
-            axes[row, column].imshow(_painted(images[row], [(hit, _HIT), (false, _FALSE), (missed, _MISSED)]))
+            axes[row, column].imshow(_painted(images[row], truths[row], masks[row]))
             axes[row, column].set_title(f"Dice {dice[row]:.3f}", fontsize=8)
     for column, name in enumerate(["truth", *predicted]):
         axes[-1, column].set_xlabel(name, fontsize=9)
@@ -104,13 +90,13 @@ def side_by_side(
 
 
 def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray, path: pathlib.Path) -> None:
-    """Reliability curve, Dice over the threshold, Dice over the lesion's size, infected shares, true and predicted.
+    """Reliability curve; Dice by threshold; Dice by size of the lesion; predicted infected share by true share.
 
     Args:
-      result: what `metrics.json` holds of one target.
-      columns: of its images, as `per_image.tabulate` gives them.
-      covid: bool [N], which of them are COVID-19.
-      path: of the PNG.
+      result: the block of one target in `metrics.json`.
+      columns: of its images, see `per_image.tabulate`.
+      covid: bool [N], which images are COVID-19.
+      path: the PNG to write.
     """
     figure, axes = plt.subplots(2, 2, figsize=(10, 8.5), layout="constrained")
     curve, sweep, size, severity = axes.flat
@@ -118,9 +104,8 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     for name, label in (("covid", "COVID-19 images"), ("all", "all images")):
         if name in result["calibration"]:
             block = result["calibration"][name]
-            points = [
-                (p, o) for p, o in zip(block["mean_probability"], block["observed_share"], strict=True) if p is not None
-            ]
+            pairs = zip(block["mean_probability"], block["observed_share"], strict=True)
+            points = [pair for pair in pairs if pair[0] is not None]
             label = f"{label}, ECE {block['ece']['value']:.4f}"
             curve.plot(*zip(*points, strict=True), marker="o", ms=4, label=label)
     curve.set(xlabel="predicted probability", ylabel="share of pixels that are positive", title="Reliability")
@@ -131,8 +116,7 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
             (line,) = sweep.plot(thresholds, block["dice"], label=protocol)
             sweep.fill_between(thresholds, *zip(*block["ci95"], strict=True), alpha=0.2)
             if "gated" in result:
-                dice = result["gated"][protocol]["dice"]
-                height = dice.get("mean", dice.get("value"))
+                height = estimate(result["gated"][protocol]["dice"])
                 style = {"marker": "D", "color": line.get_color(), "ls": "", "mec": "black"}
                 sweep.plot(result["threshold"], height, label=f"{protocol} gated, {height:.3f}", **style)
     sweep.axvline(result["threshold"], color="tab:gray", lw=1, ls=":")
@@ -143,20 +127,13 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     groups = [g for g in result.get("by_lesion_size", {}).get("groups", []) if g["n"]]
     if groups:
         edges = [g["from_pixels"] for g in groups] + [groups[-1]["to_pixels"]]
-        size.stairs(
-            [g["dice"]["mean"] for g in groups],
-            edges,
-            color="tab:red",
-            lw=2,
-            baseline=None,
-            label="mean of each quarter",
-        )
+        means = [g["dice"]["mean"] for g in groups]
+        size.stairs(means, edges, color="tab:red", lw=2, baseline=None, label="mean of each quarter")
     size.set(xlabel="true area, pixels", ylabel="Dice", title="Dice by size", xscale="log", ylim=(-0.02, 1.02))
     if "severity" in result:
+        true, predicted = columns["true_share"], columns["predicted_share"]
         for chosen, label in ((covid, "COVID-19"), (~covid, "controls")):
-            severity.scatter(
-                columns["true_share"][chosen], columns["predicted_share"][chosen], s=8, alpha=0.5, label=label
-            )
+            severity.scatter(true[chosen], predicted[chosen], s=8, alpha=0.5, label=label)
         severity.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
         severity.set(xlabel="true", ylabel="predicted", title=f"Infected share of the {result['severity']['share_of']}")
     else:
@@ -169,7 +146,7 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Equal pictures in rows of `columns`."""
+    """Pictures of equal size in rows of `columns`."""
     w, h = pictures[0].size
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (w + 6) - 6, rows * (h + 6) - 6), "white")

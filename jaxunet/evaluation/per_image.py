@@ -1,9 +1,10 @@
-"""What the device measured of a split -> every number of every image, and `per_image.csv`. Called by evaluate.py."""
+"""From what the device measured on a split to every number of every image, and to CSV. Called by evaluate.py."""
 
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +18,13 @@ COUNTS = ("tp", "fp", "fn", "tn")
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What `split_pass.measure_step` says of the N images of a split, in their order, and C targets.
+    """The outputs of `split_pass.measure_step` for the N images of a split, in their order, and C targets.
 
     Attributes:
       counts: int32 [N, C, 4], pixels: tp, fp, fn, tn.
       histogram: int32 [N, C, 3, 20], see `counts.histogram`.
       mask: uint8 [N, H, W / 8, C], predicted masks, packed bits.
-      covid19: float32 [N], probability of COVID-19 for the whole image, of a network that answers that.
+      covid19: float32 [N], probability of COVID-19 for the whole image. None if the network does not answer that.
     """
 
     counts: np.ndarray
@@ -32,7 +33,7 @@ class Measured:
     covid19: np.ndarray | None = None
 
     def predicted(self, i: int) -> np.ndarray:
-        """bool [H, W]: the predicted mask of image `i`, first target."""
+        """bool [H, W]: the mask predicted for the first target on image `i`."""
         return np.unpackbits(self.mask[i, ..., 0], axis=1).astype(bool)
 
 
@@ -41,22 +42,23 @@ def tabulate(
 ) -> dict[str, Columns]:
     """Target -> column -> value of each image, in the order of `data`.
 
-    Columns: `COUNTS` int64; `metrics.METRICS`; `hd95` in pixels and the surface Dice at each tolerance (surface.py); of
-    the finding also `true_share` and `predicted_share`, see `infected_shares`, and `covid19_probability` if measured.
+    Columns: `COUNTS` int64; `protocols.METRICS`; `hd95` in pixels and the surface Dice at each tolerance (outlines.py).
+    The finding also has `true_share` and `predicted_share`, see `infected_shares`, and `covid19_probability` if
+    measured.
 
     Args:
       measured: of the images of `data`.
-      data: with their true masks, one per target.
-      targets: the masks.
+      data: the images, with a true mask for each target.
+      targets: names of the masks.
       tolerances: of the surface Dice, in pixels.
-      threads: for the distances.
+      threads: number of threads that compute distances.
     """
     truth = data.arrays["mask"]
     result = {}
     for t, target in enumerate(targets):
         counts = measured.counts[:, t].astype(np.int64)
         distances = outlines.of_images(truth[..., t], measured.mask[..., t], tolerances, threads=threads)
-        names = ("hd95", *map(surface_dice_name, tolerances))
+        names = ("hd95", *(f"surface_dice_{tolerance:g}px" for tolerance in tolerances))
         columns = dict(zip(COUNTS, counts.T, strict=True)) | protocols.ratios(counts)
         result[target] = columns | dict(zip(names, distances.T, strict=True))
     if name := finding(targets):
@@ -67,19 +69,15 @@ def tabulate(
     return result
 
 
-def surface_dice_name(tolerance: float) -> str:
-    """Of the column, such as "surface_dice_2px"."""
-    return f"surface_dice_{tolerance:g}px"
-
-
 def infected_shares(masks: np.ndarray, targets: Sequence[str]) -> np.ndarray:
-    """Share of the organ that the finding takes, such as infection of the lung; without masks of it, of the image.
+    """The share of the organ's pixels that the finding covers, such as infection of the lung.
 
-    Only the finding inside the organ counts. Where there is no organ, the share is 0.
+    Only the finding inside the organ counts. If the image shows no organ, the share is 0. If no target is an organ, it
+    is the share of the image.
 
     Args:
-      masks: packed bits uint8 [N, H, W / 8, C]: all true, or all predicted.
-      targets: of the last axis, a finding among them.
+      masks: uint8 [N, H, W / 8, C], packed bits, true or predicted.
+      targets: names of the last axis; one is a finding.
 
     Returns:
       float64 [N], in [0, 1].
@@ -92,35 +90,39 @@ def infected_shares(masks: np.ndarray, targets: Sequence[str]) -> np.ndarray:
 
 
 def to_csv(table: dict[str, Columns], data: Split) -> str:
-    """One row per image and target, sorted by id, exact to the last digit; blank where a column is another target's."""
+    """One row per image and target, sorted by id, exact to the last digit. A cell is blank if its target has no such
+    column."""
     names = list(dict.fromkeys(name for columns in table.values() for name in columns))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "class", "target", *names])
+    rows: list[list[Any]] = [["id", "class", "target", *names]]
     for i in sorted(range(len(data.ids)), key=data.ids.__getitem__):
         for target, columns in table.items():
             cells = [columns[name][i].item() if name in columns else "" for name in names]
-            writer.writerow([data.ids[i], data.classes[data.labels[i]], target, *cells])
-    return text.getvalue()
+            rows.append([data.ids[i], data.classes[data.labels[i]], target, *cells])
+    return csv_text(rows)
 
 
 def differences_csv(counts: dict[str, np.ndarray], data: Split) -> str:
-    """Several systems on the same images, one row per image, those first on which their Dice differs most.
+    """Several systems on the same images: one row per image, largest difference in Dice first.
 
-    Columns: id, class, `true_pixels` of the mask, `dice <system>` of each, `difference`: the second minus the first if
-    there are two, else the largest minus the smallest.
+    Columns: id, class, `true_pixels` of the mask, `dice <system>` for each system, `difference`. With two systems the
+    difference is the second minus the first; with more, the largest minus the smallest.
 
     Args:
-      counts: system -> int [N, 4], in the order of `data`; two systems at least.
+      counts: system -> int [N, 4], in the order of `data`; at least two systems.
       data: the images.
     """
     dice = np.stack([protocols.ratios(c)["dice"] for c in counts.values()], axis=1)
     difference = dice[:, 1] - dice[:, 0] if len(counts) == 2 else np.ptp(dice, axis=1)
     first = next(iter(counts.values())).astype(np.int64)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "class", "true_pixels", *(f"dice {name}" for name in counts), "difference"])
+    rows: list[list[Any]] = [["id", "class", "true_pixels", *(f"dice {name}" for name in counts), "difference"]]
     for i in sorted(range(len(data.ids)), key=lambda i: (-abs(difference[i]), data.ids[i])):
         row = [data.ids[i], data.classes[data.labels[i]], int(first[i, 0] + first[i, 2])]
-        writer.writerow([*row, *map(float, dice[i]), float(difference[i])])
+        rows.append([*row, *map(float, dice[i]), float(difference[i])])
+    return csv_text(rows)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """The rows as CSV, with lines ending in "\\n"."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -1,7 +1,7 @@
-"""The report of an evaluation: one HTML file with every number, picture and probability, that needs nothing else.
+"""The report of an evaluation: one self-contained HTML file with every number, picture and probability.
 
-`report.html` beside this file is the page; what is written into it is data only: one JSON block, and one per image, so
-that the page decodes no picture before it is looked at. Called by evaluate.py.
+`report.html` beside this file is the page. Only data are written into it: one JSON block, and one for each image, so
+that the page decodes a picture only when it is shown. Called by evaluate.py.
 """
 
 import base64
@@ -22,14 +22,14 @@ from jaxunet.scoring import counts, protocols
 from jaxunet.scoring.detection import Rule
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
-TOP = 31  # the code of probability 1: at steps of 3.2 % a map takes two thirds of what it would at steps of 1.6 %
-MAX_PICTURES = 2000  # of so many images the page holds the pictures, at most; of 256 x 256 they take 10 to 35 KB each
+TOP = 31  # the code of probability 1. Maps in steps of 3.2 % take two thirds of the bytes of maps in steps of 1.6 %.
+MAX_PICTURES = 2000  # images whose pictures the page holds at most; at 256 x 256 one takes 10 to 35 KB
 _PLACE = "<!-- data -->"
 _XRAY = {"format": "WEBP", "quality": 90, "method": 0}
 _EXACT = {"format": "WEBP", "lossless": True, "quality": 25, "method": 4}  # more effort: 4 % smaller, twice the time
 _SHOWN = 8  # images in a gallery
 _CURVES = ("train/loss", "train/dice", "val/P1/dice", "val/P2/dice", "val/P3/dice", "val/gated/P3/dice")
-_MAX_POINTS = 300  # of a curve of training
+_MAX_POINTS = 300  # of a training curve
 
 
 def render(
@@ -42,26 +42,27 @@ def render(
     name: str,
     covid19: np.ndarray | None = None,
 ) -> str:
-    """The page as text. Predicts all images once more, batch by batch; of several processes, all must call it.
+    """The page as text. Predicts all images once more, batch by batch. With several processes, all must call it.
 
     Args:
       predictor: the network.
-      data: the images of the split, N of them.
-      counts: int64 [N, C, 4], what the evaluation counted.
-      result: what `metrics.json` holds; whatever it has beside the protocols is shown as tables.
-      rows: of `metrics.jsonl`; none for weights that were not trained here.
+      data: the N images of the split.
+      counts: int64 [N, C, 4], from the evaluation.
+      result: the content of `metrics.json`. The page shows every block besides the protocols as tables.
+      rows: of `metrics.jsonl`; empty for weights that were not trained here.
       name: of the run.
-      covid19: float [N], probability of COVID-19, of a network that answers that.
+      covid19: float [N], probability of COVID-19. None if the network does not answer that.
     """
     called = np.ones(len(data.ids), bool)
     if covid19 is not None:
-        found = result.get("detection")  # without controls, nothing was chosen on these images
+        found = result.get("detection")  # absent if the split has no controls
         called = (Rule.from_dict(found, answers=True) if found else predictor.rule).calls(covid19)
+    seed = predictor.config.seed
     targets = [
-        _describe(predictor, data, counts[:, c], target, called if c == 0 else np.ones_like(called))
+        _describe(target, counts[:, c], called if c == 0 else np.ones_like(called), seed=seed)
         for c, target in enumerate(predictor.targets)
     ]
-    stored = _pictures_to_store(len(data.ids), targets, seed=predictor.config.seed)
+    stored = _pictures_to_store(len(data.ids), targets, seed=seed)
     sweeps, pictures = _predict(predictor, data, counts, stored)
     page = {
         "run": name,
@@ -72,7 +73,7 @@ def render(
         "protocols": protocols.PROTOCOLS,
         "config": flatten(predictor.config),
         "curves": _curves(rows),
-        "evaluated_epoch": _epoch(rows, predictor.step),
+        "evaluated_epoch": next((row["epoch"] for row in rows if row["step"] == predictor.step), None),
         "threshold_code": threshold_code(predictor.threshold),
         "top": TOP,
         "ids": data.ids,
@@ -86,20 +87,17 @@ def render(
     return "".join([before, *blocks, after])
 
 
-# ---- probabilities in few bits ---------------------------------------------------------------------------------------
+# ---- quantized probabilities -----------------------------------------------------------------------------------------
 
 
 def threshold_code(threshold: float) -> int:
-    """The largest stored probability that is not positive at `threshold`, in (0, 1): 31 at 0.5."""
+    """The largest code that is not positive at `threshold`, in (0, 1): 15 at 0.5."""
     return int(TOP * threshold)
 
 
 def quantize(logits: np.ndarray, threshold: float) -> np.ndarray:
-    """uint8 in [0, TOP], of the shape of `logits`: TOP x the probability, rounded to the nearest on its side of
-    `threshold`.
-
-    So `quantize(logits, t) > threshold_code(t)` is `metrics.positive(logits, t)` in every pixel.
-    """
+    """uint8 in [0, TOP], of the shape of `logits`: TOP x the probability, rounded to the nearest code on its side of
+    `threshold`. So `quantize(logits, t) > threshold_code(t)` equals `counts.positive(logits, t)` in every pixel."""
     code = threshold_code(threshold)
     nearest = np.rint(TOP / 2 * (1 + np.tanh(np.asarray(logits, np.float64) / 2)))  # sigmoid, without overflow
     positive = np.asarray(counts.positive(logits, threshold))
@@ -107,12 +105,7 @@ def quantize(logits: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def counts_per_code(quantized: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """int64 [TOP, 4]: true and false positives, false and true negatives if codes above k are positive, k < TOP.
-
-    Args:
-      quantized: uint8 [H, W] in [0, TOP].
-      truth: bool [H, W].
-    """
+    """int64 [TOP, 4]: row k has tp, fp, fn, tn if codes above k are positive, from uint8 and bool [H, W]."""
     histogram = np.bincount((quantized + (TOP + 1) * truth).ravel(), minlength=2 * (TOP + 1)).reshape(2, TOP + 1)
     tn, fn = histogram.cumsum(axis=1)[:, :-1]
     return np.stack([truth.sum() - fn, (~truth).sum() - tn, fn, tn], axis=-1)
@@ -121,26 +114,24 @@ def counts_per_code(quantized: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _predict(
     predictor: Predictor, data: Split, counts: np.ndarray, stored: set[int]
 ) -> tuple[list[dict], dict[int, list]]:
-    """One pass over the images.
+    """Predicts all images.
 
     Returns:
-      Of each target, `sweep`: the mean Dice and IoU of the COVID-19 images (P1) above each code, and
-      `recount_differs`: how many images another compiled program of the same network counted otherwise.
-      And the pictures of the images `stored`, WebP in base64: the X-ray, the true mask and the probability of the first
-      target, and of each other target the masks of truth and prediction, which take a tenth of its probability.
+      For each target, `sweep`, the mean Dice and IoU over the COVID-19 images (P1) if codes above k are positive, for
+      each k; and `recount_differs`, the number of images whose counts differ from `counts`.
+      For each image in `stored`, its pictures as WebP in base64: the X-ray; the true mask and the probability of the
+      first target; the true and the predicted mask of each other target. A mask takes a tenth of a probability's bytes.
     """
-    code, targets = threshold_code(predictor.threshold), range(len(predictor.targets))
-    covid = protocols.protocol_images("P1", data.positive)
-    sums = np.zeros((len(targets), 2, TOP))
-    differs = np.zeros(len(targets), int)
+    code, targets, batch_size = threshold_code(predictor.threshold), predictor.targets, predictor.config.eval.batch_size
+    covid = data.positive
+    sums, differs = np.zeros((len(targets), 2, TOP)), np.zeros(len(targets), int)
     pictures: dict[int, list] = {}
-    batch_size = predictor.config.eval.batch_size
     for start in range(0, len(data.ids), batch_size):
         masks = predictor.outputs(data.image[start : start + batch_size])["masks"]
         quantized = quantize(masks, predictor.threshold)
         for i, codes in enumerate(quantized, start):
             truth = np.unpackbits(data.arrays["mask"][i], axis=1).astype(bool)
-            for c in targets:
+            for c in range(len(targets)):
                 per_code = counts_per_code(codes[..., c], truth[..., c])
                 differs[c] += not np.array_equal(per_code[code], counts[i, c])
                 if covid[i]:
@@ -148,7 +139,7 @@ def _predict(
                     sums[c] += ratios["dice"], ratios["iou"]
             if i in stored:
                 exact = [truth[..., 0], codes[..., 0]]
-                exact += [mask[..., c] for c in targets[1:] for mask in (truth, codes > code)]
+                exact += [mask[..., c] for c in range(1, len(targets)) for mask in (truth, codes > code)]
                 pictures[i] = [_encode(data.image[i], **_XRAY), *(_encode(x, **_EXACT) for x in exact)]
     means = (sums / max(covid.sum(), 1)).round(5).tolist()
     sweeps = [
@@ -158,29 +149,21 @@ def _predict(
     return sweeps, pictures
 
 
-# ---- what is shown ---------------------------------------------------------------------------------------------------
+# ---- tables and galleries --------------------------------------------------------------------------------------------
 
 
-def _describe(predictor: Predictor, data: Split, counts: np.ndarray, target: str, called: np.ndarray) -> dict[str, Any]:
-    """The table and the galleries of one target, from its counts [N, 4]; `called`: see `galleries`."""
+def _describe(target: str, counts: np.ndarray, called: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """The table and the galleries of one target, from its counts [N, 4]. `called`, `seed`: see `galleries`."""
     groups, names = size_groups(counts[:, 0] + counts[:, 2])
-    return {
-        "name": target,
-        "counts": counts.tolist(),
-        "groups": groups.tolist(),
-        "group_names": names,
-        "galleries": galleries(counts, groups, called, seed=predictor.config.seed),
-    }
+    table = {"name": target, "counts": counts.tolist(), "groups": groups.tolist(), "group_names": names}
+    return table | {"galleries": galleries(counts, groups, called, seed=seed)}
 
 
 def size_groups(area: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Which quarter by size the true area of each image belongs to, among those that have one.
-
-    Args:
-      area: int [N], pixels.
+    """Groups images by their true area, int [N] in pixels.
 
     Returns:
-      int [N], 0 where there is no area, else 1 to 4 from small to large; and how the five are called.
+      int [N]: 0 for a blank truth, else the quarter, 1 (smallest) to 4; and names for the five groups.
     """
     present = area[area > 0]
     edges = np.quantile(present, (0.25, 0.5, 0.75)) if len(present) else np.zeros(3)
@@ -193,12 +176,12 @@ def size_groups(area: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def galleries(counts: np.ndarray, groups: np.ndarray, called: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
-    """Which images are shown, as `{"title", "images": indices}`; a gallery without images is left out.
+    """The images of each gallery, as `{"title", "images": indices}`. A gallery without images is left out.
 
     Args:
       counts: int [N, 4].
-      groups: int [N], of `size_groups`.
-      called: bool [N], whether an image is called COVID-19; only then can a prediction be a false alarm.
+      groups: int [N], from `size_groups`.
+      called: bool [N], which images are called COVID-19. Only these can be false alarms.
       seed: of the random choice.
     """
     dice, fp = protocols.ratios(counts)["dice"], counts[:, 1]
@@ -219,14 +202,14 @@ def galleries(counts: np.ndarray, groups: np.ndarray, called: np.ndarray, *, see
 
 
 def _pictures_to_store(n: int, targets: list[dict], *, seed: int) -> set[int]:
-    """All of `n` images, or so many that a page can hold: those of the galleries, and others at random."""
+    """Indices of at most `MAX_PICTURES` of `n` images: first those of the galleries, then others at random."""
     order = [i for target in targets for gallery in target["galleries"] for i in gallery["images"]]
     order += np.random.default_rng(seed).permutation(n).tolist()
     return set(list(dict.fromkeys(order))[:MAX_PICTURES])
 
 
 def _curves(rows: list[dict]) -> dict[str, list[list[float]]]:
-    """Name -> points [epoch, value]; means of neighbours where training logged more than a picture can show."""
+    """Name -> points [epoch, value]. Training curves with too many points become means of neighbours."""
     curves = {}
     for key in _CURVES:
         points = np.array([(row["epoch"], row[key]) for row in rows if key in row])
@@ -237,22 +220,17 @@ def _curves(rows: list[dict]) -> dict[str, list[list[float]]]:
     return curves
 
 
-def _epoch(rows: list[dict], step: int) -> float | None:
-    """When the checkpoint was written, if the log covers it."""
-    return next((row["epoch"] for row in rows if row["step"] == step), None)
-
-
 # ---- as text ---------------------------------------------------------------------------------------------------------
 
 
 def _block(name: str, value: Any) -> str:
-    """`value` as JSON that a page may hold: nothing in it can end the block or begin a tag."""
+    """`value` as JSON inside HTML. Without "<", no text in it can end the block or begin a tag."""
     text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>\n'
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: None instead."""
+    """`value` with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _finite(x) for key, x in value.items()}
     if isinstance(value, list | tuple):
@@ -261,7 +239,7 @@ def _finite(value: Any) -> Any:
 
 
 def _encode(x: np.ndarray, **options: Any) -> str:
-    """[H, W], uint8, or bool as 0 and 255."""
+    """uint8 or bool [H, W] (True becomes 255) -> picture in base64."""
     file = io.BytesIO()
     Image.fromarray(x).save(file, **options)
     return base64.b64encode(file.getvalue()).decode()

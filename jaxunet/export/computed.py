@@ -1,4 +1,4 @@
-"""What an exported file computes: X-rays' pixels in, probabilities and masks out."""
+"""The function inside an exported file: from the pixels of X-rays to probabilities and masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,8 @@ from jaxunet.scoring.counts import positive
 
 
 def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
-    """`image` uint8 [B, S, S] -> `probability` float32, `mask` uint8 {0, 1} [B, S, S, C], and of a network that answers
-    it, `covid19` float32 [B]; the weights are inside."""
+    """A function, with the weights inside, of `image` uint8 [B, S, S]. It returns `probability` float32, `mask` uint8
+    {0, 1}, both [B, S, S, C], and `covid19` float32 [B] if the network answers for the whole image."""
     variables = jax.device_get(source.variables)
 
     def function(image: Array) -> dict[str, Array]:
@@ -25,7 +25,7 @@ def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
 
 
 def from_logits(logits: Any, source: Predictor) -> dict[str, Array]:
-    """What an exported file computes of the `logits` of a network, see `Predictor.outputs`."""
+    """The outputs of `function_of` from the `logits` of a network, see `Predictor.outputs`."""
     probability = {name: jax.nn.sigmoid(x) for name, x in logits.items()}
     mask = positive(logits["masks"], source.threshold).astype(jnp.uint8)
     return {"mask": mask, "probability": probability.pop("masks"), **probability}

@@ -1,8 +1,7 @@
-"""`--mode=export`: a checkpoint as one file that runs, or loads, without its workdir, and a model card beside it.
+"""`--mode=export`: writes a checkpoint as one file that needs no workdir, and a model card beside it.
 
-What is exported is the whole way from the X-ray's pixels to the mask, in float32: `image` uint8 [batch, S, S] ->
-`probability` float32 and `mask` uint8 {0, 1}, both [batch, S, S, targets], and, of a network that answers for the whole
-image, `covid19` float32 [batch]. The file is read back, run, and compared with the checkpoint before it gets its name.
+The file computes everything from pixels to mask in float32, see `computed.function_of`. Before it gets its name, it is
+read back, run and compared with the checkpoint.
 """
 
 import importlib.metadata
@@ -20,12 +19,12 @@ from jaxunet.core.files import write_atomically
 from jaxunet.data import drawing
 from jaxunet.export import model_card
 from jaxunet.export.computed import from_logits
-from jaxunet.export.formats import FORMATS, Run
+from jaxunet.export.formats import FORMATS, Compute
 from jaxunet.prediction import predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
 
-# Accelerators multiply float32 less exactly: there, probabilities may differ by this much in any format.
+# Accelerators multiply float32 less exactly. There, probabilities may differ by this much in any format.
 _TOLERANCE_ACCELERATOR = 2e-2
 
 
@@ -38,20 +37,20 @@ def export(
     output: pathlib.Path,
     members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
 ) -> None:
-    """Writes `output` and, beside it, `MODEL_CARD.md`; prints how far its values are from the checkpoint's.
+    """Writes `output` and `MODEL_CARD.md` beside it, and prints how far its values are from those of the checkpoint.
 
     Args:
-      config: of the run, as `config.load` gives it, maybe with another threshold.
+      config: of the run, as `config_file.load` gives it, maybe with another threshold.
       workdir: of the run.
       checkpoint: "latest", "best" or a step.
       format: a key of `FORMATS`.
-      output: the file to write; one that is there is replaced.
-      members: config and workdir of several runs, to export their mean probability; `workdir` then has the scores that
-        `--mode=evaluate --runs` wrote, or nothing.
+      output: the file to write or replace.
+      members: config and workdir of each of several runs, to export their mean probability. `workdir` then has the
+        scores from `--mode=evaluate --runs`, or nothing.
 
     Raises:
-      UserError: if there is no such checkpoint, a library is missing, the network or the mean over flips has no such
-        form, or the file computes something else than the checkpoint. `output` is left as it was.
+      UserError: if there is no such checkpoint, a library is missing, the format cannot hold the network, or the file
+        does not compute the same as the checkpoint. `output` then stays as it was.
     """
     row = FORMATS[format]
     if output.is_dir() or output.name == model_card.NAME:
@@ -62,11 +61,12 @@ def export(
         raise UserError(f"--format={format} needs {' and '.join(row.libraries)}: pip install 'jaxunet[{row.extra}]'.")
     if config.eval.flips and not row.takes_flips:
         raise UserError(
-            f"--format={format} is the network alone: give --config.eval.flips=False, or write safetensors."
+            f"--format={format} cannot average an X-ray and its mirror image: add --config.eval.flips=False, or use "
+            f"--format=safetensors."
         )
     if members and not row.takes_runs:
         able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
-        raise UserError(f"--format={format} holds one network, and --runs names several: write {able}.")
+        raise UserError(f"--format={format} holds one network, but --runs names several: use --format={able}.")
     runs = list(members) or [(config, workdir)]
     loaded = [predictor.load(_portable(c), run, checkpoint=checkpoint) for c, run in runs]
     source = predictor.ensemble(loaded, [run for _, run in runs]) if members else loaded[0]
@@ -78,28 +78,28 @@ def export(
         least = 0.0 if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
         agreement = compare(source, row.read(source, draft), tolerance=max(row.tolerance, least))
         card = model_card.model_card(source, workdir, metadata, output.name, format, agreement, trained_in=runs[0][1])
-        write_atomically(output, draft.read_bytes())  # with the user's permissions, which safetensors does not give
+        write_atomically(output, draft.read_bytes())  # a new file: safetensors ignores the user's permissions
     write_atomically(output.parent / model_card.NAME, card)
     print(
-        f"{output}: {format}, {output.stat().st_size:,} bytes, checkpoint {source.step}, {', '.join(source.targets)}, "
-        f"{source.image_size}x{source.image_size}. {agreement} {model_card.NAME} is beside it."
+        f"Written to {output}: {format}, {output.stat().st_size:,} bytes, checkpoint {source.step}, "
+        f"{', '.join(source.targets)}, {source.image_size}x{source.image_size}. {agreement}"
     )
 
 
 def _portable(config: ConfigDict) -> ConfigDict:
-    """A copy for what every device and runtime can compute."""
+    """A copy with the arithmetic that every device and runtime has."""
     portable = from_json(to_json(config))
     portable.model.dtype, portable.model.layout = "float32", "plain"
     return portable
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
-    """What every artefact says of itself, as JSON values: `config` is the run's, without paths of this machine."""
+    """The metadata of every exported file, as JSON values. `config` is that of the run without local paths."""
     config = from_json(to_json(config))
     config.dataset.source = config.dataset.data_dir = ""
     for key in ("weights", "run"):
         config.init[key] = pathlib.PurePath(config.init[key]).name
-    size, classes = source.image_size, len(source.targets)
+    size, masks = source.image_size, len(source.targets)
     return {
         "description": "Segmentation of chest X-rays by jaxunet. Research only, not for clinical use.",
         "targets": list(source.targets),
@@ -108,8 +108,8 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "image_size": size,
         "input": {"image": f"uint8 [batch, {size}, {size}]: gray, 0 black to 255 white, whole frontal X-ray"},
         "outputs": {
-            "probability": f"float32 [batch, {size}, {size}, {classes}], last axis as targets",
-            "mask": f"uint8 {{0, 1}} [batch, {size}, {size}, {classes}]: probability above threshold",
+            "probability": f"float32 [batch, {size}, {size}, {masks}], last axis as targets",
+            "mask": f"uint8 {{0, 1}} [batch, {size}, {size}, {masks}]: probability above threshold",
             **({"covid19": f"float32 [batch]. {model_card.UNGATED}"} if source.answers_covid19 else {}),
         },
         "training_data": dict(zip(("name", "terms"), model_card.training_data(config), strict=True)),
@@ -119,28 +119,31 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def compare(source: Predictor, run: Run, *, tolerance: float) -> str:
-    """A sentence on how `run` and the checkpoint agree on drawn X-rays, in batches of 1 and 3; or a UserError."""
+def compare(source: Predictor, compute: Compute, *, tolerance: float) -> str:
+    """Compares `compute` with the checkpoint on drawn X-rays, in batches of 1 and 3.
+
+    Returns:
+      A sentence on how well they agree.
+
+    Raises:
+      UserError: if a probability differs by more than `tolerance`, or a mask by more than that explains.
+    """
     size = source.image_size
     images = np.stack([drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)])
     images = images.reshape(4, size, images.shape[1] // size, size, -1).mean(axis=(2, 4)).astype(np.uint8)
     expected = {k: np.asarray(v) for k, v in from_logits(source.outputs(images), source).items()}
-    parts = [run(images[:1]), run(images[1:])]
+    parts = [compute(images[:1]), compute(images[1:])]
     computed = {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in expected}
-    difference = np.concatenate(
-        [np.abs(computed[k] - x).ravel() for k, x in expected.items() if k != "mask"]  # probabilities
-    )
+    largest = float(np.max([np.abs(computed[k] - x).max() for k, x in expected.items() if k != "mask"]))
     differs = computed["mask"] != expected["mask"]
     on_the_edge = np.abs(expected["probability"] - source.threshold) <= tolerance
-    largest = float(difference.max())
+    pixels = f"{int(differs.sum())} of {differs.size:,} mask pixels differ."
     if not largest <= tolerance or (differs & ~on_the_edge).any():
         raise UserError(
-            f"The exported file computes other values than the checkpoint: probabilities differ by up to "
-            f"{largest:.1e}, {tolerance:.0e} is allowed, and {int(differs.sum())} of {differs.size:,} mask pixels "
-            f"differ. Nothing was written."
+            f"The exported file computes other values than the checkpoint: probabilities differ by up to {largest:.1e} "
+            f"(allowed: {tolerance:.0e}) and {pixels} Nothing was written."
         )
     return (
-        f"On {len(images)} drawn X-rays its probabilities differ from the checkpoint's by at most {largest:.1e} "
-        f"(largest probability {expected['probability'].max():.2f}), and {int(differs.sum())} of {differs.size:,} mask "
-        f"pixels differ."
+        f"On {len(images)} drawn X-rays, its probabilities differ from those of the checkpoint by at most "
+        f"{largest:.1e} (largest probability: {expected['probability'].max():.2f}), and {pixels}"
     )

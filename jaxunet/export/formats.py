@@ -1,7 +1,7 @@
 """Export formats: one row of `FORMATS` each, with the functions that write a file and read it back.
 
-A new format takes a row here, a page in how_to_run/, and a file for its code if that is long. `launch.py` reads the
-names, and so that `--help` answers at once, JAX is imported inside the functions.
+A new format needs a row here, a page in how_to_run/, and a file for its code if that is long. JAX is imported inside
+the functions, because command_line.py reads the names and `--help` shall answer at once.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jaxunet.core.errors import UserError
 if TYPE_CHECKING:
     from jaxunet.prediction.predictor import Predictor
 
-Run = Callable[[np.ndarray], dict[str, Any]]  # uint8 [B, S, S] -> what `computed.function_of` gives
+Compute = Callable[[np.ndarray], dict[str, Any]]  # uint8 [B, S, S] -> outputs as of `computed.function_of`
 Metadata = dict[str, Any]  # see `export.describe`
 
 PAGES = pathlib.Path(__file__).with_name("how_to_run")
@@ -33,17 +33,17 @@ class Format:
 
     Attributes:
       write: (network, metadata, path) -> None.
-      read: (network, path) -> what the file computes. The network is the one that was written.
-      page: name of the file in how_to_run/, the section "How to run it" of the model card.
-      extension: of a file name that fits.
-      tolerance: largest difference from a probability of the checkpoint that passes, on CPUs.
-      takes_flips: whether what reads the file can average an X-ray and its mirror image.
-      takes_runs: whether it holds the function itself, and so the mean of several networks, too.
-      libraries, extra: what it needs besides, and the extra of jaxunet that installs that.
+      read: (network, path) -> the function that the file computes. The network is the one that was written.
+      page: name of the page in how_to_run/, which becomes the section "How to run it" of the model card.
+      extension: usual end of the file name.
+      tolerance: largest difference from a probability of the checkpoint that is allowed on CPUs.
+      takes_flips: whether the reader of the file can average an X-ray and its mirror image.
+      takes_runs: whether the file can hold the mean of several networks.
+      libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them.
     """
 
     write: Callable[["Predictor", Metadata, pathlib.Path], None]
-    read: Callable[["Predictor", pathlib.Path], Run]
+    read: Callable[["Predictor", pathlib.Path], Compute]
     page: str
     extension: str
     tolerance: float = 1e-4
@@ -53,17 +53,17 @@ class Format:
     extra: str = ""
 
     def missing(self) -> list[str]:
-        """Those of its `libraries` that are not installed."""
+        """The `libraries` that are not installed."""
         return [name for name in self.libraries if importlib.util.find_spec(name) is None]
 
     def how_to_run(self, **words: object) -> str:
-        """Its page, in Markdown, with `file`, `format`, `size` and `agreement` put in."""
+        """The page, in Markdown, with `file`, `format`, `size` and `agreement` filled in."""
         page = (PAGES / f"{self.page}.md").read_text().rstrip()
         return string.Template(page).substitute(words)
 
 
 def to_strings(metadata: Metadata) -> dict[str, str]:
-    """Each value as JSON, for formats whose metadata are strings."""
+    """Each value as JSON, for formats whose metadata must be strings."""
     return {key: json.dumps(value) for key, value in metadata.items()}
 
 
@@ -81,7 +81,7 @@ def _write_stablehlo(source: "Predictor", metadata: Metadata, path: pathlib.Path
         file.writestr("model.stablehlo", bytes(exported.serialize()))
 
 
-def _read_stablehlo(source: "Predictor", path: pathlib.Path) -> Run:
+def _read_stablehlo(source: "Predictor", path: pathlib.Path) -> Compute:
     import jax.export
 
     with zipfile.ZipFile(path) as file:
@@ -101,7 +101,7 @@ def _write_onnx(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> 
     onnx.checker.check_model(path, full_check=True)
 
 
-def _read_onnx(source: "Predictor", path: pathlib.Path) -> Run:
+def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -113,15 +113,15 @@ def _write_safetensors(source: "Predictor", metadata: Metadata, path: pathlib.Pa
     from jaxunet.prediction import predictor
 
     tensors = predictor.flatten(source.variables)
-    if half:  # of kernels; vectors are few, and a variance may exceed what float16 holds
+    if half:  # kernels only: vectors are few, and a variance can exceed the range of float16
         tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
     save_safetensors(tensors, metadata, path)
 
 
-def _read_safetensors(source: "Predictor", path: pathlib.Path) -> Run:
+def _read_safetensors(source: "Predictor", path: pathlib.Path) -> Compute:
     from jaxunet.prediction import predictor
 
-    return _run_of(predictor.load_safetensors(path))
+    return _compute_of(predictor.load_safetensors(path))
 
 
 def _write_torch(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
@@ -129,14 +129,14 @@ def _write_torch(source: "Predictor", metadata: Metadata, path: pathlib.Path) ->
     from jaxunet.models.build import NETWORKS
 
     if source.answers_covid19:
-        raise UserError("--format=torch has no place for the target 'covid19': train without, or use another format.")
+        raise UserError("--format=torch cannot hold the target 'covid19': train without it, or use another format.")
     name, known = source.config.model.name, [n for n, network in NETWORKS.items() if network.torch_modules]
     if name not in known:
         raise UserError(f"--format=torch is for {' and '.join(known)}: {name!r} has no counterpart in PyTorch.")
     save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)
 
 
-def _read_torch(source: "Predictor", path: pathlib.Path) -> Run:
+def _read_torch(source: "Predictor", path: pathlib.Path) -> Compute:
     import jax
 
     from jaxunet.devices import replicas
@@ -144,7 +144,7 @@ def _read_torch(source: "Predictor", path: pathlib.Path) -> Run:
 
     name, (tensors, _) = source.config.model.name, torch_weights.read_safetensors(path)
     variables = torch_weights.from_torch(tensors, jax.device_get(source.variables), name, source=str(path))
-    return _run_of(dataclasses.replace(source, variables=replicas.replicate(variables)))
+    return _compute_of(dataclasses.replace(source, variables=replicas.replicate(variables)))
 
 
 def save_safetensors(tensors: dict[str, np.ndarray], metadata: Metadata, path: pathlib.Path) -> None:
@@ -154,7 +154,7 @@ def save_safetensors(tensors: dict[str, np.ndarray], metadata: Metadata, path: p
     safetensors.numpy.save_file(contiguous, path, metadata=to_strings(metadata))
 
 
-def _run_of(loaded: "Predictor") -> Run:
+def _compute_of(loaded: "Predictor") -> Compute:
     from jaxunet.export.computed import from_logits
 
     return lambda images: from_logits(loaded.outputs(images), loaded)

@@ -1,6 +1,6 @@
-"""MODEL_CARD.md: what a reader must know of an exported network before using it, from the run itself.
+"""MODEL_CARD.md: what a reader must know about an exported network before using it.
 
-Called by `export.py`. Every number is read from the run's files; what is not there is said to be absent.
+Called by export.py. Every number is read from the files of the run. The card says if one of them is absent.
 """
 
 import json
@@ -21,13 +21,14 @@ from jaxunet.export.formats import FORMATS
 from jaxunet.models.build import NETWORKS
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring import protocols
+from jaxunet.scoring.bootstrap import in_words
 
 NAME = "MODEL_CARD.md"
 TEMPLATE = pathlib.Path(__file__).with_name("model_card.md")
 
 
 def training_data(config: ConfigDict) -> tuple[str, str]:
-    """Name of the dataset in `config`, and a note on its terms of use."""
+    """Name of the dataset in `config` with its citation, and its terms of use."""
     spec = spec_of(config.dataset)
     return f"{spec.title}, {spec.citation}", spec.terms
 
@@ -46,23 +47,23 @@ def model_card(
 
     Args:
       source: the network.
-      workdir: of the run, or the folder with the scores of several runs' mean.
-      metadata: as `export.describe` gives it.
-      file: name of the artefact.
+      workdir: of the run, or the folder with the scores of the mean of several runs.
+      metadata: from `export.describe`.
+      file: name of the exported file.
       format: a key of `FORMATS`.
-      agreement: a sentence on how the artefact was checked.
+      agreement: a sentence on how the file was checked.
       trained_in: workdir of the run, or of the first of several.
     """
     size, versions = source.image_size, metadata["versions"]
-    several = "" if trained_in == workdir else f"; {source.origin}, of which this is the first"
+    several = "" if trained_in == workdir else f" of the first run; the network is {source.origin}"
     return string.Template(TEMPLATE.read_text()).substitute(
         run=text(workdir.resolve().name),
         targets=" and ".join(source.targets),
-        network=_network(source.config),
+        network=NETWORKS[source.config.model.name].words(source.config.model),
         size=size,
         step=f"{source.step:,}{several}",
         training_data=_training_data(source, trained_in),
-        settings=_settings(source, metadata),
+        settings=_settings(source),
         scores=_scores(source, workdir),
         limits=_limits(source),
         how_to_run=FORMATS[format].how_to_run(file=code(file), format=format, size=size, agreement=text(agreement)),
@@ -71,83 +72,75 @@ def model_card(
 
 
 def text(words: Any) -> str:
-    """`words` such that Markdown and HTML show them as they are, on one line."""
-    one_line = " ".join(str(words).split())
-    return re.sub(r"([\\`*_\[\]<>!|&~])", r"\\\1", one_line)
+    """`words` on one line, escaped so that Markdown and HTML show them unchanged."""
+    return re.sub(r"([\\`*_\[\]<>!|&~])", r"\\\1", " ".join(str(words).split()))
 
 
 def code(name: str) -> str:
-    """A file name inside code: without what would end the code or the string in it."""
+    """A file name for use in code, without characters that could end the code or a string in it."""
     return re.sub(r"[^\w .,+()@=-]", "_", name)
-
-
-def _network(config: ConfigDict) -> str:
-    return NETWORKS[config.model.name].words(config.model)
 
 
 def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     config, (name, terms) = source.config.dataset, training_data(source.config)
     spec = spec_of(config)
     lines = [
-        f"- Dataset: {name}; part `{config.train_config}`, scored on `{config.eval_config}`.",
+        f"- Dataset: {name}. Trained on the part `{config.train_config}`, scored on the part `{config.eval_config}`.",
         f"- Terms of use: {terms}",
     ]
     if not (workdir / "metrics.jsonl").is_file():
         return (
-            "The run holds no training log: these weights were imported or never trained, and the card cannot tell on "
-            "what. The settings name this dataset, which may not be the one:\n\n" + "\n".join(lines)
+            "The run has no training log: these weights were imported or never trained, and their training data are "
+            "unknown. The settings name this dataset, which may be another one:\n\n" + "\n".join(lines)
         )
-    weights = source.config.init.weights or source.config.init.run
-    if weights:
-        words = (
-            "ImageNet weights (torchvision, BSD-3)" if weights == "imagenet" else text(pathlib.PurePath(weights).name)
-        )
-        lines.append(f"- Started from {words}: what those were trained on counts, too.")
-    builders = {part: prepared.prepared(config, part) for part in (config.train_config, config.eval_config)}
-    builder = builders[config.train_config]
-    if None in builders.values():
-        return "\n".join(
-            [*lines, "- Its prepared form is not on this machine any more: sizes and leaks were not looked up."]
-        )
+    if weights := source.config.init.weights or source.config.init.run:
+        imagenet = "ImageNet weights (torchvision, BSD-3)"
+        words = imagenet if weights == "imagenet" else text(pathlib.PurePath(weights).name)
+        lines.append(f"- Training started from {words}, whose training data count too.")
+    builder, scored = (prepared.prepared(config, part) for part in (config.train_config, config.eval_config))
+    if builder is None or scored is None:
+        lines.append("- The prepared dataset is not on this machine, so the card gives no numbers of images and leaks.")
+        return "\n".join(lines)
     dropped = prepared.dropped_from_train(builder) if config.drop_leaked else frozenset()
     if config.drop_near_duplicates:
         dropped |= {i for i in prepared.near_in_train(builder) if spec.in_subset(i, config.train_config)}
-    sizes = {split: builders[config.eval_config].info.splits[split].num_examples for split in ("val", "test")}
-    train = builder.info.splits["train"].num_examples
-    lines.append(f"- Images: {train - len(dropped):,} for training, {sizes['val']:,} Val, {sizes['test']:,} Test.")
+    train, val, test = (
+        b.info.splits[s].num_examples for b, s in ((builder, "train"), (scored, "val"), (scored, "test"))
+    )
+    lines.append(f"- Images: {train - len(dropped):,} for training, {val:,} Val, {test:,} Test.")
     found = prepared.verification(builder)
     if spec.archive:
         part = config.train_config
         near = [p for p in found["near"] if any(spec.in_train(i) and spec.in_subset(i, part) for i in p)]
         identical, fate = len(found["dropped_from_train"]), "left out" if config.drop_leaked else "**kept**"
         lines.append(
-            f"- Split hygiene: images of Train that are byte for byte one of Val or Test: {identical}, {fate}. Pairs "
-            f"of a training image and one of Val or Test that are nearly identical: {len(near)}, "
-            f"{'left out' if config.drop_near_duplicates else 'kept'}. File names carry no patient, so the same "
+            f"- Leakage: training images identical to one of Val or Test: {identical}, {fate}. Pairs of a training "
+            f"image and one of Val or Test that are nearly identical: {len(near)}, "
+            f"{'left out' if config.drop_near_duplicates else 'kept'}. File names do not tell the patient, so one "
             f"patient may be in two splits."
         )
     return "\n".join(lines)
 
 
-def _settings(source: Predictor, metadata: dict[str, Any]) -> str:
+def _settings(source: Predictor) -> str:
     config = source.config
     parameters = sum(np.size(x) for x in jax.tree.leaves(source.variables["params"]))
     length = f"{config.train.total_epochs} epochs" if config.train.total_epochs else f"{config.train.total_steps} steps"
     rows = {
-        "network": f"{_network(config)}, {parameters:,} parameters",
+        "network": f"{NETWORKS[config.model.name].words(config.model)}, {parameters:,} parameters",
         "image size": f"{source.image_size}x{source.image_size}",
-        "targets": ", ".join(source.config.dataset.targets),
+        "targets": ", ".join(config.dataset.targets),
         "threshold": source.threshold,
-        "averaged over mirror images": "yes" if source.config.eval.flips else "no",
+        "mean of X-ray and mirror image": "yes" if config.eval.flips else "no",
         "input": f"(pixel / 255 - {config.model.input_mean}) / {config.model.input_std}",
         "planned length": f"{length} of batches of {config.train.batch_size}; exported at step {source.step:,}",
         "loss": config.loss.name,
         "optimizer": f"{config.optimizer.name}, {config.optimizer.schedule}, rate {config.optimizer.learning_rate:g}",
-        "averaged weights": f"decay {config.train.ema_decay:g}" if config.train.ema_decay else "no",
+        "moving average of weights": f"decay {config.train.ema_decay:g}" if config.train.ema_decay else "no",
         "seed": config.seed,
     }
     table = "\n".join(f"| {name} | {text(value)} |" for name, value in rows.items())
-    return f"| setting | value |\n|---|---|\n{table}\n\nEvery setting is in the file's metadata, under `config`."
+    return f"| setting | value |\n|---|---|\n{table}\n\nThe metadata of the file have every setting, under `config`."
 
 
 def _scores(source: Predictor, workdir: pathlib.Path) -> str:
@@ -158,12 +151,12 @@ def _scores(source: Predictor, workdir: pathlib.Path) -> str:
         except (KeyError, TypeError, ValueError) as error:
             blocks.append(f"`eval/{code(path.parent.name)}/metrics.json` cannot be read ({text(repr(error))}).")
     command = f"python launch.py --mode=evaluate --workdir={shlex.quote(code(workdir.resolve().name))} --split=test"
-    return "\n\n".join(blocks) or f"**Not evaluated.** `{command}` does it; export again after that."
+    return "\n\n".join(blocks) or f"**Not evaluated.** Run `{command}`, then export again."
 
 
 def _score(source: Predictor, result: dict[str, Any]) -> str:
-    """One evaluated split: every protocol with its number of images, and 95 % intervals where they were computed."""
-    flips = ", mean over mirror images" if result.get("flips") else ""
+    """The scores on one split: every protocol, with its number of images and 95 % intervals."""
+    flips = ", mean of X-ray and mirror image" if result.get("flips") else ""
     height, width = result["image_size"]
     lines = [
         f"**{text(result['split'])}** of {text(result['dataset'])}, {height}x{width}, threshold {result['threshold']}, "
@@ -172,26 +165,23 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
     scored = (result["checkpoint_step"], result["threshold"], result.get("flips", False))
     if scored != (source.step, source.threshold, source.config.eval.flips):
         lines.append(
-            f"**These are not the scores of the exported network**, which is checkpoint {source.step} at threshold "
-            f"{source.threshold}, with{'' if source.config.eval.flips else 'out'} the mean over mirror images."
+            f"**These are not the scores of the exported network.** That is checkpoint {source.step} at threshold "
+            f"{source.threshold}, with{'' if source.config.eval.flips else 'out'} the mean of X-ray and mirror image."
         )
     rows = [f"| target | protocol | n | {' | '.join(protocols.METRICS)} |", "|---" * (3 + len(protocols.METRICS)) + "|"]
     for target, block in {result["target"]: result, **result.get("targets", {})}.items():
-        for protocol, meaning in protocols.PROTOCOLS.items():
-            if protocol in block:
-                cells = " | ".join(_cell(block[protocol][m]) for m in protocols.METRICS)
-                n = block[protocol][protocols.METRICS[0]]["n"]
-                rows.append(f"| {text(target)} | {text(protocol)}: {meaning} | {n} | {cells} |")
-        for protocol in ("P1", "P2", "P3") if "gated" in block else ():
-            cells = " | ".join(_cell(block["gated"][protocol][m]) for m in protocols.METRICS)
-            n = block["gated"][protocol][protocols.METRICS[0]]["n"]
-            rows.append(f"| {text(target)} | {protocol} gated: blank where not called COVID-19 | {n} | {cells} |")
+        scores = [(f"{p}: {words}", block[p]) for p, words in protocols.PROTOCOLS.items() if p in block]
+        gated = ((p, block["gated"][p]) for p in ("P1", "P2", "P3") if "gated" in block)
+        scores += [(f"{p} gated: blank where not called COVID-19", numbers) for p, numbers in gated]
+        for words, numbers in scores:
+            cells = " | ".join(in_words(numbers[m]) for m in protocols.METRICS)
+            rows.append(f"| {text(target)} | {text(words)} | {numbers[protocols.METRICS[0]]['n']} | {cells} |")
     for block in (result, *result.get("targets", {}).values()):
         if "score_is" in (found := block.get("detection", {})):
             rows.append(
-                f"\nCOVID-19 or not, by the {found['score_is']}: ROC AUC {_cell(found['auc'])}. Above "
+                f"\nCOVID-19 or not, decided by the {found['score_is']}: ROC AUC {in_words(found['auc'])}. Above "
                 f"{found['threshold']:.4f} ({text(found['threshold_from'])}): sensitivity "
-                f"{_cell(found['sensitivity'])}, specificity {_cell(found['specificity'])}."
+                f"{in_words(found['sensitivity'])}, specificity {in_words(found['specificity'])}."
             )
     controls = result["controls"]
     if controls["n"]:
@@ -202,25 +192,19 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
     return "\n\n".join([*lines, "\n".join(rows)])
 
 
-def _cell(numbers: dict[str, Any]) -> str:
-    value = numbers.get("mean", numbers.get("value"))
-    low, high = numbers.get("ci95", (None, None))
-    return f"{value:.4f}" if low is None else f"{value:.4f} [{low:.4f}, {high:.4f}]"
-
-
-# Of a network with the target "covid19".
+# For networks with the target "covid19".
 UNGATED = (
-    "Infection was learnt from COVID-19 images alone: its mask says where, if the X-ray is one of COVID-19, which "
-    "covid19 says. For a mask that is blank else, take covid19 above the threshold of detection."
+    "Infection was learnt from COVID-19 images only. Its mask shows where infection is if the X-ray shows COVID-19; "
+    "covid19 is the probability of that. Blank the mask if covid19 is not above the threshold of detection."
 )
 
 
 def _limits(source: Predictor) -> str:
-    """What depends on the targets; the limits of every network are in the template."""
+    """The limits that depend on the targets. The template has those of every network."""
     dataset = source.config.dataset
     if not finding(source.targets):
         return ""
     if spec_of(dataset).has_controls(dataset.train_config):
-        words = "Other pneumonia and normal lungs were among the training images."
+        words = "The training images include other pneumonia and normal lungs."
         return f"\n- {words} {UNGATED}" if source.answers_covid19 else f"\n- {words}"
-    return "\n- It has learnt from COVID-19 images only: expect it to mark infection on lungs that have none."
+    return "\n- It was trained on COVID-19 images only. Expect it to mark infection on lungs without any."

@@ -1,11 +1,11 @@
-"""A JAX function as an ONNX graph: the operations that our networks run at inference, no others.
+"""Translates a JAX function to an ONNX graph, with only the operations that our networks use at inference.
 
-What depends on the weights alone (folding of kernels, factors of the normalisation) is computed here and stored as a
-constant; what depends on the image becomes nodes. The first axis of the input is the batch and stays open. Called by
-`export.py`; needs the extra [onnx].
+Values that depend only on the weights, such as folded kernels, are computed here and stored as constants. Values that
+depend on the image become nodes. The size of the first axis, the batch, stays open. Called by formats.py. Needs the
+extra [onnx].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,36 +15,33 @@ from onnx import helper, numpy_helper
 
 from jaxunet.core.errors import UserError
 
-OPSET = 17  # of 2022: every runtime of the last years reads it
+OPSET = 17  # released in 2022; runtimes of the last years read it
 _IR_VERSION = 8  # of the same release
 
-# Operations with the same meaning, in the same order of arguments, broadcasting as NumPy does.
+# Operations with the same meaning, order of arguments and broadcasting in JAX and ONNX.
 _SAME = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "logistic": "Sigmoid", "gt": "Greater",
 }  # fmt: skip
 
 
 def to_onnx(function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[int, ...], dtype: Any) -> Any:
-    """The graph of `function`, with input `image` and outputs named by the keys of what it returns.
+    """The graph of `function` as an `onnx.ModelProto`. Its input is `image`; its outputs have the names in the result.
 
     Args:
-      function: `[batch, *shape] -> {name: [batch, ...]}`; its weights are closed over.
+      function: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside.
       shape: of one example.
       dtype: of the input.
 
-    Returns:
-      An `onnx.ModelProto` of opset `OPSET`.
-
     Raises:
-      UserError: for an operation that has no translation here.
+      UserError: if an operation has no translation here.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     like = jax.ShapeDtypeStruct((batch, *shape), dtype)
     closed, results = jax.make_jaxpr(function, return_shape=True)(like)
     graph = _Graph()
-    values = graph.run(closed.jaxpr, closed.consts, ["image"])
+    values = graph.translate(closed.jaxpr, closed.consts, ["image"])
     infos = []
-    for (name, result), value in zip(sorted(results.items()), values, strict=True):  # in a pytree, keys are sorted
+    for (name, result), value in zip(sorted(results.items()), values, strict=True):  # as JAX sorts keys
         graph.nodes.append(helper.make_node("Identity", [graph.name(value)], [name]))
         infos.append(_info(name, result))
     proto = helper.make_graph(graph.nodes, "jaxunet", [_info("image", like)], infos, graph.constants)
@@ -54,11 +51,11 @@ def to_onnx(function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[
 
 
 def _no_translation(what: str) -> UserError:
-    return UserError(f"This network cannot be written as ONNX, for {what} has no translation: use --format=stablehlo.")
+    return UserError(f"This network cannot be written as ONNX: {what} has no translation. Use --format=stablehlo.")
 
 
 def _info(name: str, array: Any) -> Any:
-    """Name, type and shape of an input or output; the batch axis by its name."""
+    """Name, type and shape of an input or output. The batch axis has a name instead of a size."""
     return helper.make_tensor_value_info(name, _onnx_type(array.dtype), ["batch", *array.shape[1:]])
 
 
@@ -66,13 +63,13 @@ def _onnx_type(dtype: Any) -> int:
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
-def _sizes(shape: tuple[Any, ...]) -> np.ndarray:
-    """A shape as ONNX's Reshape takes it: -1 for the batch."""
+def _sizes(shape: Sequence[Any]) -> np.ndarray:
+    """A shape for ONNX's Reshape, with -1 for the batch."""
     return np.array([d if isinstance(d, int) else -1 for d in shape], np.int64)
 
 
 class _Graph:
-    """Nodes and constants so far. A value is known (an array) or computed in the graph (the name of a tensor)."""
+    """Nodes and constants so far. A value is a constant (an array) or a tensor of the graph (its name)."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -84,7 +81,7 @@ class _Graph:
         return f"t{self._count}"
 
     def name(self, value: Any) -> str:
-        """The name of `value` in the graph; an array becomes a constant of it."""
+        """The name of `value` in the graph. An array is added as a constant."""
         if isinstance(value, str):
             return value
         name = self._new_name()
@@ -92,13 +89,13 @@ class _Graph:
         return name
 
     def add(self, op: str, *inputs: Any, **attributes: Any) -> str:
-        """A node with one output, whose name is returned."""
+        """Adds a node with one output and returns the name of the output."""
         output = self._new_name()
         self.nodes.append(helper.make_node(op, [self.name(x) for x in inputs], [output], **attributes))
         return output
 
-    def run(self, jaxpr: Any, consts: list[Any], arguments: list[Any]) -> list[Any]:
-        """Values of the outputs of `jaxpr`, whose inputs are `arguments`."""
+    def translate(self, jaxpr: Any, consts: list[Any], arguments: list[Any]) -> list[Any]:
+        """Adds the nodes of `jaxpr` for the inputs `arguments`, and returns the values of its outputs."""
         values = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
@@ -112,7 +109,7 @@ class _Graph:
     def _step(self, eqn: Any, inputs: list[Any]) -> list[Any]:
         """Values of the outputs of one equation."""
         name, params = eqn.primitive.name, eqn.params
-        if name == "platform_index":  # of `jax.lax.platform_dependent`: runtimes of ONNX get what CPUs get
+        if name == "platform_index":  # of `jax.lax.platform_dependent`: ONNX gets the branch for CPUs
             return [np.int32(next(i for i, p in enumerate(params["platforms"]) if p is None or "cpu" in p))]
         if name == "cond":
             index, *inputs = inputs
@@ -122,7 +119,7 @@ class _Graph:
         else:  # a call: jit, custom_jvp_call, custom_vjp_call
             inner = params.get("jaxpr", params.get("call_jaxpr"))
         if inner is not None:
-            return self.run(inner.jaxpr, inner.consts, inputs)
+            return self.translate(inner.jaxpr, inner.consts, inputs)
         if not any(isinstance(x, str) for x in inputs):
             outputs = eqn.primitive.bind(*inputs, **params)
             return [np.asarray(x) for x in (outputs if eqn.primitive.multiple_results else [outputs])]
@@ -188,7 +185,7 @@ class _Graph:
         return self.add("MatMul", x, kernel)
 
     def _conv_general_dilated(self, eqn: Any, x: str, kernel: Any) -> str:
-        """Channels last in JAX, first in ONNX."""
+        """Channels are last in JAX and first in ONNX."""
         p = eqn.params
         layout = p["dimension_numbers"]
         layouts = (layout.lhs_spec, layout.rhs_spec, layout.out_spec)

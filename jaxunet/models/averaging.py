@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxunet.models.build import Network
+from jaxunet.models.build import Forward
 
 
 def mean_logits(logits: Array) -> Array:
@@ -24,7 +24,7 @@ def mean_logits(logits: Array) -> Array:
 class Flipped:
     """`model` on the image and on its mirror image, left and right exchanged; the mean of both."""
 
-    model: Network
+    model: Forward
 
     def apply(self, variables: Any, image: Array, *, train: bool) -> dict[str, Array]:
         """float32 [B, H, W, 1] -> logits as of `model`; twice its work and memory."""
@@ -44,7 +44,7 @@ class Ensemble:
     Their variables are one tree: of each collection, such as "params", a tuple with that of each network.
     """
 
-    models: tuple[Network, ...]
+    models: tuple[Forward, ...]
 
     def apply(self, variables: Any, image: Array, *, train: bool) -> dict[str, Array]:
         """float32 [B, H, W, 1] -> logits as of each of the `models`."""

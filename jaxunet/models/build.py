@@ -5,7 +5,7 @@ All are logits. Where "covid19" is a target, the dict also has `covid19` [B]. `N
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,12 @@ from jaxunet.models.separable_unet import SeparableUNet, SeparableUNetEncoder
 from jaxunet.models.unet import UNet, UNetEncoder
 
 Network = nn.Module
+
+
+class Forward(Protocol):
+    """A network to predict with: a Flax module, or one of averaging.py."""
+
+    def apply(self, variables: Any, image: Array, /, *, train: bool) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +127,6 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def predict_step(variables: Any, image: Array, *, model: Network) -> Any:
+def predict_step(variables: Any, image: Array, *, model: Forward) -> Any:
     """`image` float32 [B, H, W, 1] in [0, 1] -> the network's logits, with running statistics."""
     return model.apply(variables, image, train=False)

@@ -54,7 +54,7 @@ def predict(
     """
     files = XrayFiles(source, skip=output)
     if next(iter(files), None) is None:
-        raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.")
+        raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.{files.left_out}")
     mine = _Share(files, *share)
     config = predictor.config
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
@@ -76,7 +76,7 @@ def predict(
                 bar.update()
         log.write_tables(mine)
     failed = f", {log.failed} failed (column error)" if log.failed else ""
-    print(f"{log.finished} X-rays predicted{failed}. Written to {output}")
+    print(f"{log.finished} X-rays predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
     if log.failed:
         return SOME_FAILED if log.finished else 1
     return 0

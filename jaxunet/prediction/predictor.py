@@ -21,7 +21,7 @@ from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
 from jaxunet.models.averaging import Ensemble, Flipped
-from jaxunet.models.build import Network, build_model, predict_step
+from jaxunet.models.build import Forward, Network, build_model, predict_step
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
@@ -63,7 +63,7 @@ class Predictor:
     config: ConfigDict
     step: int
     best_step: int | None
-    model: Network
+    model: Forward
     variables: Any
     origin: str
     rule: Rule = Rule.not_chosen(answers=False)
@@ -207,10 +207,9 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
             _check_tensors(variables, model, size, source=f"Checkpoint {step} in {workdir}")
         except DamagedCheckpoint as error:
             raise UserError(f"{error} Name another with --checkpoint, or train on, which puts it aside.") from error
-    if config.eval.flips:
-        model = Flipped(model)
     rule = _rule_of_val(config, workdir, step)
-    return Predictor(config, step, best, model, replicas.replicate(variables), str(workdir), rule)
+    network = Flipped(model) if config.eval.flips else model
+    return Predictor(config, step, best, network, replicas.replicate(variables), str(workdir), rule)
 
 
 def _rule_of_val(config: ConfigDict, workdir: pathlib.Path, step: int) -> Rule:
@@ -295,9 +294,8 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     wide = {name: x.astype(np.float32) for name, x in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(wide, sep="/")
     _check_tensors(variables, model, image_size(config.dataset), source=str(path))
-    if config.eval.flips:
-        model = Flipped(model)
-    return Predictor(config, step, None, model, replicas.replicate(variables), str(path), rule)
+    network = Flipped(model) if config.eval.flips else model
+    return Predictor(config, step, None, network, replicas.replicate(variables), str(path), rule)
 
 
 def fit_batch_size(config: ConfigDict) -> None:

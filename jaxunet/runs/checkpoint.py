@@ -23,7 +23,7 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket
 from jaxunet.devices import processes, replicas
 
-_BEST = "val_score"
+_RANK_VALUE = "val_score"  # the key in saved checkpoints
 _ASIDE = "Go on with the training, which puts it aside."
 _DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
 _COMPLETE = "commit_success.txt"  # Orbax writes it last; a local folder also gets its name only then
@@ -48,7 +48,7 @@ class Checkpoints:
             [
                 policy.LatestN(checkpoint.keep_latest),
                 policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[_BEST],
+                    get_metric_fn=lambda metrics: metrics[_RANK_VALUE],
                     n=checkpoint.keep_best,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -57,24 +57,24 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             cleanup_tmp_directories=clean,
-            best_fn=lambda metrics: metrics[_BEST],
+            best_fn=lambda metrics: metrics[_RANK_VALUE],
         )
         with processes.first_then_others():
             self._tidy(clean)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
-    def save(self, state: Any, config: ConfigDict, *, val_score: float | None, progress: dict[str, float]) -> None:
+    def save(self, state: Any, config: ConfigDict, *, rank_value: float | None, progress: dict[str, float]) -> None:
         """Starts saving `state`; a step that is already there is left alone, unless it was not validated before.
 
         Args:
           state: the train state.
           config: of the run.
-          val_score: of this state, if it was validated.
+          rank_value: the watched metric of this state; None if it was not validated.
           progress: numbers that `restore_latest` shall give back beside the state.
         """
         step = int(state.step)
         again = step in self._manager.all_steps()
-        if again and val_score is None:
+        if again and rank_value is None:
             return
         if again:
             with processes.first_then_others():
@@ -87,7 +87,7 @@ class Checkpoints:
             crc32=ocp.args.JsonSave(_checksums(state)),
             progress=ocp.args.JsonSave(progress),
         )
-        metrics = None if val_score is None else {_BEST: val_score}
+        metrics = None if rank_value is None else {_RANK_VALUE: rank_value}
         self._manager.save(step, args=items, metrics=metrics, force=True)
         if again:
             self.wait()
@@ -193,7 +193,7 @@ class Checkpoints:
                 _move(old, new)
         for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
             step = path.parents[1].name
-            if step.isdecimal() and not _is_score(path):
+            if step.isdecimal() and not _has_rank_value(path):
                 error = self._damaged(int(step), "its score cannot be read")
                 if not clean:
                     raise DamagedCheckpoint(f"{error} {_ASIDE}")
@@ -246,17 +246,18 @@ def _move(old: epath.Path, new: epath.Path) -> None:
     old.rmtree(missing_ok=True)
 
 
-def _is_score(path: pathlib.Path) -> bool:
+def _has_rank_value(path: pathlib.Path) -> bool:
     try:
-        return isinstance(json.loads(path.read_bytes())[_BEST], float)
+        return isinstance(json.loads(path.read_bytes())[_RANK_VALUE], float)
     except (ValueError, TypeError, KeyError):
         return False
 
 
 def _checksums(tree: Any) -> dict[str, int]:
     """CRC-32 of every array, by its path."""
+    # NumPy's stubs do not say that arrays are buffers, hence the ignored type.
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     with ThreadPoolExecutor() as pool:
-        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)
+        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)  # type: ignore[arg-type]
         return dict(zip(names, values, strict=True))

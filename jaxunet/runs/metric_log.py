@@ -70,7 +70,8 @@ class MetricWriter:
         ]
         self._temporary = tempfile.TemporaryDirectory(prefix="jaxunet-") if in_bucket(workdir) else None
         self._workdir, self._folder = workdir, pathlib.Path(self._temporary.name) if self._temporary else workdir
-        self._sent, self._flushed = {}, time.monotonic()
+        self._sent: dict[pathlib.Path, int] = {}
+        self._flushed = time.monotonic()
         write_atomically(self._folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._file = (self._folder / "metrics.jsonl").open("a")
         self._events = tensorboardX.SummaryWriter(str(self._folder / "tensorboard"), purge_step=start_step + 1)

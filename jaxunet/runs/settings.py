@@ -55,7 +55,7 @@ class Setting:
         if self.kind is None:
             return
         number = self.kind in (int, float)
-        kinds = int | float if self.kind is float else self.kind
+        kinds: Any = int | float if self.kind is float else self.kind
         if not isinstance(value, kinds) or (number and isinstance(value, bool)):
             raise UserError(f"config.{self.key}={value!r} must be {_WORDS[self.kind]}.")
         if number:
@@ -211,7 +211,7 @@ def with_new_names(arguments: list[str]) -> list[str]:
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """{"section.key": value} of every leaf."""
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in config.items():
         name = prefix + key
         result |= flatten(value, name + ".") if isinstance(value, ConfigDict) else {name: value}

@@ -91,3 +91,16 @@ def times_drawn(n: int, resamples: int) -> np.ndarray:
 def interval(values: np.ndarray) -> list[float]:
     """[low, high]: the 2.5 and 97.5 percentiles."""
     return [float(x) for x in np.percentile(values, (2.5, 97.5))]
+
+
+def estimate(number: dict[str, Any]) -> float | None:
+    """The mean or the value of a number from here or from `protocols.summarize`, without its interval."""
+    return number.get("mean", number.get("value"))
+
+
+def in_words(number: dict[str, Any], spec: str = ".4f") -> str:
+    """Such as "0.7900 [0.7738, 0.8055]": a number with its interval, if it has one, each formatted by `spec`."""
+    point, ends = estimate(number), number.get("ci95")
+    if point is None:
+        return "undefined"
+    return f"{point:{spec}}" + (f" [{ends[0]:{spec}}, {ends[1]:{spec}}]" if ends else "")

@@ -48,7 +48,7 @@ def histogram(logits: Array, mask: Array) -> Array:
     """
     logits, truth = (jnp.moveaxis(x, -1, 1).reshape(x.shape[0], x.shape[3], -1) for x in (logits, mask > 0))
     scaled = jnp.rint(jax.nn.sigmoid(logits) / PROBABILITY_UNIT).astype(jnp.int32)
-    bins = sum(positive(logits, threshold).astype(jnp.int32) for threshold in THRESHOLDS)
+    bins = jnp.asarray(sum(positive(logits, threshold).astype(jnp.int32) for threshold in THRESHOLDS))
 
     def count(bins: Array, truth: Array, scaled: Array) -> Array:
         n = len(THRESHOLDS) + 1

@@ -9,6 +9,9 @@ Empty masks: a ratio 0/0 is 1 where truth and prediction are both empty, else 0.
 truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from jaxunet.scoring.bootstrap import interval, times_drawn
@@ -79,7 +82,12 @@ def protocol_images(protocol: str, positive: np.ndarray) -> np.ndarray:
 
 
 def _averaged(counts: np.ndarray) -> dict[str, dict[str, float]]:
-    statistics = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
+    statistics: dict[str, Callable[[np.ndarray], Any]] = {
+        "mean": np.mean,
+        "median": np.median,
+        "min": np.min,
+        "max": np.max,
+    }
     return {
         name: {key: float(f(values)) for key, f in statistics.items()} | {"n": len(values)}
         for name, values in ratios(counts).items()

@@ -14,12 +14,12 @@ from jaxunet.data import batches, prepared
 from jaxunet.data.examples import ExampleSource, RawBatch, Split, load_split
 from jaxunet.data.targets import COVID19, mask_targets
 from jaxunet.devices import replicas
-from jaxunet.models.build import Network, predict_step
+from jaxunet.models.build import Forward, predict_step
 from jaxunet.scoring import protocols
 from jaxunet.scoring.counts import histogram, pixel_counts, positive
 
 
-def eval_step(variables: Any, raw: RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
+def eval_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
     """Raw batch -> `counts` int32 [B, C, 4] per image and mask; of a network that answers for the whole image,
     `covid19` bool [B], whether its probability is above 0.5."""
     batch = batches.decode(raw)
@@ -28,7 +28,7 @@ def eval_step(variables: Any, raw: RawBatch, *, model: Network, threshold: float
     return {"counts": pixel_counts(outputs["masks"], batch["target"]["masks"], threshold), **called}
 
 
-def measure_step(variables: Any, raw: RawBatch, *, model: Network, threshold: float) -> dict[str, Array]:
+def measure_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
     """Raw batch -> all that evaluation wants to know of each image: `counts` int32 [B, C, 4], as `eval_step`;
     `histogram` int32 [B, C, 3, 20], see `counts.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed; of a
     network that answers for the whole image, `covid19` float32 [B], its probability."""
@@ -43,7 +43,7 @@ def measure_step(variables: Any, raw: RawBatch, *, model: Network, threshold: fl
     }
 
 
-def eval_classifier_step(variables: Any, raw: RawBatch, *, model: Network) -> Array:
+def eval_classifier_step(variables: Any, raw: RawBatch, *, model: Forward) -> Array:
     """Raw batch with labels -> bool [B]: whether the class of the largest logit is the right one."""
     batch = batches.decode(raw)
     return jnp.argmax(predict_step(variables, batch["image"], model=model), axis=-1) == batch["target"]
@@ -59,7 +59,7 @@ def load_eval_split(config: ConfigDict, split: str) -> Split:
     return load_split(source, threads=config.input.threads)
 
 
-def build_eval_fn(model: Network, config: ConfigDict) -> EvalFn:
+def build_eval_fn(model: Forward, config: ConfigDict) -> EvalFn:
     """`(variables, raw batch) -> what `eval_step` says`, compiled over all devices."""
     return replicas.map_eval_step(functools.partial(eval_step, model=model, threshold=config.eval.threshold))
 

@@ -50,7 +50,7 @@ def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     state = dataclasses.replace(state, params=variables["params"], batch_stats=variables["batch_stats"])
     write_atomically(workdir / "config.json", to_json(config))
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
-        checkpoints.save(state, config, val_score=None, progress={})
+        checkpoints.save(state, config, rank_value=None, progress={})
     parameters, statistics = (sum(np.size(x) for x in jax.tree.leaves(variables[c])) for c in ("params", "batch_stats"))
     print(
         f"{name}{f' of depth {depth}' if depth else ''}, {classes} mask(s): all tensors of {source} matched, "

@@ -16,12 +16,12 @@ _CURVES = {
 }
 
 
-def learning_curve(rows: list[dict[str, Any]], score_name: str, path: pathlib.Path) -> None:
+def learning_curve(rows: list[dict[str, Any]], watched_metric: str, path: pathlib.Path) -> None:
     """Writes the plot as PNG: loss and learning rate on the left, Dice or accuracy on the right.
 
     Args:
       rows: of `metrics.jsonl`.
-      score_name: title of the right plot.
+      watched_metric: title of the right plot.
       path: of the picture.
     """
     train = [r for r in rows if "train/loss" in r]
@@ -35,7 +35,7 @@ def learning_curve(rows: list[dict[str, Any]], score_name: str, path: pathlib.Pa
         points = [(r["epoch"], r[key]) for r in rows if key in r]
         if points:
             right.plot(*zip(*points, strict=True), label=label, **style)
-    right.set(xlabel="epoch", ylabel=score_name, title=score_name, ylim=(0, 1))
+    right.set(xlabel="epoch", ylabel=watched_metric, title=watched_metric, ylim=(0, 1))
     right.grid(alpha=0.3)
     right.legend(loc="lower right")
     save_figure(figure, path, dpi=110)

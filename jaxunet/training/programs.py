@@ -1,5 +1,6 @@
 """The compiled programs of training: many steps on device-resident data, or one step on a streamed batch."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,21 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from ml_collections import ConfigDict
 
 from jaxunet.data import batches
-from jaxunet.data.examples import RawBatch
+from jaxunet.data.examples import RawBatch, Source, load_split
 from jaxunet.data.order import order_of_epochs
+from jaxunet.data.specs import LABELLED_IMAGES
+from jaxunet.data.targets import mask_targets
 from jaxunet.devices import replicas
+from jaxunet.training.optimizer import Durations
+from jaxunet.training.progress import Progress
 from jaxunet.training.state import TrainState
-from jaxunet.training.step import Batch, Metrics
+from jaxunet.training.step import Batch, Metrics, augmented_batch
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 MakeBatch = Callable[[RawBatch, Array], Batch]
+Advance = Callable[[TrainState, int, Progress], TrainState]
 
 
 def _zero_totals() -> Metrics:
-    """Sums over the steps of one dispatch; `bad_step` is the first step with a non-finite loss or gradient, or -1."""
-    sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", "grad_norm", "score", "scored")}
+    """Sums over the steps of one call. `bad_step`: the first step with a non-finite loss or gradient, else -1."""
+    sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", "grad_norm", "score_sum", "score_count")}
     return sums | {"steps": jnp.zeros((), jnp.int32), "bad_step": jnp.full((), -1, jnp.int32)}
 
 
@@ -35,20 +42,13 @@ def _add(totals: Metrics, metrics: Metrics, step: Array) -> Metrics:
 def map_resident_steps(
     step_fn: Step, make_batch: MakeBatch, *, seed: int, batch_size: int, num_examples: int, max_steps: int
 ) -> Callable[[TrainState, RawBatch, int], tuple[TrainState, Metrics]]:
-    """Compiles "run n steps on data that is on the device" as one program for every n from 1 to `max_steps`.
+    """One compiled program that runs n steps on data in device memory, for any n from 1 to `max_steps`.
 
     Returns:
-      `run(state, arrays, n) -> (state, totals)`. `state` is donated; `arrays` are replicated raw arrays [N, ...].
+      `run(state, arrays, n) -> (state, totals)`. `state` is donated. `arrays`: replicated raw arrays [N, ...].
     """
-    mapped = resident_program(
-        step_fn,
-        make_batch,
-        seed=seed,
-        batch_size=batch_size,
-        num_examples=num_examples,
-        max_steps=max_steps,
-        devices=replicas.replica_devices(),
-    )
+    sizes = {"batch_size": batch_size, "num_examples": num_examples, "max_steps": max_steps}
+    mapped = resident_program(step_fn, make_batch, seed=seed, **sizes, devices=replicas.replica_devices())
     numbers = replicas.replica_indices()
     return lambda state, arrays, n: mapped(state, arrays, np.int32(n), numbers)
 
@@ -63,12 +63,14 @@ def resident_program(
     max_steps: int,
     devices: Sequence[jax.Device],
 ) -> Any:
-    """What `map_resident_steps` runs, for any devices: `(state, arrays, n, replica index [local devices])`, not yet
-    compiled."""
-    per_device = batch_size // len(devices)
-    epochs = -(-max_steps * batch_size // num_examples) + 1  # that the positions of one dispatch can touch
+    """The program of `map_resident_steps` on `devices`, not yet compiled.
 
-    def run(state: TrainState, arrays: RawBatch, n: Array, replica: Array):
+    Its arguments: state, arrays [N, ...], n int32 [], replica indices int32 [local devices].
+    """
+    per_device = batch_size // len(devices)
+    epochs = -(-max_steps * batch_size // num_examples) + 1  # the most that one call can touch
+
+    def run(state: TrainState, arrays: RawBatch, n: Array, replica: Array) -> tuple[TrainState, Metrics]:
         first_epoch = state.step * batch_size // num_examples
         order = order_of_epochs(seed, first_epoch, epochs, num_examples)
 
@@ -89,9 +91,9 @@ def resident_program(
 def map_streamed_step(
     step_fn: Step, make_batch: MakeBatch, *, batch_size: int
 ) -> Callable[[TrainState, RawBatch], tuple[TrainState, Metrics]]:
-    """Compiles "one step on a batch from the host": `run(state, raw) -> (state, totals)`, `state` donated.
+    """One compiled step on a batch from the host: `run(state, raw) -> (state, totals)`. `state` is donated.
 
-    `raw` is this process's share of the batch, as `batches.stream_batches` gives it.
+    `raw`: this process's share of the batch, from `batches.stream_batches`.
     """
     mapped = streamed_program(step_fn, make_batch, batch_size=batch_size, devices=replicas.replica_devices())
     numbers = replicas.replica_indices()
@@ -99,13 +101,60 @@ def map_streamed_step(
 
 
 def streamed_program(step_fn: Step, make_batch: MakeBatch, *, batch_size: int, devices: Sequence[jax.Device]) -> Any:
-    """What `map_streamed_step` runs, for any devices: `(state, raw [local devices, B, ...], replica index [local
-    devices])`, not yet compiled."""
+    """The program of `map_streamed_step` on `devices`, not yet compiled.
+
+    Its arguments: state, raw batch [local devices, B, ...], replica indices int32 [local devices].
+    """
     per_device = batch_size // len(devices)
 
-    def run(state: TrainState, raw: RawBatch, replica: Array):
+    def run(state: TrainState, raw: RawBatch, replica: Array) -> tuple[TrainState, Metrics]:
         positions = state.step * batch_size + replica * per_device + jnp.arange(per_device, dtype=jnp.int32)
         new_state, metrics = step_fn(state, make_batch(raw, positions))
         return new_state, _add(_zero_totals(), metrics, state.step)
 
     return replicas.map_replicas(run, in_axes=(None, 0, 0), devices=devices)
+
+
+def build_advance(
+    config: ConfigDict, source: Source, step_fn: Step, start_step: int, length: Durations
+) -> tuple[Advance, int]:
+    """`advance(state, n, progress)` runs the next n steps and records them. Also returns the largest n it accepts."""
+    make_batch = functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
+    batch_size = config.train.batch_size
+    if not batches.use_resident(
+        config.input.mode,
+        num_examples=len(source),
+        image_shape=source.image_shape,
+        masks=0 if config.dataset.name == LABELLED_IMAGES else len(mask_targets(config.dataset.targets)),
+        limit_gib=config.input.resident_limit_gib,
+    ):
+        step = map_streamed_step(step_fn, make_batch, batch_size=batch_size)
+        stream = batches.stream_batches(
+            source,
+            seed=config.seed,
+            start_step=start_step,
+            total_steps=length.total_steps,
+            batch_size=batch_size,
+            stream=config.input,
+        )
+
+        def advance_streamed(state: TrainState, n: int, progress: Progress) -> TrainState:
+            batch = next(stream)
+            was_idle = progress.previous_is_done()
+            state, totals = step(state, batch)
+            progress.record(totals, was_idle=was_idle)
+            return state
+
+        return advance_streamed, 1
+
+    max_steps = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
+    sizes = {"batch_size": batch_size, "num_examples": len(source), "max_steps": max_steps}
+    steps = map_resident_steps(step_fn, make_batch, seed=config.seed, **sizes)
+    arrays = replicas.replicate(load_split(source, threads=config.input.threads).arrays)
+
+    def advance(state: TrainState, n: int, progress: Progress) -> TrainState:
+        state, totals = steps(state, arrays, n)
+        progress.record(totals, was_idle=False)
+        return state
+
+    return advance, max_steps

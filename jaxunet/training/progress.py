@@ -1,4 +1,4 @@
-"""What the training loop remembers and says between two calls: means of the steps done, speed, the best validation."""
+"""What the training loop remembers and logs between calls: means over steps, speed, the best validation."""
 
 import pathlib
 import time
@@ -12,21 +12,22 @@ from jaxunet.core.errors import UserError
 from jaxunet.runs.metric_log import MetricWriter
 from jaxunet.training.optimizer import Durations
 
-_INPUT_BOUND = 0.2  # share of steps that found the device idle, from which on it is said
+_INPUT_BOUND = 0.2  # warn if more than this share of steps found the device idle
 _PROFILED_CALLS = (2, 5)  # first and last, counted from the start of the process
-_SUMS = ("loss", "grad_norm", "score", "scored", "steps")
+# The sums of a call -> their keys in saved checkpoints.
+_SUMS = {"loss": "loss", "grad_norm": "grad_norm", "score_sum": "score", "score_count": "scored", "steps": "steps"}
 _SHOWN_IDS = 8
 
 
 class Progress:
-    """Collects what each call returns, and logs it when asked; `state` is saved with every checkpoint."""
+    """Records the sums that each call returns and logs their means. `state()` is saved with every checkpoint."""
 
     def __init__(
         self,
         writer: MetricWriter,
         config: ConfigDict,
         *,
-        score_name: str,
+        watched_metric: str,
         schedule: Callable[[int], Any],
         length: Durations,
         ids_of_step: Callable[[int], list[str]],
@@ -35,17 +36,24 @@ class Progress:
         peak_flops: float | None,
     ):
         """Args:
-        writer: takes the numbers.
-        config: of the run.
-        score_name: see `tasks.Task`.
+        writer: receives the numbers and messages.
+        config: the run's config.
+        watched_metric: see `task.Task`.
         schedule: step -> learning rate.
-        length: of the run.
-        flops_per_image, peak_flops: of training on one image, and of one device per second; None where not known.
+        length: the run's duration.
+        ids_of_step: step -> names of its images, for the error message.
+        state: what `state()` returned before the last checkpoint; {} for a new run.
+        flops_per_image: operations of training on one image; None if unknown.
+        peak_flops: operations per second of one device; None if unknown.
         """
-        self._writer, self._config, self._score_name = writer, config, score_name
+        self._writer, self._config, self._watched_metric = writer, config, watched_metric
         self._schedule, self._length = schedule, length
         self._ids_of_step, self._flops_per_image, self._peak_flops = ids_of_step, flops_per_image, peak_flops
-        self._state = dict.fromkeys(_SUMS, 0.0) | {"validated_step": 0, "best_score": -1.0, "evals_since_best": 0}
+        self._state = dict.fromkeys(_SUMS.values(), 0.0) | {
+            "validated_step": 0,
+            "best_score": -1.0,
+            "evals_since_best": 0,
+        }
         self._state |= state
         self._totals: list[dict[str, Any]] = []
         self._timed_steps = 0
@@ -53,28 +61,28 @@ class Progress:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leaves out of the speed what was not training."""
+        """Excludes the time since the last log from the measured speed, such as that of a validation."""
         self._clock = time.perf_counter()
 
-    def called(self, total: dict[str, Any], *, was_idle: bool) -> None:
-        """Takes the result of a call, and waits for the one before: one runs, one waits, never more.
+    def record(self, totals: dict[str, Any], *, was_idle: bool) -> None:
+        """Records a call and waits for the previous one, so that at most two calls are queued on the device.
 
         Args:
-          total: sums over the call's steps, on the device.
-          was_idle: whether the call before was done when this one was ready to go.
+          totals: sums over the call's steps, on the device.
+          was_idle: whether the previous call had finished before this one was dispatched.
         """
         if self._totals:
             jax.block_until_ready(self._totals[-1])
-        self._totals.append(total)
+        self._totals.append(totals)
         self._calls += 1
         self._idle += was_idle
 
     def previous_is_done(self) -> bool:
-        """Whether the device has nothing to do at this moment."""
+        """Whether the device is idle now."""
         return bool(self._totals) and self._totals[-1]["loss"].is_ready()
 
     def state(self) -> dict[str, float]:
-        """All that the next process needs to write the same log: sums since the last row, and the best validation.
+        """What a later process needs to continue the log: sums since the last row and the best validation.
 
         Raises:
           UserError: if a loss or gradient was not finite.
@@ -82,8 +90,8 @@ class Progress:
         for total in jax.device_get(self._totals):
             if total["bad_step"] >= 0:
                 raise UserError(self._not_finite(int(total["bad_step"])))
-            for name in _SUMS:  # one after the other, so that an interruption does not change how they are rounded
-                self._state[name] += float(total[name])
+            for name, key in _SUMS.items():  # call by call, so that an interruption does not change the rounding
+                self._state[key] += float(total[name])
             self._timed_steps += int(total["steps"])
         self._totals = []
         return dict(self._state)
@@ -93,16 +101,16 @@ class Progress:
         more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
         return (
             f"The loss or its gradient was not finite at step {step} (learning rate {float(self._schedule(step)):.3g}; "
-            f"images {', '.join(ids[:_SHOWN_IDS])}{more}): nothing after the last checkpoint was saved. Lower "
-            f"config.optimizer.learning_rate, or set config.optimizer.clip_norm, and use another --workdir."
+            f"images {', '.join(ids[:_SHOWN_IDS])}{more}). Nothing was saved after the last checkpoint. Lower "
+            f"config.optimizer.learning_rate or set config.optimizer.clip_norm, and use another --workdir."
         )
 
-    def validated(self, step: int, score: float) -> None:
-        """Takes the score of a validation."""
-        better = score > self._state["best_score"]
+    def validated(self, step: int, rank_value: float) -> None:
+        """Records a validation. `rank_value`: the watched metric; larger is better."""
+        better = rank_value > self._state["best_score"]
         self._state |= {
             "validated_step": step,
-            "best_score": max(score, self._state["best_score"]),
+            "best_score": max(rank_value, self._state["best_score"]),
             "evals_since_best": 0 if better else self._state["evals_since_best"] + 1,
         }
 
@@ -113,7 +121,7 @@ class Progress:
 
     @property
     def stops_improving(self) -> bool:
-        """Whether the last `train.patience_evals` validations were no better than one before."""
+        """Whether the last `train.patience_evals` validations were not better than the best one before them."""
         patience = self._config.train.patience_evals
         return 0 < patience <= self._state["evals_since_best"]
 
@@ -129,9 +137,9 @@ class Progress:
             return
         rate = self._timed_steps * config.train.batch_size / (time.perf_counter() - self._clock)
         values, shown = {"train/loss": sums["loss"] / n}, {"loss": f"{sums['loss'] / n:.4f}"}
-        if sums["scored"]:  # of COVID-19 images, there may be none in a few small batches
-            score = sums["score"] / sums["scored"]
-            values[f"train/{self._score_name}"], shown[self._score_name] = score, f"{score:.3f}"
+        if sums["scored"]:  # a few small batches can be without COVID-19 images
+            mean = sums["score"] / sums["scored"]
+            values[f"train/{self._watched_metric}"], shown[self._watched_metric] = mean, f"{mean:.3f}"
         values["train/grad_norm"] = sums["grad_norm"] / n
         values |= {"train/learning_rate": float(self._schedule(step - 1)), "images_per_second": rate}
         shown["images_s"] = f"{rate:.1f}"
@@ -144,7 +152,7 @@ class Progress:
         self._writer.write(step, {"epoch": step / self._length.steps_per_epoch, **values})
         self._writer.show(**shown)
         self._warn_if_input_bound()
-        self._state |= dict.fromkeys(_SUMS, 0.0)
+        self._state |= dict.fromkeys(_SUMS.values(), 0.0)
         self._timed_steps = self._idle = self._calls = 0
         self.restart_clock()
 
@@ -153,13 +161,13 @@ class Progress:
             self._warned = True
             share = 100 * self._idle / self._calls
             self._writer.message(
-                f"input-bound: {share:.0f} % of the steps found the device waiting for images. "
+                f"input-bound: at {share:.0f} % of the steps the device was waiting for images. "
                 f"Raise config.input.threads or config.input.prefetch_batches, or use config.input.mode=resident."
             )
 
 
 class Profiler:
-    """Writes a trace of a few calls into `folder`, for TensorBoard or Perfetto, if `active`."""
+    """If `active`, writes a trace of a few calls into `folder`, for TensorBoard or Perfetto."""
 
     def __init__(self, folder: pathlib.Path, *, active: bool):
         self._folder, self._active, self._calls, self._tracing = folder, active, 0, False
@@ -168,9 +176,7 @@ class Profiler:
         self._calls += 1
         if self._active and self._calls == _PROFILED_CALLS[0]:
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = (
-                0  # its hook keeps threads that start meanwhile, such as Orbax's, from starting
-            )
+            options.python_tracer_level = 0  # its hook blocks new threads, such as Orbax's
             jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._tracing = True
 

@@ -1,4 +1,4 @@
-"""Everything that training changes, as one pytree: what a checkpoint holds and a step maps to its successor."""
+"""The training state: one pytree with everything that a step changes and a checkpoint holds."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from jaxunet.models.build import Network
 
 @struct.dataclass
 class TrainState:
-    """One logical copy, whatever the number of devices.
+    """One logical copy, for any number of devices.
 
     Attributes:
       step: int32 [], optimizer steps done.
       params: float32 parameters.
-      batch_stats: float32 running statistics of batch normalisation; empty for a network without.
-      opt_state: of the Optax transformation.
-      ema_params, ema_batch_stats: exponential moving averages, None when `train.ema_decay` is 0. The statistics are
-        averaged with the weights: averaged weights with un-averaged statistics score far worse in mid-run.
+      batch_stats: float32 running statistics of batch normalisation; empty for a network without it.
+      opt_state: state of the Optax transformation.
+      ema_params, ema_batch_stats: exponential moving averages; None if `train.ema_decay` is 0. The statistics are
+        averaged too: averaged weights with statistics of the last steps score far worse in mid-run.
     """
 
     step: Array
@@ -32,7 +32,7 @@ class TrainState:
     ema_batch_stats: Any
 
     def eval_variables(self) -> dict[str, Any]:
-        """The variables to predict with: the averages where they are kept."""
+        """The variables to predict with: the averages if they are kept."""
         if self.ema_params is None:
             return {"params": self.params, "batch_stats": self.batch_stats}
         return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
@@ -41,7 +41,7 @@ class TrainState:
 def create_train_state(
     model: Network, tx: optax.GradientTransformation, *, seed: int, image_shape: tuple[int, int, int], ema: bool
 ) -> TrainState:
-    """Initial state, a function of the seed alone. `image_shape` is (H, W, C)."""
+    """The initial state; it depends on the seed alone. `image_shape`: (H, W, C)."""
 
     def init(key: Array) -> TrainState:
         variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
@@ -55,5 +55,5 @@ def create_train_state(
             ema_batch_stats=batch_stats if ema else None,
         )
 
-    # jit gives every output its own buffer: donating a state whose average aliases its weights would delete both.
+    # jit gives every output its own buffer. Without it, averages and weights would share buffers, and donation fails.
     return jax.jit(init)(jax.random.key(seed))

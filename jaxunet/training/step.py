@@ -1,4 +1,4 @@
-"""What one replica does: train, evaluate, predict. Pure functions; how replicas are mapped and reduced is passed in."""
+"""One training step of one replica. Pure functions; the caller passes in how replicas are reduced."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,18 +36,18 @@ def train_step(
 
     Args:
       state: the current state.
-      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `target`, as `batches.decode` gives them.
+      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `target`, from `batches.decode`.
       model: the network.
-      loss_fn: (what the network returns, target) -> float32 [B].
-      score_fn: likewise -> float32 [2], a sum over images and their number, such as `counts.batch_dice`.
+      loss_fn: (network output, target) -> float32 [B].
+      score_fn: (network output, target) -> float32 [2]: sum of the watched metric over images, number of images.
       tx: the Optax transformation.
-      accumulate_steps: the batch is worked off in this many equal parts, one after the other.
-      ema_decay: 0 keeps no averages.
-      reduce: mean over replicas of a pytree; the identity for one.
+      accumulate_steps: number of equal parts of the batch that are computed one after the other.
+      ema_decay: decay of the averaged weights; 0 keeps no averages.
+      reduce: pytree -> its mean over replicas; the identity for one replica.
 
     Returns:
-      The next state, and float32 scalars: `loss`, `grad_norm`, and in the same unit `score` and `scored`, a sum and a
-      number of images: steps are added up before one is divided by the other.
+      The next state, and float32 scalars: `loss`, `grad_norm`, `score_sum` and `score_count`. For a mean over several
+      steps, sum both over the steps, then divide.
     """
 
     def loss_and_aux(params: Any, batch_stats: Any, part: Batch) -> tuple[Array, tuple[Any, Array]]:
@@ -71,7 +71,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema_params, ema_batch_stats = state.ema_params, state.ema_batch_stats
     if ema_decay:
-        # Short memory at first, so that the random initial weights are forgotten: min(decay, (1 + t) / (10 + t)).
+        # The decay starts small, so that the random initial weights are forgotten: min(decay, (1 + t) / (10 + t)).
         t = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
         ema_params, ema_batch_stats = jax.tree.map(
@@ -87,7 +87,8 @@ def train_step(
         ema_params=ema_params,
         ema_batch_stats=ema_batch_stats,
     )
-    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads), "score": score[0], "scored": score[1]}
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "score_sum": score[0], "score_count": score[1]}
+    return new_state, metrics
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:
@@ -96,7 +97,7 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def augmented_batch(raw: RawBatch, positions: Array, *, seed: int, augment: ConfigDict) -> Batch:
-    """Raw uint8 batch -> normalised, augmented training batch; `positions` int32 [B] of the example stream."""
+    """Raw uint8 batch -> normalised, augmented batch. `positions`: int32 [B], in the order of all examples trained on."""
     batch = batches.decode(raw)
     image, target = batch["image"], batch["target"]
     keys = order.example_keys(seed, positions)
@@ -106,16 +107,16 @@ def augmented_batch(raw: RawBatch, positions: Array, *, seed: int, augment: Conf
 
 
 def flops_per_image(model: Network, variables: Any, image_shape: tuple[int, int, int]) -> float:
-    """Arithmetic of training on one image: three times the forward pass, as backward costs twice as much.
+    """Operations of training on one image: three times the forward pass, because the backward pass costs twice as much.
 
     Args:
-      model: the network; one that works in patches is counted as if it did not, because those multiply by zeros.
-      variables: its variables, arrays or shapes.
+      model: the network. Layout "patches" is counted as "plain", because it also multiplies by zeros.
+      variables: its variables, as arrays or shapes.
       image_shape: (H, W, C).
     """
     model = without_patches(model)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # on others, JAX counts only after compiling
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # other backends count only after compiling
         lowered = jax.jit(lambda v, x: predict_step(v, x, model=model)).lower(shapes, image)
     return 3 * lowered.cost_analysis()["flops"]

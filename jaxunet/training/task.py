@@ -1,4 +1,4 @@
-"""What is learnt, as the training loop sees it: masks of X-rays, or, to pretrain an encoder, classes of images."""
+"""What is learnt: masks of X-rays (segmentation), or classes of images (to pretrain an encoder)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,19 +26,19 @@ Validation = tuple[dict[str, float], float, str]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Everything that differs between the two.
+    """What differs between segmentation and classification.
 
     Attributes:
-      score_name: "dice" or "accuracy"; what is logged of training, and ranks checkpoints in validation.
+      watched_metric: "dice" or "accuracy". It is logged during training, and its validation value ranks checkpoints.
       source: training examples, not yet read.
       val: the validation split, in host memory.
-      model: the network, with batch statistics over all devices if the config says so.
-      loss_fn: (what the network returns, target) -> float32 [B].
-      score_fn: likewise -> float32 [2], sum over the batch and number.
-      validate: (variables, should_stop) -> (numbers to log, the score, a line to print), or None if stopped.
+      model: the network.
+      loss_fn: (network output, target) -> float32 [B].
+      score_fn: (network output, target) -> float32 [2]: sum of the watched metric over images, number of images.
+      validate: (variables, should_stop) -> (values to log, rank value, line to print); None if it was stopped.
     """
 
-    score_name: str
+    watched_metric: str
     source: Source
     val: Split
     model: Network
@@ -48,7 +48,7 @@ class Task:
 
 
 def build_task(config: ConfigDict) -> Task:
-    """Opens the data of `config` and builds its network."""
+    """Opens the dataset of `config` and builds its network."""
     return (_classification if config.dataset.name == LABELLED_IMAGES else _segmentation)(config)
 
 
@@ -90,7 +90,7 @@ def _segmentation(config: ConfigDict) -> Task:
 
 
 def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
-    """The training examples, not yet read, without those that leak; and the validation split in memory."""
+    """The training examples without those that leak into validation or test, not yet read; the validation split in memory."""
     builder = prepared.open_builder(config.dataset, config.dataset.train_config)
     dropped = prepared.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
     near = prepared.near_in_train(builder) if config.dataset.drop_near_duplicates else frozenset()
@@ -99,12 +99,12 @@ def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
     )
     if answers_covid19(config.dataset.targets) and len(set(source.positive)) < 2:
         raise UserError(
-            "'covid19' among config.dataset.targets needs training images with COVID-19 and without: add what is "
-            "missing, or train without it, --config.dataset.targets=\"('infection','lung')\"."
+            "The target 'covid19' needs training images with and without COVID-19: add the missing kind, or train "
+            "without the target: --config.dataset.targets=\"('infection','lung')\"."
         )
     if source.left_out:
         alike = "identical or nearly identical" if near else "identical"
-        print(f"{source.left_out} training images are {alike} to a validation or test image and are left out.")
+        print(f"{source.left_out} training images are {alike} to a validation or test image and were left out.")
     return source, split_pass.load_eval_split(config, "val")
 
 

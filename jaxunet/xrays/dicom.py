@@ -1,4 +1,4 @@
-"""DICOM in and out: the only file that uses pydicom and highdicom (`pip install 'jaxunet[dicom]'`).
+"""DICOM in: the only file of this folder that uses pydicom (`pip install 'jaxunet[dicom]'`).
 
 Of a patient's header nothing is kept but what a segmentation must say to be found beside its X-ray: identifiers of
 study, series, image and frame of reference, and the geometry of the pixels.
@@ -7,21 +7,28 @@ study, series, image and frame of reference, and the geometry of the pixels.
 import io
 import logging
 import re
-import struct
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.xrays.pixels import Xray, check_size, stretch, to_8_bits
+from jaxunet.xrays import dicom_display, dicom_samples, orientation
+from jaxunet.xrays.attributes import Attributes
+from jaxunet.xrays.pixels import Xray
 
 warnings.filterwarnings("ignore", module="pydicom")  # what it says of a header quotes it, maybe the patient's name
 
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_MOST_INFLATED = 96 * 2**20  # bytes of a file that is deflated as a whole
+_MOST_READS = 200_000  # of a header; usual are 1,000
+_ITEM = b"\xfe\xff\x00\xe0"  # begins each part of compressed pixels
 _RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "XA", "PX", "OT", "SC", "")
-_LATERAL = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD")
+_LATERAL = ("LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL")
+_CHEST = ("CHEST", "THORA", "TORAX", "LUNG", "RIB", "HEART", "TRUNK", "BODY", "PULMON", "CLAVIC", "MEDIASTIN")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _LARGEST_PIXEL = 1000.0  # mm; areas must stay finite
 # All that is taken from the source; highdicom copies nothing that is not there.
@@ -41,7 +48,7 @@ _EMPTY = (
 
 
 def read(data: bytes) -> Xray:
-    """Decodes a DICOM file: modality LUT, then VOI LUT or the first window, MONOCHROME1 inverted.
+    """Decodes a DICOM file: modality LUT, then VOI LUT or the first window, MONOCHROME1 inverted, padding black.
 
     Without either of the two, the 0.5 and 99.5 percentiles become black and white. Of several frames, the first is
     taken.
@@ -58,117 +65,122 @@ def read(data: bytes) -> Xray:
         return _read(pydicom, data)
     except UserError:
         raise
-    except Exception as error:  # pydicom and the decoders behind it raise whatever they meet, and may quote the header
+    except MemoryError as error:
+        raise UserError("the memory is not enough to decode it.") from error
+    except Exception as error:  # pydicom raises whatever it meets, and may quote the header
+        if isinstance(error.__context__, UserError):
+            raise error.__context__ from None
         raise UserError(f"it is damaged or cannot be decoded ({type(error).__name__}).") from error
 
 
 def _read(pydicom: Any, data: bytes) -> Xray:
-    meta = pydicom.filereader.read_partial(io.BytesIO(data), stop_when=lambda tag, *_: tag.group > 2)
-    if meta.file_meta.get("TransferSyntaxUID") == _DEFLATED:
-        raise UserError("it is deflated as a whole, so its size cannot be known before: write it uncompressed.")
-    header = pydicom.dcmread(io.BytesIO(data))
-    if "PixelData" not in header:
-        raise UserError("it is a DICOM file without an image.")
-    frames = int(header.get("NumberOfFrames") or 1)
-    check_size(int(header.Rows) * frames, int(header.Columns))
-    if header.file_meta.TransferSyntaxUID.is_encapsulated:
-        claimed = size_in_stream(pydicom.encaps.get_frame(header.PixelData, 0, number_of_frames=frames))
-        if claimed not in (None, (header.Rows, header.Columns)):
-            raise UserError(
-                f"its compressed image claims {claimed} pixels, but its header {header.Rows, header.Columns}."
-            )
-
-    notes = [f"first of {frames} frames"] if frames > 1 else []
-    modality = str(header.get("Modality") or "")
-    if modality not in _RADIOGRAPHY:
-        is_code = re.fullmatch("[A-Z]{2,4}", modality)  # else anything may stand there, also a name
-        notes.append(f"modality {modality}, not radiography" if is_code else "a modality other than radiography")
-    if str(header.get("ViewPosition", "")).upper() in _LATERAL:
-        notes.append(f"view {header.ViewPosition}, not frontal")
-    spacing, spacing_from = _spacing(header)
+    header, syntax = _header(pydicom, data)
+    said = Attributes(header)
+    pixels, notes = dicom_display.gray(_stored(pydicom, header, said, syntax), said, big_endian=_is_big_endian(header))
+    if (frames := said.count("NumberOfFrames", 1)) > 1:
+        notes.insert(0, f"first of {frames} frames")
+    rows, columns = (*said.texts("PatientOrientation"), "", "")[:2]
+    if not (rows or columns):
+        rows, columns = orientation.by_vectors(said.numbers("ImageOrientationPatient"))
+    pixels, mirrored, turned = orientation.by_patient(pixels, rows, columns)
+    moved = turned.startswith("turned")
+    spacing, spacing_from = _spacing(said)
+    if moved and spacing and columns[:1] in ("L", "R"):
+        spacing = spacing[::-1]
+    aspect = spacing or (*said.numbers("PixelAspectRatio"), 0.0, 0.0)[:2]
     return Xray(
-        pixels=_gray(pydicom, header, frames),
+        pixels=pixels,
         spacing_mm=spacing,
         spacing_from=spacing_from,
-        mirrored=str((header.get("PatientOrientation") or [""])[0]).upper().startswith("R"),
-        notes=tuple(notes),
-        header=None if frames > 1 else _without_patient(pydicom, header),
+        mirrored=mirrored,
+        notes=(*notes, *[turned] * bool(turned), *_doubts(said), *orientation.not_square(*aspect)),
+        header=None if frames > 1 or moved else _without_patient(pydicom, header),
     )
 
 
-def size_in_stream(data: bytes) -> tuple[int, int] | None:
-    """(height, width) that a JPEG, JPEG-LS or JPEG 2000 stream claims, which decoders go by; None of other streams."""
-    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: start of codestream, then SIZ (ISO 15444-1 A.5.1)
-    if start >= 0:
-        right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
-        return bottom - top, right - left
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(
-        data
-    ):  # JPEG: segments up to the start of frame (ISO 10918-1 B.1.1)
-        marker, length = struct.unpack_from(">HH", data, at)
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC) or marker == 0xFFF7:
-            return struct.unpack_from(">HH", data, at + 5)
-        at += 2 + length
-    return None
+def _stored(pydicom: Any, header: Any, said: Attributes, syntax: str) -> np.ndarray:
+    """Numbers [H, W, channels] of the first frame."""
+    name = next((n for n in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if header.get(n)), None)
+    if name is None:
+        raise UserError("it is a DICOM file without an image.")
+    element = header[name]
+    layout = dicom_samples.Layout(said, dicom_display.photometric(said), name, element.VR == "OW")
+    if element.value[:4] == _ITEM and (element.is_undefined_length or syntax not in dicom_samples.NATIVE):
+        stream = pydicom.encaps.get_frame(element.value, 0, number_of_frames=said.count("NumberOfFrames", 1) or 1)
+        return dicom_samples.of_stream(stream, layout, syntax)
+    return dicom_samples.of_bytes(element.value, layout, big_endian=_is_big_endian(header))
 
 
-def _gray(pydicom: Any, header: Any, frames: int) -> np.ndarray:
-    """uint8 [H, W] as the file says it is to be shown, white being dense."""
-    values = header.pixel_array[0] if frames > 1 else header.pixel_array
-    kind = header.PhotometricInterpretation
-    if kind.startswith(("RGB", "YBR")):
-        from PIL import Image
-
-        rgb = pydicom.pixels.pixel_array(header, index=0)  # brings YBR to RGB
-        return np.asarray(Image.fromarray(rgb.astype(np.uint8)).convert("L"))
-    if kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UserError("its PhotometricInterpretation is not supported: convert it to MONOCHROME2.")
-    stored, values = values, pydicom.pixels.apply_modality_lut(values, header)
-    if header.get("VOILUTSequence"):
-        bits = header.VOILUTSequence[0].LUTDescriptor[2]
-        pixels = stretch(pydicom.pixels.apply_voi(values, header), 0, 2**bits - 1)
-    elif header.get("WindowWidth") is not None and header.get("WindowCenter") is not None:
-        pixels = window(
-            values, _first(header.WindowCenter), _first(header.WindowWidth), header.get("VOILUTFunction") or "LINEAR"
-        )
-    else:
-        padding = header.get("PixelPaddingValue")
-        pixels = to_8_bits(values, None if padding is None or (stored == padding).all() else stored != padding)
-    return 255 - pixels if kind == "MONOCHROME1" else pixels
+def _is_big_endian(header: Any) -> bool:
+    return header.original_encoding[1] is False
 
 
-def window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
-    """uint8, of the shape of `values`: the window functions of DICOM PS3.3 C.11.2, to [0, 255].
-
-    Raises:
-      UserError: if there is no such function or the width is too small.
-    """
-    if width < 1 and function == "LINEAR" or width <= 0:
-        raise UserError(f"its WindowWidth {width} is too small.")
-    if function == "LINEAR":
-        if width == 1:
-            return np.where(values > center - 0.5, 255, 0).astype(np.uint8)
-        return stretch(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
-    if function == "LINEAR_EXACT":
-        return stretch(values, center - width / 2, center + width / 2)
-    if function == "SIGMOID":
-        exponent = np.clip(-4 * (values.astype(np.float64) - center) / width, -80, 80)
-        return np.rint(255 / (1 + np.exp(exponent))).astype(np.uint8)
-    raise UserError("its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.")
+# ---- the header ------------------------------------------------------------------------------------------------------
 
 
-def _first(value: Any) -> float:
-    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+class _Counted(io.BytesIO):
+    """Lets a header be read in no more steps than an X-ray's can have."""
+
+    reads = 0
+
+    def read(self, *arguments: Any) -> bytes:
+        self.reads += 1
+        if self.reads > _MOST_READS:
+            raise UserError("its header is longer than that of any X-ray.")
+        return super().read(*arguments)
 
 
-def _spacing(header: Any) -> tuple[tuple[float, float] | None, str]:
+def _header(pydicom: Any, data: bytes) -> tuple[Any, str]:
+    """The data set, and the transfer syntax that it names, or ""."""
+    start = 132 if data[128:132] == b"DICM" else 4 if data[:4] == b"DICM" else 0
+    head = _Counted(data)
+    head.seek(start)
+    meta: Any = {}
+    if data[start : start + 2] == b"\2\0":
+        meta = pydicom.filereader.read_dataset(head, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    syntax = str(meta.get("TransferSyntaxUID") or "")
+    if str(meta.get("MediaStorageSOPClassUID") or "") == _DICOMDIR:
+        raise UserError("it is a DICOMDIR, a list of files, and no image.")
+    if syntax == _DEFLATED:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = inflater.decompress(data[head.tell() :], _MOST_INFLATED)
+        if not inflater.eof and len(content) >= _MOST_INFLATED:
+            raise UserError(f"it is deflated, and has more than {_MOST_INFLATED:,} bytes: write it uncompressed.")
+        return pydicom.filereader.read_dataset(_Counted(content), False, True), syntax
+    whole = _Counted(data[4:] if start == 4 else data)
+    return pydicom.filereader.read_partial(whole, force=True), syntax
+
+
+def _spacing(said: Attributes) -> tuple[tuple[float, float] | None, str]:
     """Height and width of a pixel in mm, and the attribute that says so."""
     for name in _SPACINGS:
-        value = header.get(name)
-        if value is not None and len(value) == 2 and all(0 < float(x) < _LARGEST_PIXEL for x in value):
-            return (float(value[0]), float(value[1])), name
+        value = said.numbers(name)
+        if len(value) == 2 and all(0 < x < _LARGEST_PIXEL for x in value):
+            return (value[0], value[1]), name
     return None, ""
+
+
+def _doubts(said: Attributes) -> list[str]:
+    """What the header says of the picture that makes it no frontal X-ray of a chest. Free text is never quoted."""
+    notes, modality, view = [], "\\".join(said.texts("Modality")), said.text("ViewPosition")
+    if modality not in _RADIOGRAPHY:
+        is_code = re.fullmatch("[A-Z]{2,4}", modality)  # else anything may stand there, also a name
+        notes.append(f"modality {modality}, not radiography" if is_code else "a modality other than radiography")
+    meaning = " ".join(Attributes(item).text("CodeMeaning") for item in said.items("ViewCodeSequence"))
+    if view in _LATERAL:
+        notes.append(f"view {view}, not frontal")
+    elif re.search("LATERAL|OBLIQUE", f"{view} {meaning}") or _is_called_lateral(said):
+        notes.append("a view that is not frontal")
+    regions = [Attributes(item).text("CodeMeaning") for item in said.items("AnatomicRegionSequence")]
+    regions.append(said.text("BodyPartExamined"))
+    if any(regions) and not any(part in region for part in _CHEST for region in regions):
+        notes.append("a part of the body other than the chest")
+    return notes
+
+
+def _is_called_lateral(said: Attributes) -> bool:
+    words = set(re.findall("[A-Z]+", f"{said.text('SeriesDescription')} {said.text('ProtocolName')}"))
+    return bool(words & {"LAT", "LATERAL"}) and not words & {"PA", "AP", "FRONTAL"}
 
 
 def _without_patient(pydicom: Any, header: Any) -> Any:

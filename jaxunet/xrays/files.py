@@ -1,22 +1,23 @@
 """Where X-rays lie: one file, a glob, a folder or a zip. Listed one by one, in a fixed order, never unpacked."""
 
+import collections
 import dataclasses
-import functools
 import glob
 import hashlib
 import os
 import pathlib
-import re
 import stat
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxunet.core.errors import UserError
+from jaxunet.xrays import listing
+from jaxunet.xrays.kinds import HEAD, kind_of
 from jaxunet.xrays.pixels import MAX_BYTES
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
-_LONGEST_NAME = 200  # bytes of a file's name; file systems allow 255
+SUFFIXES = listing.SUFFIXES
+_LONGEST_NAME, _LONGEST_PATH = 200, 1000  # bytes; file systems allow 255 and 4,096
+_UTF_8 = 0x800  # flag of a zip entry: its name is written so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class XrayFile:
     version: str
     path: pathlib.Path
     _zip: zipfile.ZipFile | None = None
+    _info: zipfile.ZipInfo | None = None
 
     def read(self) -> bytes:
         """Its content.
@@ -40,105 +42,115 @@ class XrayFile:
         Raises:
           UserError: if it is too large or cannot be read.
         """
-        size = self._zip.getinfo(self.name).file_size if self._zip else self.path.stat().st_size
-        if size > MAX_BYTES:
-            raise UserError(f"it claims {size:,} bytes, more than {MAX_BYTES:,}: this is no X-ray.")
-        if self._zip is None:
+        if self._zip is None or self._info is None:
+            found = self.path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError("it is no file, but a folder, a pipe or a device.")
+            _check_bytes(found.st_size)
             return self.path.read_bytes()
+        _check_bytes(self._info.file_size)
         try:
-            return self._zip.read(self.name)
-        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error) as error:
-            raise UserError(f"it cannot be read from the zip ({error}).") from error
+            return self._zip.read(self._info)
+        except Exception as error:  # one for each way of compression and each kind of damage
+            said = " ".join(str(error).split())[:120] or type(error).__name__
+            raise UserError(f"it cannot be read from the zip ({said}).") from error
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_BYTES:
+        raise UserError(f"it claims {size:,} bytes, more than {MAX_BYTES:,}: this is no X-ray.")
 
 
 class XrayFiles:
     """The files at `source`; to be gone through as often as needed, always in the same order.
 
-    Of folders and zips: those with the suffix of a picture, and those without any that begin as DICOM does. Hidden
-    files, and the folder `skip`, are left out.
+    Of folders, patterns and zips: those with the suffix of a picture, and those that begin as one. Links are followed.
+    Hidden files, what other programs put there, outputs of earlier runs, and the folder `skip` are left out.
+
+    Attributes:
+      skipped: why -> how many files or folders were left out; complete once all files have been gone through.
     """
 
     def __init__(self, source: str, skip: pathlib.Path):
         self._source, self._skip = pathlib.Path(source).expanduser(), os.path.realpath(skip)
+        self.skipped: listing.Skipped = collections.Counter()
+        self._list: Callable[[listing.Skipped], Iterator[XrayFile]]
         if self._source.is_dir():
             if os.path.realpath(self._source) == self._skip:
                 raise UserError(f"--output={skip} is the folder of the X-rays: choose another, or one inside it.")
             self._list = self._in_folder
         elif not self._source.exists() and glob.has_magic(source):
             self._list = self._in_glob
-        elif not self._source.is_file():
+        elif not self._source.exists():
             raise UserError(f"--input={source} does not exist: name a file, a folder, a zip, or a pattern in quotes.")
-        elif zipfile.is_zipfile(self._source):
-            self._list = functools.partial(self._in_zip, _open(self._source))
+        elif not self._source.is_file():
+            raise UserError(f"--input={source} is a pipe or a device: name a file, a folder or a zip.")
+        elif not _is_picture(self._source) and zipfile.is_zipfile(self._source):
+            self._open_zip()
+            self._list = self._in_zip
         elif self._source.suffix.lower() == ".zip":
             raise UserError(f"--input={source} is not a complete zip file.")
         else:
-            self._list = lambda: iter([_of_path(self._source, self._source.name)])
+            self._list = lambda _: iter([_of_path(self._source, self._source.name)])
 
     def __iter__(self) -> Iterator[XrayFile]:
-        return self._list()
+        skipped: listing.Skipped = collections.Counter()
+        yield from self._list(skipped)
+        self.skipped = skipped
 
-    def _in_folder(self) -> Iterator[XrayFile]:
-        root = str(self._source)
-        for folder, folders, names in os.walk(root):
-            inside = [f for f in folders if not f.startswith(".")]
-            folders[:] = sorted(f for f in inside if os.path.realpath(os.path.join(folder, f)) != self._skip)
-            for name in sorted(names):
-                path = pathlib.Path(folder, name)
-                if _is_named_so(name) or (_may_be_dicom(name) and _begins_as_dicom(path)):
-                    yield _of_path(path, os.path.relpath(path, root).replace(os.sep, "/"))
+    @property
+    def left_out(self) -> str:
+        """`skipped` in words, " Left out: 2 hidden, 3 no picture."; "" if nothing was."""
+        parts = ", ".join(f"{number} {why}" for why, number in sorted(self.skipped.items()))
+        return f" Left out: {parts}." if parts else ""
 
-    def _in_glob(self) -> Iterator[XrayFile]:
+    def _in_folder(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
+        for path in listing.in_folder(self._source, self._skip, skipped):
+            yield _of_path(path, os.path.relpath(path, self._source).replace(os.sep, "/"))
+
+    def _in_glob(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
         parts = self._source.parts
-        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        root = pathlib.Path(*parts[:fixed])
-        for name in sorted(glob.iglob(str(self._source), recursive=True)):
-            path = pathlib.Path(name)
-            wanted = _is_named_so(path.name) or (_may_be_dicom(path.name) and _begins_as_dicom(path))
-            if wanted and path.is_file() and not os.path.realpath(path).startswith(self._skip + os.sep):
-                yield _of_path(path, os.path.relpath(path, root).replace(os.sep, "/"))
+        root = pathlib.Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+        for path in listing.of_pattern(self._source, root, self._skip, skipped):
+            yield _of_path(path, os.path.relpath(path, root).replace(os.sep, "/"))
 
-    def _in_zip(self, archive: zipfile.ZipFile) -> Iterator[XrayFile]:
-        for info in archive.infolist():
-            parts = info.filename.split("/")
-            if info.is_dir() or "__MACOSX" in parts:
-                continue
-            if not _is_named_so(parts[-1]) and not (_may_be_dicom(parts[-1]) and _begins_as_dicom_in(archive, info)):
-                continue
-            yield XrayFile(info.filename, f"{info.file_size}-{info.CRC:08x}", self._source, archive)
+    def _open_zip(self) -> None:
+        try:
+            self._zip = zipfile.ZipFile(self._source)
+        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+            raise UserError(f"--input={self._source} is not a complete zip file ({error}).") from error
+        self._names, taken = {}, set(map(_name, self._zip.infolist()))
+        given: set[str] = set()
+        for info in self._zip.infolist():
+            name, number = _name(info), 2
+            stem, suffix = os.path.splitext(name)
+            while name in given or number > 2 and name in taken:  # one name twice
+                name, number = f"{stem} ({number}){suffix}", number + 1
+            given.add(name)
+            self._names[info] = name
+
+    def _in_zip(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
+        for info in listing.in_zip(self._zip, self._names, skipped):
+            version = f"{info.file_size}-{info.CRC:08x}"
+            yield XrayFile(self._names[info], version, self._source, self._zip, info)
 
 
-def _open(path: pathlib.Path) -> zipfile.ZipFile:
+def _is_picture(path: pathlib.Path) -> bool:
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        raise UserError(f"--input={path} is not a complete zip file ({error}).") from error
-
-
-def _is_named_so(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
-def _may_be_dicom(name: str) -> bool:
-    return "." not in name or re.fullmatch(r"\d[\d.]*", name) is not None
-
-
-def _begins_as_dicom(path: pathlib.Path) -> bool:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return kind_of(file.read(HEAD)) != ""
     except OSError:
         return False
 
 
-def _begins_as_dicom_in(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+def _name(info: zipfile.ZipInfo) -> str:
+    """An entry's name, also where it is UTF-8 and the zip does not say so, as on a Mac."""
+    if info.flag_bits & _UTF_8:
+        return info.filename
     try:
-        with archive.open(info) as file:
-            return file.read(132)[128:] == b"DICM"
-    except Exception:  # damaged or encrypted, and maybe no picture at all
-        return False
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _of_path(path: pathlib.Path, name: str) -> XrayFile:
@@ -168,7 +180,7 @@ def output_name(name: str) -> str:
 
     ".png" is dropped, other suffixes stay ("a.png" -> "a", "a.jpg" -> "a.jpg"); a name without any gets a %. What is
     not a letter, digit, space or one of `_.()+,=@-` is written as % and its number, as in web addresses; very long
-    names end in a hash.
+    names and paths end in a hash. A folder with the suffix of an output gets a %, too.
     """
     *folders, last = name.split("/")
     stem = last.removesuffix(".png")
@@ -178,7 +190,11 @@ def output_name(name: str) -> str:
         last, end = stem, ""
     else:
         end = ""
-    return "/".join(_plain(part) for part in (*folders, last)) + end
+    plain = [f"{part}%" if part.endswith((".png", ".dcm")) else part for part in map(_plain, folders)]
+    whole = "/".join((*plain, _plain(last))) + end
+    if len(whole.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:
+        return f"%{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}/{_plain(last)}{end}"
+    return whole
 
 
 def _plain(part: str) -> str:

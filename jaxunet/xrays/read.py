@@ -3,24 +3,20 @@
 How large a picture is, is read from its header before anything is decoded; nothing is unpacked to disk.
 """
 
-import io
 import os
 import pathlib
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image
 
 from jaxunet.core.errors import UserError
+from jaxunet.xrays import picture
 from jaxunet.xrays.files import XrayFile
-from jaxunet.xrays.pixels import MAX_PIXELS, Xray, check_size, to_8_bits
+from jaxunet.xrays.kinds import HEAD, kind_of
+from jaxunet.xrays.pixels import Xray, check_size, to_8_bits
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | Xray
-
-_WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation, tag 262
-_COLOURED = 8.0  # mean difference between the largest and the smallest of red, green and blue
-
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # above 89 million pixels: an error as any other
 
@@ -29,8 +25,8 @@ def read_xray(source: Source) -> Xray:
     """Reads an X-ray: 8-bit gray pixels, and what the file says about them.
 
     8-bit gray is taken as it is. Colour becomes its luminance (ITU-R 601). Other pixels are scaled by what a DICOM file
-    says about its display, or else so that the 0.5 and 99.5 percentiles become black and white. A rotation in EXIF is
-    done.
+    says about its display, or else so that the 0.5 and 99.5 percentiles become black and white. Padding and transparent
+    pixels become black. A rotation in EXIF is done.
 
     Args:
       source: the path of a PNG, JPEG, TIFF or DICOM file; the content of one as bytes; gray pixels, a NumPy array
@@ -44,7 +40,7 @@ def read_xray(source: Source) -> Xray:
     if isinstance(source, np.ndarray):
         return Xray(_read_array(source))
     if isinstance(source, bytes):
-        return _decode(source)
+        return decode(source)
     if not isinstance(source, str | os.PathLike):
         raise UserError(
             f"An X-ray is a path, bytes, a NumPy array [H, W] or an Xray, and this is of type {type(source).__name__}."
@@ -53,7 +49,7 @@ def read_xray(source: Source) -> Xray:
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a list of its files, or use --mode=predict --input={path}.")
     try:
-        return _decode(XrayFile(path.name, "", path).read())
+        return decode(XrayFile(path.name, "", path).read())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
     except UserError as error:
@@ -70,39 +66,20 @@ def _read_array(pixels: np.ndarray) -> np.ndarray:
     return pixels.copy() if pixels.dtype == np.uint8 else to_8_bits(pixels)
 
 
-def _decode(data: bytes) -> Xray:
-    """Decodes a file; its first bytes say of which kind it is."""
-    if data[128:132] == b"DICM":
+def decode(data: bytes, *, also: tuple[str, ...] = ()) -> Xray:
+    """Decodes a file; its first bytes say of which kind it is.
+
+    Args:
+      data: the file.
+      also: further formats that are read, as Pillow calls them, such as "BMP".
+
+    Raises:
+      UserError: if it cannot be used; the sentence does not name the file.
+    """
+    if not data:
+        raise UserError("it is empty.")
+    if kind_of(data[:HEAD]) == "DICOM":
         from jaxunet.xrays import dicom  # late: pydicom is optional
 
         return dicom.read(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as picture:
-            check_size(picture.height, picture.width)
-            return _read_picture(picture)
-    except UnidentifiedImageError as error:
-        raise UserError("this is no PNG, JPEG, TIFF or DICOM file.") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UserError(f"it claims more than {MAX_PIXELS // 10**6} million pixels: this is no X-ray.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, TypeError, KeyError, IndexError) as error:
-        raise UserError(f"it is damaged or cannot be decoded ({' '.join(str(error).split())[:120]}).") from error
-
-
-def _read_picture(picture: Image.Image) -> Xray:
-    notes = []
-    negative = False
-    if isinstance(picture, TiffImageFile):
-        if picture.n_frames > 1:
-            notes.append(f"first of {picture.n_frames} pages")
-        negative = picture.tag_v2.get(262) == _WHITE_IS_ZERO
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("P", "PA", "RGBA", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
-        rgb = np.asarray(picture.convert("RGB")) if picture.mode != "RGB" else np.asarray(picture)
-        small = rgb[:: 1 + len(rgb) // 256, :: 1 + rgb.shape[1] // 256].astype(np.int16)
-        if np.mean(small.max(axis=-1) - small.min(axis=-1)) > _COLOURED:
-            notes.append("a picture in colour")
-        return Xray(np.asarray(Image.fromarray(rgb).convert("L")), notes=tuple(notes))
-    if picture.mode in ("L", "1", "LA", "La"):  # of these, Pillow has turned a negative already
-        return Xray(np.asarray(picture.convert("L")), notes=tuple(notes))
-    pixels = to_8_bits(np.asarray(picture))
-    return Xray(255 - pixels if negative else pixels, notes=tuple(notes))
+    return picture.read(data, also)

@@ -163,7 +163,9 @@ def test_accumulated_parts_have_the_gradient_of_one(arrays):
     single, expected = jax.jit(make(None)[1])(state, half)
     for name in ("loss", "grad_norm"):
         assert float(measured[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
-    assert float(measured["score"] / measured["scored"]) == pytest.approx(float(expected["score"] / expected["scored"]))
+    assert float(measured["score_sum"] / measured["score_count"]) == pytest.approx(
+        float(expected["score_sum"] / expected["score_count"])
+    )
     assert float(optax.tree.norm(single.opt_state)) > 0.01
     close(accumulated.opt_state, single.opt_state, 1e-5)
 
@@ -221,7 +223,7 @@ def test_the_gradient_of_parts_is_their_mean(parts):
     assert float(measured["grad_norm"]) == pytest.approx(0.3)
     assert float(measured["loss"]) == pytest.approx(0.3)
     assert float(state.params["w"]) == pytest.approx(0.7)
-    assert (float(measured["score"]), float(measured["scored"])) == (1.0, 2.0)
+    assert (float(measured["score_sum"]), float(measured["score_count"])) == (1.0, 2.0)
     assert float(state.batch_stats["mean"]) == pytest.approx({1: 0.6, 2: 0.9, 4: 1.2}[parts])
 
 

@@ -356,5 +356,5 @@ def test_runs_of_older_versions_are_evaluated(finished, tmp_path):
 def test_wrong_tolerances_are_refused(config):
     for value in ((-1.0,), ("a",)):
         config.eval.surface_tolerances = value
-        with pytest.raises(UserError, match="must be numbers of at least 0"):
+        with pytest.raises(UserError, match="numbers of at least 0"):
             checks.check(config)

@@ -14,7 +14,7 @@ from jaxunet.evaluation.compare import _difference, compare
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.runs import checks, config_file
 from jaxunet.scoring import bootstrap, protocols
-from jaxunet.training import loop
+from jaxunet.training import loop, programs
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_images_are_ranked_by_how_much_their_dice_differs(compared):
 
 
 def test_finished_systems_are_reused(study, compared, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_build_advance", lambda *_: (pytest.fail, 1))  # any step would fail
+    monkeypatch.setattr(programs, "build_advance", lambda *_: (pytest.fail, 1))  # any step would fail
     compare(study, [], {}, compared, split="val", checkpoint="latest")
     runs = [compared / "narrow", compared / "wide"]
     compare(config_file.load(runs[0]), runs, {"eval.batch_size": 2}, tmp_path, split="val", checkpoint="latest")

@@ -68,7 +68,7 @@ def images(count: int, size: int = 32) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, size, size), np.uint8)
 
 
-def exported(source: Predictor, format: str, path: pathlib.Path) -> formats.Run:
+def exported(source: Predictor, format: str, path: pathlib.Path) -> formats.Compute:
     row = FORMATS[format]
     row.write(source, export.describe(source, source.config), path)
     return row.read(source, path)

@@ -20,7 +20,7 @@ from jaxunet.data import prepared
 from jaxunet.evaluation import evaluate
 from jaxunet.runs.checkpoint import Checkpoints
 from jaxunet.runs.metric_log import read_metrics
-from jaxunet.training import loop
+from jaxunet.training import loop, programs
 from tests.support.fake_archive import fake_files, write_zip
 from tests.support.fake_bucket import FakeStorage, fake_storage
 from tests.support.runs import assert_same_end
@@ -54,7 +54,7 @@ def trained(storage: FakeStorage, make_config, tmp_path_factory) -> ConfigDict:
 
     So checkpoint 3 was saved twice, without and with its score.
     """
-    config, build, steps = make_config(), loop._build_advance, []
+    config, build, steps = make_config(), programs.build_advance, []
 
     def interrupting(*args):
         advance, max_steps = build(*args)
@@ -68,7 +68,7 @@ def trained(storage: FakeStorage, make_config, tmp_path_factory) -> ConfigDict:
         return wrapped, max_steps
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_build_advance", interrupting)
+        patch.setattr(programs, "build_advance", interrupting)
         assert not loop.train(config, locate("gs://runs/unet"))
         assert loop.train(config, locate("gs://runs/unet"))
     assert steps == list(range(6))
@@ -163,7 +163,7 @@ def test_what_cannot_be_used_is_said(storage, config, monkeypatch):
         loop.train(config, locate("gs://runs/profiled"))
     config.profile = False
     monkeypatch.setattr(storage, "read_only", True)
-    with pytest.raises(UserError, match="--workdir=gs://runs/new cannot be made .*storage.objects.create"):
+    with pytest.raises(UserError, match="--workdir=gs://runs/new cannot be created .*storage.objects.create"):
         loop.train(config, locate("gs://runs/new"))
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_said(storage, config, monkeypatch):
 
 def test_bucket_lost_while_training(storage, config, finished, monkeypatch, capsys, tmp_path):
     """In step 4: checkpoint 3 and the rows up to it are there, as after kill -9, and the next process goes on."""
-    build = loop._build_advance
+    build = programs.build_advance
 
     def losing(*args):
         advance, max_steps = build(*args)
@@ -190,7 +190,7 @@ def test_bucket_lost_while_training(storage, config, finished, monkeypatch, caps
         return wrapped, max_steps
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_build_advance", losing)
+        patch.setattr(programs, "build_advance", losing)
         patch.setattr(storage, "read_only", False)
         assert commands.execute("train", commands.Flags(config, workdir="gs://runs/lost")) == 1
     said = capsys.readouterr().err

@@ -281,7 +281,7 @@ WEIGHTS = {
     "RGB stem": (STEM, np.ones((4, 3, 7, 7), np.float32), r"shape \(7, 7, 3, 4\)"),
     "stem of no axes": (STEM, np.float32(1), r"shape \(\), not"),
     "missing": (HEAD, None, "has no tensor 'segmentation_head.0.weight'"),
-    "extra": ("decoder.x", np.ones(1, np.float32), r"no place for \(decoder.x\)"),
+    "extra": ("decoder.x", np.ones(1, np.float32), r"does not use \(decoder.x\)"),
 }
 
 

@@ -115,10 +115,10 @@ def test_whole_sets_of_blank_masks(blank):
 class BrightPixels:
     """Stands in for a network, so that no pixel is near the threshold: marks what is bright, in some images only."""
 
-    def apply(self, variables: dict, image: jnp.ndarray, *, train: bool) -> jnp.ndarray:
+    def apply(self, variables: dict, image: jnp.ndarray, *, train: bool) -> dict[str, jnp.ndarray]:
         levels = image * 255
         blank = jnp.rint(levels[:, :1, :1]) % 2 == 1
-        return jnp.concatenate([jnp.where(blank, -1.0, levels - 120.5), 90.5 - levels], axis=-1)
+        return {"masks": jnp.concatenate([jnp.where(blank, -1.0, levels - 120.5), 90.5 - levels], axis=-1)}
 
 
 def bright_pixels(image: np.ndarray) -> np.ndarray:

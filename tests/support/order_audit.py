@@ -15,7 +15,7 @@ import numpy as np
 
 from configs import default
 from jaxunet.devices import replicas
-from jaxunet.training import loop
+from jaxunet.training import programs
 from jaxunet.training.optimizer import durations
 
 N, BATCH, EPOCHS = 37, 8, 5
@@ -51,14 +51,14 @@ def write_down(state: Seen, batch: dict[str, jax.Array]) -> tuple[Seen, dict[str
     mask = batch["target"]["masks"][:, 3, :, 0].astype(jnp.int32) @ (2 ** jnp.arange(7, -1, -1))
     image, mask = (jax.lax.all_gather(x, replicas.AXIS, tiled=True) for x in (image, mask))
     state = Seen(state.step + 1, state.images.at[state.step].set(image), state.masks.at[state.step].set(mask))
-    return state, dict.fromkeys(("loss", "grad_norm", "score", "scored"), jnp.zeros(()))
+    return state, dict.fromkeys(("loss", "grad_norm", "score_sum", "score_count"), jnp.zeros(()))
 
 
 class NoProgress:
     def previous_is_done(self) -> bool:
         return True
 
-    def called(self, totals: dict, *, was_idle: bool) -> None:
+    def record(self, totals: dict, *, was_idle: bool) -> None:
         pass
 
 
@@ -70,7 +70,7 @@ def audit(mode: str, start: int, steps_per_call: int) -> dict[str, list]:
         config.augment[key] = type(value)(0)
     source = Numbered()
     length = durations(config.train, len(source))
-    advance, most = loop._build_advance(config, source, write_down, start, length)
+    advance, most = programs.build_advance(config, source, write_down, start, length)
     nothing = np.full((length.total_steps, BATCH), -1, np.int32)
     state, step = replicas.replicate(Seen(np.int32(start), nothing, nothing)), start
     while step < length.total_steps:

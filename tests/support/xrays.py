@@ -62,7 +62,10 @@ def dicom(values: np.ndarray, **attributes: object) -> bytes:
 # Where a patient's name may stand by mistake, and what is said of it; None where it is read all the same.
 MISPLACED_NAMES = [
     ({"WindowCenter": "12345678", "WindowWidth": 5}, "it is damaged or cannot be decoded (ValueError)."),
-    ({"PhotometricInterpretation": "12345678"}, "it is damaged or cannot be decoded (ValueError)."),
+    (
+        {"PhotometricInterpretation": "12345678"},
+        "its PhotometricInterpretation is not supported: convert it to MONOCHROME2.",
+    ),
     (
         {"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "12345678"},
         "its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.",

@@ -36,7 +36,7 @@ def progress(notes, *, patience=0, **flops):
     return Progress(
         notes,
         config,
-        score_name="dice",
+        watched_metric="dice",
         schedule=lambda step: 0.1 * (step + 1),
         length=Durations(total_steps=100, steps_per_epoch=10.0),
         ids_of_step=lambda step: [f"image{i}" for i in range(10)],
@@ -46,15 +46,15 @@ def progress(notes, *, patience=0, **flops):
 
 
 def call(steps=2, loss=1.0, scored=4):
-    sums = {"loss": loss * steps, "score": 0.5 * scored, "scored": scored, "grad_norm": 3.0 * steps}
+    sums = {"loss": loss * steps, "score_sum": 0.5 * scored, "score_count": scored, "grad_norm": 3.0 * steps}
     return {k: jnp.float32(v) for k, v in sums.items()} | {"steps": jnp.int32(steps), "bad_step": jnp.int32(-1)}
 
 
 def test_means_are_over_steps_not_calls():
     notes = Notes()
     p = progress(notes, flops_per_image=2e9, peak_flops=1e12)
-    p.called(call(steps=1, loss=1.0), was_idle=False)
-    p.called(call(steps=3, loss=5.0), was_idle=False)
+    p.record(call(steps=1, loss=1.0), was_idle=False)
+    p.record(call(steps=3, loss=5.0), was_idle=False)
     p.log(4)
     ((step, values),) = notes.rows
     assert (step, values["epoch"], values["train/loss"], values["train/dice"]) == (4, 0.4, 4.0, 0.5)
@@ -71,9 +71,9 @@ def test_the_score_is_a_mean_over_the_images_that_have_one():
     notes = Notes()
     p = progress(notes)
     for scored in (6, 0, 2):  # such as COVID-19 images in a batch
-        p.called(call(scored=scored), was_idle=False)
+        p.record(call(scored=scored), was_idle=False)
     p.log(6)
-    p.called(call(scored=0), was_idle=False)
+    p.record(call(scored=0), was_idle=False)
     p.log(8)
     assert [values.get("train/dice") for _, values in notes.rows] == [0.5, None]
 
@@ -103,9 +103,9 @@ def test_a_waiting_device_is_said_once(idle, warned):
     p = progress(notes)
     for step in (4, 8):
         for was_idle in idle:
-            p.called(call(), was_idle=was_idle)
+            p.record(call(), was_idle=was_idle)
         p.log(step)
-    assert [m.startswith("input-bound: 75 % of the steps") for m in notes.messages] == [True] * warned
+    assert [m.startswith("input-bound: at 75 % of the steps") for m in notes.messages] == [True] * warned
 
 
 def test_flops_of_a_small_network():

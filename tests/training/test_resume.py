@@ -18,7 +18,7 @@ from jaxunet.devices import replicas
 from jaxunet.evaluation import evaluate
 from jaxunet.runs import checkpoint, config_file, settings
 from jaxunet.runs.metric_log import read_metrics
-from jaxunet.training import loop
+from jaxunet.training import loop, programs
 from jaxunet.training.state import TrainState
 from tests.support.runs import assert_same_end
 
@@ -34,7 +34,7 @@ def test_streaming_trains_the_same(finished, make_config, tmp_path):
 
 def test_run_that_is_stopped_after_every_step_ends_the_same(finished, finished_config, tmp_path, monkeypatch):
     """SIGTERM in every step: also where the step should be validated, which the next process does first."""
-    build, calls = loop._build_advance, []
+    build, calls = programs.build_advance, []
 
     def interrupting(*args):
         advance, max_steps = build(*args)
@@ -46,7 +46,7 @@ def test_run_that_is_stopped_after_every_step_ends_the_same(finished, finished_c
 
         return wrapped, max_steps
 
-    monkeypatch.setattr(loop, "_build_advance", interrupting)
+    monkeypatch.setattr(programs, "build_advance", interrupting)
     complete = [loop.train(finished_config, tmp_path) for _ in range(7)]
     assert complete == [False] * 6 + [True]
     assert len(calls) == 6
@@ -133,7 +133,7 @@ def test_best_is_the_largest_score_and_is_kept(config, tmp_path):
     with checkpoint.Checkpoints(tmp_path, config.checkpoint) as checkpoints:
         for step, score in ((1, 0.2), (2, 0.9), (3, 0.5)):
             state = TrainState(jnp.int32(step), {"w": jnp.full(3, step, jnp.float32)}, {}, {}, None, None)
-            checkpoints.save(replicas.replicate(state), config, val_score=score, progress={"validated_step": step})
+            checkpoints.save(replicas.replicate(state), config, rank_value=score, progress={"validated_step": step})
             checkpoints.wait()
         assert checkpoints.best_step() == 2
     with checkpoint.Checkpoints(tmp_path, config.checkpoint) as checkpoints:
@@ -158,6 +158,6 @@ def test_patience(make_config, tmp_path, capsys):
     assert loop.train(config, tmp_path)
     rows = read_metrics(tmp_path)
     assert [r["step"] for r in rows if "val/P1/dice" in r] == [3, 5, 8]
-    assert "No better validation for 2 times: stopped early." in capsys.readouterr().out
+    assert "Stopped early: the last 2 validations were not better than the best." in capsys.readouterr().out
     assert loop.train(config, tmp_path)
     assert read_metrics(tmp_path) == rows

@@ -67,7 +67,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(make_config, tmp_pa
     config.optimizer.learning_rate, config.optimizer.clip_norm, config.optimizer.name = 1e30, 0.0, "sgd"
     config.optimizer.schedule, config.optimizer.warmup_epochs = "step", 0.0
     config.optimizer.decay_epochs, config.optimizer.decay_factor = 0.4, 1e30
-    with pytest.raises(UserError, match=r"not finite at step \d \(learning rate .*\): nothing after"):
+    with pytest.raises(UserError, match=r"not finite at step \d \(learning rate .*\)\. Nothing was saved after"):
         loop.train(config, tmp_path)
     with checkpoint.Checkpoints(tmp_path, config.checkpoint) as checkpoints:
         assert checkpoints.best_step() is None

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from jaxunet.core.errors import UserError
-from jaxunet.xrays import letterbox
-from jaxunet.xrays.dicom import size_in_stream
+from jaxunet.xrays import letterbox, streams
 from jaxunet.xrays.files import XrayFiles, output_name
 from jaxunet.xrays.read import read_xray
 from tests.support.xrays import MISPLACED_NAMES, bomb, dicom, encoded, misplaced
@@ -375,7 +374,13 @@ def test_dicom_compressed():
 
 def test_sizes_claimed_in_compressed_streams():
     """What decoders allocate memory for."""
-    assert size_in_stream(encoded(RAMP, "jpeg")) == (64, 256)
-    assert size_in_stream(encoded(RAMP, "jpeg2000", no_jp2=True)) == (64, 256)
-    assert size_in_stream(encoded(RAMP, "jpeg2000")) == (64, 256)
-    assert size_in_stream(b"\xff\xd8\xff") is None
+
+    def claimed(data: bytes) -> tuple[int, int]:
+        found = streams.describe(data)
+        return found.height, found.width
+
+    assert claimed(encoded(RAMP, "jpeg")) == (64, 256)
+    assert claimed(encoded(RAMP, "jpeg2000", no_jp2=True)) == (64, 256)
+    assert claimed(encoded(RAMP, "jpeg2000")) == (64, 256)
+    with pytest.raises(UserError, match="how large"):
+        claimed(b"\xff\xd8\xff")
