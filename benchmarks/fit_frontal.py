@@ -2,9 +2,9 @@
 
 python benchmarks/fit_frontal.py --source=covidqu.zip
 
-Ridge regression on +1 and -1. +1: each X-ray, also mirrored, and also changed as X-rays differ (`changed`). -1: X-rays turned and
-inverted, cut into tiles and shuffled, clouds of noise, and the drawings of not_chest_xrays.SEEN. The threshold is the
-`_REFUSED` quantile of the X-rays. The same source gives the same weights.
+Ridge regression on +1 and -1. +1: each X-ray, also mirrored, and also changed as X-rays differ (`changed`). -1: X-rays
+turned and inverted, cut into tiles and shuffled, clouds of noise, and the drawings of not_chest_xrays.py. The threshold
+is the `_REFUSED` quantile of the X-rays. The same source gives the same weights.
 """
 
 import io
@@ -21,13 +21,13 @@ from scipy import ndimage
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import not_chest_xrays
-from jaxunet.prediction.frontal import SIDE, WEIGHTS, features, thumbnail
+from jaxunet.prediction.frontal import SIDE, WEIGHTS, features, standard, thumbnail
 
-_SOURCE = flags.DEFINE_string("source", None, "the zip of COVID-QU-Ex", required=True)
+SOURCE = flags.DEFINE_string("source", None, "the zip of COVID-QU-Ex", required=True)
 _OUTPUT = flags.DEFINE_string("output", str(WEIGHTS), "file to write")
 _REFUSED = 0.002  # of the training X-rays, changed ones among them
 _RIDGE = 0.1
-_WEIGHT = {"turned": 0.5, "shuffled": 0.2, "clouds": 0.1, "drawings": 0.2}  # of each kind that is none; +1 has 1
+_WEIGHT = {"turned": 0.5, "shuffled": 0.2, "clouds": 0.1, "drawings": 0.3}  # of each kind that is none; +1 has 1
 _PER_DRAWING = 25
 
 
@@ -89,9 +89,9 @@ def redrawn(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def main(_: list[str]) -> None:
     rng = np.random.default_rng(0)
-    found = list(xrays(_SOURCE.value, "Train"))
-    plain = np.stack([thumbnail(x) for x in found])
-    other = np.stack([thumbnail(changed(x, rng)) for x in found])
+    images = list(xrays(SOURCE.value, "Train"))
+    plain = np.stack([thumbnail(x) for x in images])
+    other = np.stack([thumbnail(changed(x, rng)) for x in images])
     usable = np.concatenate([plain, other])
     drawings = [picture for _, picture in not_chest_xrays.pictures(not_chest_xrays.SEEN)]
     clouds = [not_chest_xrays.fractal(rng, rng.uniform(0, 3)) for _ in range(1500)]
@@ -101,17 +101,22 @@ def main(_: list[str]) -> None:
         "clouds": np.stack([thumbnail(np.uint8(x)) for x in clouds]),
         "drawings": np.stack([thumbnail(redrawn(x, rng)) for x in drawings for _ in range(_PER_DRAWING)]),
     }
-    usable = _features(np.concatenate([usable, usable[:, :, ::-1]]))
-    scale = usable.std(0)
-    scale[-1] = 1  # of the constant
-    square, mean = _moments(usable / scale)
+    found = _features(np.concatenate([usable, usable[:, :, ::-1]]))
+    mean, spread = found.mean(0), found.std(0)
+    rows = _with_1(standard(found, mean, spread))
+    square, sums = _moments(rows)
     for kind, weight in _WEIGHT.items():
-        theirs, below = _moments(_features(kinds[kind]) / scale)
-        square, mean = square + weight * theirs, mean - weight * below
-    weights = np.linalg.solve(square + _RIDGE * np.eye(len(square)), mean) / scale
-    threshold = np.quantile(usable @ weights, _REFUSED)
-    np.save(_OUTPUT.value, np.append(weights, threshold).astype(np.float32))
-    print(f"{len(found)} X-rays; threshold {threshold:.3f}; written to {_OUTPUT.value}")
+        theirs, below = _moments(_with_1(standard(_features(kinds[kind]), mean, spread)))
+        square, sums = square + weight * theirs, sums - weight * below
+    weights = np.linalg.solve(square + _RIDGE * np.eye(len(square)), sums)[:-1]
+    threshold = np.quantile(rows[:, :-1] @ weights, _REFUSED)
+    known = {"mean": mean, "spread": spread, "weights": weights, "threshold": threshold}
+    np.savez(_OUTPUT.value, **{name: np.asarray(x, np.float32) for name, x in known.items()})
+    print(f"{len(plain)} X-rays; threshold {threshold:.3f}; written to {_OUTPUT.value}")
+
+
+def _with_1(rows: np.ndarray) -> np.ndarray:
+    return np.pad(rows, ((0, 0), (0, 1)), constant_values=1)
 
 
 def _features(thumbnails: np.ndarray) -> np.ndarray:

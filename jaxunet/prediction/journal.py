@@ -20,7 +20,7 @@ from jaxunet.xrays.files import XrayFile
 
 COLUMNS = (
     *("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm"),
-    *("covid19_probability", "covid19_detected", "warnings", "error"),
+    *("covid19_probability", "covid19_detected", "usable", "warnings", "error"),
 )
 
 
@@ -39,7 +39,7 @@ class PredictionLog:
         name = "predictions" if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}"
         self._output, self._name, self._settings = output, name, settings
         self._lines: dict[int, int] = {}  # which image in which version -> where its row is; below 0 if it failed
-        self.finished = self.failed = 0
+        self.finished = self.failed = self.unusable = 0
         output.mkdir(parents=True, exist_ok=True)
         self._file = (output / f"{name}.jsonl").open("a+b")
         try:
@@ -96,7 +96,7 @@ class PredictionLog:
 
     def write_tables(self, files: Iterable[XrayFile]) -> None:
         """Writes the CSV and the JSON file of those of `files` that have a row, and counts them."""
-        self.finished = self.failed = 0
+        self.finished = self.failed = self.unusable = 0
         _write_csv(self._output / f"{self._name}.csv", self._counted(files))
         with atomic_file(self._output / f"{self._name}.json") as file:
             file.write(b'{"settings": ' + json.dumps(self._settings, indent=2).encode() + b',\n"images": [')
@@ -109,6 +109,7 @@ class PredictionLog:
         for row in self._rows(files):
             self.failed += bool(row["error"])
             self.finished += not row["error"]
+            self.unusable += row["usable"] is False
             yield row
 
     def _rows(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:

@@ -19,9 +19,9 @@ INVERTED_BY = 5  # gray levels
 _STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))  # of the width: a lung, the spine, the other lung
 _LUNG_SHARE = 0.1  # of all lung pixels: the least that counts as one of two lungs
 
+SEVERITY = ("severity_percent", "severity_right_percent", "severity_left_percent", "sides")
 MEASURES = (
-    *("infected_pixels", "infected_cm2", "infected_share_percent", "lung_pixels", "lung_cm2", "severity_percent"),
-    *("severity_right_percent", "severity_left_percent", "sides", "regions"),
+    *("infected_pixels", "infected_cm2", "infected_share_percent", "lung_pixels", "lung_cm2", *SEVERITY, "regions"),
     *("largest_region_pixels", "largest_region_cm2"),
 )
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
 from jaxunet.data.examples import RawBatch
-from jaxunet.data.specs import LABELLED_IMAGES, image_size
+from jaxunet.data.specs import LABELLED_IMAGES, image_size, spec_of
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
@@ -89,6 +89,11 @@ class Predictor:
         return self.answers_covid19 and self.config.eval.gate
 
     @property
+    def checked(self) -> bool:
+        """Whether pictures that are no frontal chest X-ray get no severity and no answer; see `frontal.refusal`."""
+        return spec_of(self.config.dataset).frontal
+
+    @property
     def threshold(self) -> float:
         """A pixel is positive where its probability exceeds this: `metrics.positive(logits, threshold)`."""
         return self.config.eval.threshold
@@ -147,6 +152,7 @@ class Predictor:
                 threshold=self.threshold,
                 rule=self.rule,
                 gate=self.gate,
+                checked=self.checked,
             )
             for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
         ]

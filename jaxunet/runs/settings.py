@@ -33,6 +33,7 @@ class Setting:
       free: whether it may differ between two starts of one run: it says where data lies or what is shown, not what is
         learnt.
       since: what runs did before there was the key; None for a key that every run has in its config.json.
+      kept: False if what a run or a file was saved with does not count, but `since`, until somebody asks otherwise.
       was: an older name of the key, which old runs and command lines may have.
     """
 
@@ -48,6 +49,7 @@ class Setting:
     hint: str = ""
     free: bool = False
     since: Any = None
+    kept: bool = True
     was: str = ""
 
     def check_kind(self, value: Any) -> None:
@@ -188,7 +190,7 @@ _ROWS = (
     Setting("eval.surface_tolerances", tuple, valid=_tolerances, words="a tuple of numbers of at least 0", free=True,
             since=(2.0, 5.0)),
     Setting("eval.flips", bool, free=True, since=False),
-    Setting("eval.gate", bool, free=True, since=True),
+    Setting("eval.gate", bool, free=True, since=False, kept=False),
     Setting("eval.report", bool, free=True, since=True),
 
     Setting("profile", bool, free=True),
