@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxunet.export.export import export
 from jaxunet.export.formats import FORMATS
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
 from jaxunet.scoring.split_pass import load_eval_split
@@ -36,7 +36,7 @@ def main() -> None:
 
     config = config_file.load(flags.workdir)
     config.eval.batch_size = flags.batch
-    source = predictor.load(config, flags.workdir, checkpoint="latest")
+    source = loading.load(config, flags.workdir, checkpoint="latest")
     images = load_eval_split(config, "val").image[: flags.images]
     runs = {"checkpoint": lambda x: {"logits": source.outputs(x)["masks"]}}
     sizes = {"checkpoint": 0}

@@ -35,7 +35,9 @@ def main(_: list[str]) -> None:
     good = {"X-rays of Val": val, "X-rays of the Test sample": test}
     good["X-rays of Val, blurred, noisy, cropped, ..."] = [changed(x, rng) for x in val]
     if _XRAYS.value:
-        good["X-rays from elsewhere"] = [read_xray(file.read()).pixels for file in XrayFiles(_XRAYS.value, skip=pathlib.Path("none"))]
+        good["X-rays from elsewhere"] = [
+            read_xray(file.read()).pixels for file in XrayFiles(_XRAYS.value, skip=pathlib.Path("none"))
+        ]
     print("| shown | tried | right | wrong |\n|---|---|---|---|")
     for kind, images in good.items():
         _row(kind, refusals(images), lambda words: not words)

@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 
 from jaxunet.evaluation.analysis import by_lesion_size  # noqa: E402
 from jaxunet.evaluation.per_image import COUNTS  # noqa: E402
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json, to_json  # noqa: E402
 from jaxunet.scoring import detection, protocols, split_pass
@@ -45,9 +45,9 @@ def main(_: list[str]) -> None:
     if _WORKDIR.value:
         config = config_file.load(workdir := pathlib.Path(_WORKDIR.value))
         config.update_from_flattened_dict(where)
-        network = predictor.load(config, workdir, checkpoint="latest")
+        network = loading.load(config, workdir, checkpoint="latest")
     else:
-        network = predictor.load_shipped(where)
+        network = loading.load_shipped(where)
     full = from_json(to_json(network.config))
     full.dataset.image_size = 0
     data = split_pass.load_eval_split(full, _SPLIT.value)

@@ -10,16 +10,16 @@ import ml_collections
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.seed = 0  # with the step number, decides everything random
+    config.seed = 0  # all randomness follows from it and the step number
 
     config.dataset = dataset = ml_collections.ConfigDict()
-    dataset.name = "covid_qu_ex"  # or "synthetic_cxr"; "labelled_images" to pretrain encoders on classes
+    dataset.name = "covid_qu_ex"  # or "synthetic_cxr"; "labelled_images" pretrains encoders on classes
     dataset.source = ""  # the archive as downloaded, or its extracted folder; "" searches <data_dir>/downloads/manual
     dataset.data_dir = ""  # where prepared datasets live; "" is ~/tensorflow_datasets
     dataset.train_config = "infection"  # COVID-19 images only; "infection_all" adds controls; "lung" has lung masks
     dataset.eval_config = "infection_all"  # validation and test: with controls, so that P3 exists
-    # Masks to learn, of "infection" and "lung"; the first one is scored and ranked. Then maybe "covid19": an answer for
-    # the whole image, learnt from "infection_all"; infection is then learnt from its COVID-19 images alone.
+    # Masks to learn: "infection", "lung" or both. The first one ranks checkpoints. "covid19" may follow: an answer for
+    # the whole image. It needs train_config "infection_all"; infection is then learnt from the COVID-19 images only.
     dataset.targets = ("infection",)
     dataset.image_size = 0  # pixels per side: 0 keeps the 256 of the files, 32, 64 or 128 average blocks of them
     dataset.drop_leaked = True  # leave out training images identical to a validation or test image
@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.input = ml_collections.ConfigDict()
     config.input.mode = "auto"  # "resident" on the device, "stream" from disk, "auto" = resident if it fits
     config.input.resident_limit_gib = 8.0  # "auto" streams above this many GiB of training data
-    config.input.threads = 4  # that decode images, at loading and when streaming
+    config.input.threads = 4  # threads that decode images
     config.input.prefetch_batches = 8  # decoded ahead when streaming
 
     config.augment = augment = ml_collections.ConfigDict()
@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.learning_rate = 2e-3  # peak
     optimizer.schedule = "cosine"  # "constant", "step", "cosine"
     optimizer.warmup_epochs = 1.0  # linear from zero; counted in every schedule
-    optimizer.decay_epochs = 50.0  # "step": multiply by decay_factor every so many epochs
+    optimizer.decay_epochs = 50.0  # "step": epochs between two multiplications by decay_factor
     optimizer.decay_factor = 0.5
     optimizer.final_fraction = 0.0  # "cosine": last rate as a share of the peak
     optimizer.beta1 = 0.9  # adam, adamw
@@ -92,18 +92,18 @@ def get_config() -> ml_collections.ConfigDict:
     train.batch_size = 16  # images per step over all devices
     train.total_epochs = 32  # exactly one of total_epochs and total_steps is set, the other is 0
     train.total_steps = 0
-    train.accumulate_steps = 1  # parts that each device works its share of a batch off in, to save memory
+    train.accumulate_steps = 1  # parts that each device splits its share of a batch into, to save memory
     train.ema_decay = 0.998  # of weights and batch statistics, per step; 0 is off
     train.eval_every_epochs = 2.0  # validation and checkpoint; the last step is always validated
-    train.patience_evals = 0  # stop when so many validations in a row were not better than the best; 0 is off
+    train.patience_evals = 0  # stop after this many validations in a row without a new best; 0 is off
     train.log_every_steps = 20
-    train.checkpoint_every_steps = 500  # besides the one at every validation
+    train.checkpoint_every_steps = 500  # every validation saves one too
     train.steps_per_call = 0  # steps in one compiled program, resident mode; 0 = 1 on CPU, 50 on accelerators
 
     config.eval = ml_collections.ConfigDict()
     config.eval.batch_size = 32  # images per call over all devices
     config.eval.threshold = 0.5  # a pixel is positive where its probability exceeds this
-    config.eval.overlays = 8  # pictures of the best and of the worst so many images
+    config.eval.overlays = 8  # number of best images, and of worst images, to draw
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
     config.eval.gate = False  # predict, serve: no infection where "covid19" says no; not kept with a run

@@ -1,31 +1,31 @@
 """jaxunet: segmentation of COVID-19 pneumonia on chest X-rays. The folders are the stages, in the order of the data.
 
-core/        errors in one sentence, files written atomically, PNG pictures
-devices/     several processes and several devices: joining, replicas (the only place of pmap), peak rates
-xrays/       any X-ray file -> 8-bit gray pixels, fitted to a network
+core/        errors as one sentence, atomic files, PNG pictures
+devices/     several processes, several devices (replicas.py is the only file with pmap), peak rates
+xrays/       X-ray file of any kind -> 8-bit gray pixels, scaled to a network
 data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches
-models/      networks: image -> logits; weights in PyTorch's naming
-scoring/     losses; integer counts -> protocols P1 to P3 with intervals; COVID-19 or not; one pass over a split
+models/      networks: image -> logits; weights named as in PyTorch
+scoring/     losses; integer counts -> protocols P1 to P3 with intervals; the detection rule; one pass over a split
 runs/        settings and their checks, config.json, checkpoints, metrics.jsonl
-training/    the loop, the step, the optimizer, where weights start from
-prediction/  a checkpoint as a function; masks, measures, tables and pages for X-rays
-evaluation/  exact scores of a checkpoint: tables, pictures, report; several systems compared
-export/      a checkpoint as one file for elsewhere, with its model card
-preflight/   what a config will need on accelerators, by compiling it ahead of time
-api.py       load, train and evaluate, for notebooks: the names below, which load nothing until they are used
-commands.py  one function per mode; command_line.py has their flags, for `jaxunet` and `launch.py`
-configs/     in a clone beside this folder: the config files, importable as `jaxunet.configs`
+training/    the loop, the step, the optimizer, initial weights
+prediction/  trained networks on X-rays: masks, measures, tables, the web page
+evaluation/  exact scores of a checkpoint: tables, pictures, report; comparison of systems
+export/      a checkpoint as one file for other programs, with its model card
+preflight/   what a config will need on accelerators, from compiling it ahead of time
+api.py       load, train and evaluate in Python; the names below, imported at first use
+commands.py  one function per mode; command_line.py has the flags of `jaxunet` and `launch.py`
+configs/     the config files, importable as `jaxunet.configs`; in a clone they lie beside this folder
 
-A package imports only from those above it; tests/test_house.py holds that.
+A package imports only from those above it. tests/test_house.py checks this.
 """
 
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 _HERE = pathlib.Path(__file__).parent
-_CLONE = None if (_HERE / "configs").is_dir() else _HERE.parent  # installed, configs/ lies in this folder
+_CLONE = None if (_HERE / "configs").is_dir() else _HERE.parent  # in an installed package, configs/ is in this folder
 if _CLONE:
-    __path__.append(str(_CLONE))  # so that `from jaxunet.configs import unet` works in a clone, too
+    __path__.append(str(_CLONE))  # so that `from jaxunet.configs import unet` also works in a clone
 
 if TYPE_CHECKING:
     from jaxunet.api import Prediction, UserError, Xray, evaluate, load, read_xray, train
@@ -50,10 +50,10 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """As pyproject.toml has it."""
+    """The version in pyproject.toml."""
     import importlib.metadata
     import tomllib
 
-    if _CLONE:  # what is installed may be of another version
+    if _CLONE:  # an installed jaxunet can have another version
         return str(tomllib.loads((_CLONE / "pyproject.toml").read_text())["project"]["version"])
     return importlib.metadata.version("jaxunet")

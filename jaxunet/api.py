@@ -1,6 +1,6 @@
-"""jaxunet in Python, for notebooks and programs: `import jaxunet` gives these functions. docs/python.md shows them.
+"""The Python API: `import jaxunet` gives these functions. docs/python.md has examples.
 
-A mistake in what is given is raised as `UserError`, with one sentence that says what to do.
+A mistake in the arguments raises `UserError`. Its message is one sentence that says what to do.
 """
 
 import os
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import locate
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
@@ -34,16 +34,16 @@ def load(
 
     Args:
       source: None for the weights that come with jaxunet; the folder of a run, such as "runs/unet"; a file that
-        `--mode=export --format=safetensors` wrote; or a list of runs and files, whose mean probability is predicted.
-      checkpoint: of a run: "latest", "best" (by validation) or a step.
+        `--mode=export --format=safetensors` wrote; or a list of runs and files, to predict their mean probability.
+      checkpoint: for runs: "latest", "best" (by validation) or a step.
       overrides: settings to change, such as {"eval.threshold": 0.4}; configs/default.py lists them.
-      settings: the same for settings of `config.eval`, such as threshold=0.4, flips=False, gate=False, batch_size=8.
+      settings: settings of `config.eval` to change: threshold=0.4, flips=False, gate=True, batch_size=8.
 
     Raises:
-      UserError: if a network or a setting does not exist, cannot be used, or networks do not fit together.
+      UserError: if a network or setting does not exist or cannot be used, or the networks do not fit together.
     """
     members = load_members(source, checkpoint=checkpoint, overrides=overrides, **settings)
-    return predictor.ensemble(members, [locate(p.origin) for p in members]) if len(members) > 1 else members[0]
+    return loading.ensemble(members, [locate(p.origin) for p in members]) if len(members) > 1 else members[0]
 
 
 def load_members(
@@ -53,7 +53,7 @@ def load_members(
     overrides: dict[str, Any] | None = None,
     **settings: float | bool,
 ) -> list[Predictor]:
-    """The networks that `load` averages, or the one; arguments as for `load`."""
+    """The networks that `load` averages. Arguments as for `load`."""
     changes = {f"eval.{name}": value for name, value in settings.items()} | (overrides or {})
     places = [source] if source is None or isinstance(source, str | os.PathLike) else list(source)
     if not places:
@@ -62,16 +62,16 @@ def load_members(
 
 
 def train(config: ConfigDict, workdir: Place) -> None:
-    """Trains a network, or continues the run in `workdir`, as `--mode=train` does.
+    """Trains a network or continues the run in `workdir`, like `--mode=train`.
 
     Args:
-      config: every setting, as `configs.unet.get_config()` gives them.
-      workdir: the folder of the run: config, metrics, checkpoints.
+      config: all settings, from a config file such as `configs.unet.get_config()`.
+      workdir: the run's folder for config, metrics and checkpoints.
 
     Raises:
       UserError: if a setting, the dataset or the folder cannot be used.
     """
-    from jaxunet.training.loop import train as run  # late: whoever predicts needs no optimizer
+    from jaxunet.training.loop import train as run  # late: prediction needs no optimizer
 
     run(config, locate(str(workdir)))
 
@@ -85,19 +85,19 @@ def evaluate(
     overrides: dict[str, Any] | None = None,
     **settings: float | bool,
 ) -> dict[str, Any]:
-    """Scores a network on a split of the dataset of its config, as `--mode=evaluate` does.
+    """Scores a network on a split of the dataset in its config, like `--mode=evaluate`.
 
     Args:
-      source, checkpoint, overrides, settings: as for `load`; `overrides={"dataset.source": "covidqu.zip"}` names the
-        archive where the network was trained elsewhere.
+      source, checkpoint, overrides, settings: as for `load`. `overrides={"dataset.source": "covidqu.zip"}` sets the
+        path of the archive if the network was trained on another machine.
       split: "train", "val" or "test".
-      output: folder for `eval/<split>/`. A single run has its own folder and needs none.
+      output: folder for `eval/<split>/`. A single run needs none: it has its own folder.
 
     Returns:
-      What `metrics.json` holds.
+      The content of `metrics.json`.
 
     Raises:
-      UserError: as `load`; or if the dataset cannot be used, or `output` is missing or the folder of a run.
+      UserError: as for `load`; also if the dataset cannot be used, or `output` is missing or is the folder of a run.
     """
     from jaxunet.evaluation.evaluate import evaluate_predictor  # late: it draws figures
 
@@ -106,24 +106,26 @@ def evaluate(
     if output is not None:
         out = locate(str(output))
         if (out / "config.json").exists():
-            raise UserError(f"{out} holds a run of its own: name another output.")
+            raise UserError(f"{out} is the folder of a run: choose another output.")
     elif len(members) == 1 and source is not None and places[0].is_dir():
         out = places[0]
     else:
-        raise UserError("output is missing: name a folder for the scores of a network that is not a single run.")
+        raise UserError("output is missing: only a single run has its own folder for scores. Name a folder.")
     if len(members) == 1:
         return evaluate_predictor(members[0], out, split=split)
     averaged = [{"workdir": str(w), "checkpoint_step": p.step} for p, w in zip(members, places, strict=True)]
-    return evaluate_predictor(predictor.ensemble(members, places), out, split=split, members=averaged)
+    return evaluate_predictor(loading.ensemble(members, places), out, split=split, members=averaged)
 
 
 def _load_one(place: Place | None, checkpoint: str, changes: dict[str, Any]) -> Predictor:
     path = None if place is None else locate(str(place))
     if path is None or path.is_file() or path.suffix == ".safetensors":
         if checkpoint != "latest":
-            raise UserError(f"checkpoint={checkpoint} is of a run, and this network has one only: leave it out.")
-        return predictor.load_shipped(changes) if path is None else predictor.load_safetensors(path, changes)
+            raise UserError(
+                f"checkpoint={checkpoint} applies to runs only: leave it out for a file or shipped weights."
+            )
+        return loading.load_shipped(changes) if path is None else loading.load_safetensors(path, changes)
     config = config_file.load(path)
     config_file.override(config, changes)
-    predictor.fit_batch_size(config)
-    return predictor.load(config, path, checkpoint=checkpoint)
+    loading.fit_batch_size(config)
+    return loading.load(config, path, checkpoint=checkpoint)

@@ -1,4 +1,4 @@
-"""The command line, of `launch.py` and of `jaxunet`: flags in, one call of `commands.execute`, an exit status out."""
+"""The command line of `launch.py` and `jaxunet`: it reads the flags and calls `commands.execute`."""
 
 import dataclasses
 import os
@@ -36,17 +36,17 @@ def jaxunet_command() -> NoReturn:
 def leave(status: int) -> NoReturn:
     """Ends the process."""
     sys.stdout.flush()
-    if status:  # at once: threads that were still writing to a full disk would add their tracebacks to the sentence
+    if status:  # at once, so that threads writing to a full disk cannot print their tracebacks
         os._exit(status)
     sys.exit()
 
 
 def main(argv: list[str], *, mode: str = "") -> int:
-    """Reads the flags in `argv`, runs their mode, and returns the exit status.
+    """Reads the flags, runs the mode and returns the exit status.
 
     Args:
-      argv: the name of the program, and the flags.
-      mode: whose flags `--help` lists; "" for all modes and flags.
+      argv: the name of the program and the flags.
+      mode: the mode whose flags `--help` lists; "" for all.
     """
     try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
         app.define_help_flags()
@@ -60,9 +60,9 @@ def main(argv: list[str], *, mode: str = "") -> int:
         config.keys()  # a file that could not be read says so only now
     except (AttributeError, KeyError) as error:
         inner: Any = error
-        while isinstance(inner.args[0], Exception):  # ml_collections wraps one in the other
+        while isinstance(inner.args[0], Exception):  # ml_collections nests exceptions
             inner = inner.args[0]
-        for old, new in RENAMED.items():  # in a config file of the user's; flags have their new names
+        for old, new in RENAMED.items():  # in the user's config file; `argv` already has the new names
             if f'Key "{old.rpartition(".")[2]}" does not exist' in str(inner):
                 return complain(f"config.{old} is now called config.{new}: rename it in the config file.")
         return complain("There is no setting " + " ".join(str(inner.args[0]).replace("\n", ". ").split()))
@@ -71,7 +71,7 @@ def main(argv: list[str], *, mode: str = "") -> int:
     if len(rest) > 1:
         return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.FATAL)  # what Orbax and TFDS log as errors, they also raise
+        logging.set_verbosity(logging.FATAL)  # Orbax and TFDS also raise what they log as errors
 
     given: dict[str, Any] = {flag.name: flags.FLAGS[flag.name].value for flag in _FLAGS}
     return execute(flags.FLAGS.mode, Flags(config, overrides, **given))
@@ -87,7 +87,7 @@ def complain(sentence: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Flag:
-    """A flag of absl: its modes are those that read it, () being all."""
+    """An absl flag. `modes`: the modes that read it; () for all."""
 
     name: str
     modes: tuple[str, ...]
@@ -97,68 +97,27 @@ class _Flag:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_NETWORK = ("evaluate", "predict", "serve", "compare", "export")  # modes that take networks that were trained
-_SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes share
+_NETWORK = ("evaluate", "predict", "serve", "compare", "export")  # modes that read trained networks
+_SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes can share
+_CHOICE, _LIST, _INTEGER = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_integer
+_SPLITS, _FORMATS = {"enum_values": ["train", "val", "test"]}, {"enum_values": list(FORMATS)}
 _FLAGS = (
     _Flag("workdir", (), "folder of the run: config, metrics, checkpoints, evaluations"),
-    _Flag(
-        "runs",
-        _NETWORK,
-        "workdirs of finished runs: compare sets them side by side, other modes take the mean of their masks",
-        flags.DEFINE_list,
-        [],
-    ),
+    _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST, []),
     _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step", default="latest"),
-    _Flag(
-        "split",
-        ("evaluate", "compare"),
-        "images to score",
-        flags.DEFINE_enum,
-        "val",
-        {"enum_values": ["train", "val", "test"]},
-    ),
+    _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, "val", _SPLITS),
     _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
-    _Flag(
-        "output",
-        ("predict", "evaluate", "export"),
-        "predict, and evaluate without --workdir: folder to write to; export: the file",
-    ),
+    _Flag("output", ("predict", "evaluate", "export"), "folder to write to; export: the file"),
     _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool, False),
     _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)", default="127.0.0.1"),
-    _Flag(
-        "port",
-        ("serve",),
-        "where to listen; 0 for any that is free",
-        flags.DEFINE_integer,
-        8080,
-        {"lower_bound": 0, "upper_bound": 65535},
-    ),
-    _Flag(
-        "format",
-        ("export",),
-        "what to write (docs/export.md)",
-        flags.DEFINE_enum,
-        "stablehlo",
-        {"enum_values": list(FORMATS)},
-    ),
-    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", flags.DEFINE_list, []),
-    _Flag(
-        "batch_per_chip",
-        ("preflight",),
-        "images per step and chip; 0 divides train.batch_size",
-        flags.DEFINE_integer,
-        0,
-        {"lower_bound": 0},
-    ),
+    _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, 8080, {"lower_bound": 0, "upper_bound": 65535}),
+    _Flag("format", ("export",), "what to write (docs/export.md)", _CHOICE, "stablehlo", _FORMATS),
+    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", _LIST, []),
+    _Flag("batch_per_chip", ("preflight",), "images; 0 divides train.batch_size", _INTEGER, 0, {"lower_bound": 0}),
     _Flag("source", ("import_torch",), "state dict, .pth or .safetensors"),
     _Flag("coordinator_address", _SEVERAL, "of several processes: HOST:PORT of process 0 (docs/multihost.md)"),
-    _Flag(
-        "num_processes",
-        _SEVERAL,
-        "of several processes: how many; 1 ignores SLURM and the like",
-        flags.DEFINE_integer,
-    ),
-    _Flag("process_id", _SEVERAL, "of several processes: which one this is, from 0", flags.DEFINE_integer),
+    _Flag("num_processes", _SEVERAL, "of several processes: their number; 1 ignores SLURM and the like", _INTEGER),
+    _Flag("process_id", _SEVERAL, "of several processes: the number of this one, from 0", _INTEGER),
 )
 
 
@@ -175,7 +134,7 @@ def _shipped_configs() -> str:
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Of `--config`: a file, or the name of a config that comes with jaxunet; both may end in `:argument`."""
+    """Parses `--config`: a file, or the name of a shipped config. Both can end in `:argument`."""
 
     def parse(self, path: str) -> ConfigDict:
         name, *argument = path.split(":", 1)
@@ -184,7 +143,7 @@ class _ConfigParser(ConfigFileFlagParser):
             if stem in _shipped_configs().split(", "):
                 path = ":".join([str(CONFIGS / f"{stem}.py"), *argument])
             elif stem == name:
-                raise ValueError(f"neither a file, nor one that comes with jaxunet ({_shipped_configs()})")
+                raise ValueError(f"neither a file nor a shipped config ({_shipped_configs()})")
         try:
             return super().parse(path)
         except (TypeError, ValueError) as error:  # the text is a traceback
@@ -200,7 +159,7 @@ def _modes_help(command: str = "jaxunet MODE") -> str:
 
 
 def _flags_help(mode: str) -> str:
-    """What `mode` does, and the flags that it reads; of "", all modes and all flags."""
+    """The help of a mode and its flags; of all modes and flags for ""."""
     first = f"jaxunet {mode}: {MODES[mode].help}" if mode else _modes_help("python launch.py --mode=MODE")
     lines = [first, "", "--config"] + _indented(_config_help())
     for flag in _FLAGS:
@@ -215,8 +174,8 @@ def _flags_help(mode: str) -> str:
 
 def _config_help() -> str:
     return (
-        f"settings: a file, or one that comes with jaxunet ({_shipped_configs()}); --config.section.key=value sets any "
-        "key of it, and configs/default.py explains them"
+        f"settings: a file, or the name of a shipped config ({_shipped_configs()}). --config.section.key=value changes "
+        "a setting; configs/default.py explains them"
     )
 
 

@@ -14,16 +14,16 @@ from jaxunet.core.files import locate
 if TYPE_CHECKING:
     from jaxunet.prediction.predictor import Predictor
 
-# JAX and the stages are imported inside the functions: `--help` and a mistake in the flags are answered at once.
+# The functions import JAX and the stages late, so that `--help` and mistakes in the flags are answered at once.
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What the command line says; see `command_line.py` for the meaning of each flag.
+    """The flags of the command line; `command_line.py` describes them.
 
     Attributes:
-      config: the resolved config of the command line.
-      overrides: the keys given as `--config.key=value`, for modes that take the config of the run in `workdir`.
+      config: the config file with all overrides.
+      overrides: the keys given as `--config.key=value`. Modes that read the config of a run apply them to it.
     """
 
     config: ConfigDict
@@ -47,12 +47,7 @@ class Flags:
 
 
 def execute(mode: str, flags: Flags) -> int:
-    """Runs `mode` and returns the exit status: 0, 1, or of `predict` 2 if some files failed.
-
-    Args:
-      mode: a key of `MODES`.
-      flags: of the command line.
-    """
+    """Runs a mode of `MODES`. Returns the exit status: 0; 1 after an error; 2 if `predict` failed for some files."""
     from jaxunet.devices import processes
 
     def join() -> None:
@@ -61,11 +56,11 @@ def execute(mode: str, flags: Flags) -> int:
             several = flags.coordinator_address, flags.num_processes, flags.process_id
             processes.join(*several, preemption=mode == "train" or systems)
         elif mode != "predict" and flags.num_processes not in (None, 1):
-            raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and what goes with it.")
+            raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and --process_id.")
 
     def action() -> int | None:
         if flags.runs and mode not in ("evaluate", "predict", "serve", "compare", "export"):
-            raise UserError(f"--mode={mode} has no use for --runs: leave it out.")
+            raise UserError(f"--mode={mode} does not read --runs: leave it out.")
         if MODES[mode].compiles:
             _cache_programs()
         return MODES[mode].function(flags)
@@ -74,9 +69,6 @@ def execute(mode: str, flags: Flags) -> int:
         return status
     with processes.only_first_prints():
         return run_or_explain(action, process=processes.process_suffix())
-
-
-# ---- modes -----------------------------------------------------------------------------------------------------------
 
 
 def _train(flags: Flags) -> None:
@@ -90,17 +82,12 @@ def _evaluate(flags: Flags) -> None:
 
     if not flags.workdir and not flags.runs:
         out = _path(flags.output, "--workdir is missing. To score the network that comes with jaxunet, name --output.")
-        if (out / "config.json").exists():
-            raise UserError(f"{out} holds a run of its own: name another --output for the network that comes along.")
-        evaluate_predictor(_network(flags), out, split=flags.split)
+        evaluate_predictor(_network(flags), _not_of_a_run(out, "--output"), split=flags.split)
         return
     if flags.output:
-        raise UserError("--output is for the network that comes along: what a run scores is written to --workdir.")
-    folder = _workdir(flags)
-    if flags.runs and (folder / "config.json").exists():
-        raise UserError(f"{folder} holds a run of its own: name another --workdir for what --runs give together.")
-    members = [(_run_config(run, flags), run) for run in map(locate, flags.runs)]
-    config = members[0][0] if members else _run_config(folder, flags)
+        raise UserError("--output is for the shipped network: the scores of runs are written to --workdir.")
+    folder = _not_of_a_run(_workdir(flags), "--workdir") if flags.runs else _workdir(flags)
+    config, members = _configs(folder, flags)
     evaluate(config, folder, split=flags.split, checkpoint=flags.checkpoint, members=members)
 
 
@@ -132,8 +119,7 @@ def _export(flags: Flags) -> None:
 
     folder = _workdir(flags)
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
-    members = [(_run_config(run, flags), run) for run in map(locate, flags.runs)]
-    config = members[0][0] if members else _run_config(folder, flags)
+    config, members = _configs(folder, flags)
     export(config, folder, checkpoint=flags.checkpoint, format=flags.format, output=out, members=members)
 
 
@@ -141,7 +127,7 @@ def _preflight(flags: Flags) -> None:
     from jaxunet.preflight.preflight import preflight
 
     out = _workdir(flags) if flags.workdir else None
-    preflight(flags.config, flags.topology, out, batch_per_chip=flags.batch_per_chip)
+    preflight(flags.config, list(flags.topology), out, batch_per_chip=flags.batch_per_chip)
 
 
 def _verify(flags: Flags) -> int:
@@ -166,9 +152,8 @@ def _data(flags: Flags) -> None:
 def _import_torch(flags: Flags) -> None:
     from jaxunet.training.import_torch import import_torch
 
-    folder = _workdir(flags)
     path = _path(flags.source, "--source is missing: name the .pth or .safetensors file to import.")
-    import_torch(path, flags.config, folder)
+    import_torch(path, flags.config, _workdir(flags))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +161,10 @@ class Mode:
     """A row of `MODES`.
 
     Attributes:
-      function: does it; the status it returns is that of the process, None being 0.
+      function: runs the mode; it returns the exit status, None for 0.
       help: one line for `--help`.
-      together: whether several processes share the work as one.
-      compiles: whether it runs networks, whose compiled programs are kept for the next start.
+      together: whether several processes can work together on one run.
+      compiles: whether it compiles networks; their programs are cached for the next start.
     """
 
     function: Callable[[Flags], int | None]
@@ -190,77 +175,71 @@ class Mode:
 
 MODES = {
     "train": Mode(_train, "train, or continue the run in --workdir", together=True),
-    "evaluate": Mode(
-        _evaluate, "score a checkpoint of --workdir, or without one the shipped network, on --split", together=True
-    ),
+    "evaluate": Mode(_evaluate, "score --workdir, or without one the shipped network, on --split", together=True),
     "predict": Mode(_predict, "write masks and a table for the X-rays at --input into --output"),
-    "serve": Mode(_serve, "open a page for the browser at --port that takes an X-ray and shows the prediction"),
-    "compare": Mode(
-        _compare,
-        "train the systems of configs/compare.py, or take --runs, and score them side by side on --split",
-        together=True,
-    ),
+    "serve": Mode(_serve, "start a web page at --port that predicts X-rays"),
+    "compare": Mode(_compare, "train configs/compare.py, or take --runs; score them side by side", together=True),
     "export": Mode(_export, "write a checkpoint of --workdir as --format to --output, with a model card beside it"),
-    "preflight": Mode(
-        _preflight, "compile the config for --topology, without having it: memory, traffic, times", compiles=False
-    ),
+    "preflight": Mode(_preflight, "predict memory, traffic and times on --topology, without having it", compiles=False),
     "verify": Mode(_verify, "check every file of the dataset at config.dataset.source", compiles=False),
-    "data": Mode(
-        _data, "prepare the datasets that training and evaluation with --config read, and stop", compiles=False
-    ),
-    "import_torch": Mode(_import_torch, "make a --workdir of the PyTorch weights in --source"),
+    "data": Mode(_data, "prepare the datasets that training and evaluation with --config read", compiles=False),
+    "import_torch": Mode(_import_torch, "make a --workdir from the PyTorch weights in --source"),
 }
 
 
-# ---- flags -----------------------------------------------------------------------------------------------------------
-
-
 def _network(flags: Flags) -> "Predictor":
-    """Of the run in --workdir, or the mean of those in --runs; without both, the network that comes with jaxunet."""
+    """The network of --workdir, the mean of --runs, or without both the network that comes with jaxunet."""
     from jaxunet import api
 
     if flags.workdir and flags.runs:
-        raise UserError("--workdir and --runs both name networks: leave out one of them.")
+        raise UserError("--workdir and --runs both name networks: leave out one of the two.")
     if flags.checkpoint != "latest" and not (flags.workdir or flags.runs):
-        raise UserError(f"--checkpoint={flags.checkpoint} is of a run: name it with --workdir.")
+        raise UserError(f"--checkpoint={flags.checkpoint} applies to a run: name the run with --workdir.")
     return api.load(flags.runs or flags.workdir or None, checkpoint=flags.checkpoint, overrides=flags.overrides)
 
 
-def _run_config(folder: pathlib.Path, flags: Flags) -> ConfigDict:
-    """The config that the run in `folder` was trained with, and the keys given on the command line."""
+def _configs(folder: pathlib.Path, flags: Flags) -> tuple[ConfigDict, list[tuple[ConfigDict, pathlib.Path]]]:
+    """The config of the first run, and (config, workdir) of all --runs; without --runs the config of `folder`, []."""
     from jaxunet.runs import config_file
 
-    config = config_file.load(folder)
-    config_file.override(config, flags.overrides)
-    return config
+    runs = [(config_file.load(run), run) for run in [locate(run) for run in flags.runs] or [folder]]
+    for config, _ in runs:
+        config_file.override(config, flags.overrides)
+    return runs[0][0], runs if flags.runs else []
 
 
 def _share(flags: Flags) -> tuple[int, int]:
-    """(number of this process, number of all) that share the files to predict; they need not know of each other."""
+    """(index of this process, number of processes) that share the files to predict. They need no connection."""
     number, process = flags.num_processes, flags.process_id
     if (flags.coordinator_address, number, process) == (None, 1, None):
         return 0, 1
     incomplete = (number is None) != (process is None)
     if flags.coordinator_address or incomplete or not 0 <= (process or 0) < (number or 1):
-        raise UserError("--mode=predict takes --num_processes=N and --process_id=I, from 0 to N - 1, and nothing else.")
+        raise UserError("--mode=predict takes --num_processes=N with --process_id=I, 0 to N - 1, and no coordinator.")
     return process or 0, number or 1
 
 
 def _cache_programs() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX was told of another: a second start is quick."""
+    """Caches compiled programs for a quick second start: in the user's cache folder, unless JAX has another one."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxunet"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _not_of_a_run(folder: pathlib.Path, flag: str) -> pathlib.Path:
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} is the folder of a run: choose another {flag}.")
+    return folder
 
 
 def _path(name: str | None, missing: str) -> pathlib.Path:
     if not name:
         raise UserError(missing)
     if "://" in name:
-        raise UserError(f"{name} must be a local path: copy it to or from the bucket.")
+        raise UserError(f"{name} must be a local path: copy the files to or from the bucket.")
     return pathlib.Path(name).expanduser()
 
 

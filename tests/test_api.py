@@ -13,7 +13,8 @@ import pytest
 import jaxunet
 from jaxunet import commands
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
+from jaxunet.prediction.predictor import Predictor
 from jaxunet.xrays.pixels import to_8_bits
 from tests.support.xrays import SIZE, Threshold, dicom, encoded, picture
 
@@ -22,7 +23,7 @@ PAGE = ROOT / "docs" / "python.md"
 
 
 @pytest.fixture(scope="module")
-def net() -> predictor.Predictor:
+def net() -> Predictor:
     return jaxunet.load()
 
 
@@ -181,7 +182,7 @@ def other(net, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     from jaxunet.models import torch_weights
 
-    tensors, metadata = torch_weights.read_safetensors(predictor.SHIPPED)
+    tensors, metadata = torch_weights.read_safetensors(loading.SHIPPED)
     head = {name: x - 1 for name, x in tensors.items() if name.endswith("bias") and "head" in name}
     assert head, sorted(tensors)[-9:]
     path = tmp_path_factory.mktemp("other") / "other.safetensors"
@@ -190,7 +191,7 @@ def other(net, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_several_networks_give_the_mean_probability(net, other, folder):
-    both = jaxunet.load([predictor.SHIPPED, other]).predict(folder / "a.png")
+    both = jaxunet.load([loading.SHIPPED, other]).predict(folder / "a.png")
     one, two = net.predict(folder / "a.png"), jaxunet.load(other).predict(folder / "a.png")
     for target, probability in both.probabilities.items():
         mean = (one.probabilities[target] + two.probabilities[target]) / 2
@@ -203,7 +204,7 @@ def test_several_networks_give_the_mean_probability(net, other, folder):
 
 def test_runs_are_averaged_by_the_command_and_exported(finished, folder, tmp_path, capsys):
     runs = (str(finished), str(finished))
-    flags = commands.Flags(predictor.load_shipped().config, runs=runs, overrides={"eval.threshold": 0.4})
+    flags = commands.Flags(loading.load_shipped().config, runs=runs, overrides={"eval.threshold": 0.4})
     flags = dataclasses.replace(flags, input=str(folder / "a.png"), output=str(tmp_path / "out"))
     assert commands.execute("predict", flags) == 0
     assert "the mean of 2 runs" in capsys.readouterr().out
@@ -216,7 +217,7 @@ def test_runs_are_averaged_by_the_command_and_exported(finished, folder, tmp_pat
     assert commands.execute("export", flags) == 0
     assert "the mean of 2 runs" in (tmp_path / "MODEL_CARD.md").read_text()
     assert commands.execute("export", dataclasses.replace(flags, format="safetensors")) == 1
-    assert "write stablehlo or onnx" in capsys.readouterr().err
+    assert "use --format=stablehlo or onnx" in capsys.readouterr().err
     assert commands.execute("train", flags) == 1
     assert "--runs" in capsys.readouterr().err
 
@@ -240,7 +241,7 @@ def test_training_and_scores(config, tmp_path, capsys):
     both = jaxunet.evaluate([tmp_path / "run"] * 2, output=tmp_path / "both", split="test")
     assert [m["checkpoint_step"] for m in both["members"]] == [2, 2]
     assert (tmp_path / "both/eval/test/metrics.json").is_file()
-    with pytest.raises(jaxunet.UserError, match="holds a run of its own"):
+    with pytest.raises(jaxunet.UserError, match="is the folder of a run"):
         jaxunet.evaluate(output=tmp_path / "run")
     with pytest.raises(jaxunet.UserError, match="output is missing"):
         jaxunet.evaluate()
@@ -252,7 +253,7 @@ def test_training_and_scores(config, tmp_path, capsys):
         ({"source": "nowhere"}, "nowhere holds no run"),
         ({"source": "no.safetensors"}, "no.safetensors does not exist"),
         ({"source": []}, "list of networks is empty"),
-        ({"checkpoint": "best"}, "checkpoint=best is of a run"),
+        ({"checkpoint": "best"}, "checkpoint=best applies to runs only"),
         ({"threshold": 2.0}, "config.eval.threshold=2.0 must be less than 1"),
         ({"threshold": "high"}, "config.eval.threshold='high' is of another kind"),
         ({"fips": True}, "no setting config.eval.fips"),

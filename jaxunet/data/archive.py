@@ -1,7 +1,7 @@
 """A dataset as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
 
-The files lie as the spec's `ArchiveLayout` says, under any number of outer folders, the name of the part doubled or
-not. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever unpacked.
+The files lie as the spec's `ArchiveLayout` says. Outer folders are allowed, and the part's folder may be doubled.
+Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is unpacked.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, locate
 from jaxunet.data.specs import DatasetSpec
 
-_LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB, so anything above is no X-ray of this dataset
+_LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB
 _FETCHED_BYTES = 16 * 2**20  # at a time
-# Names reach tables, file names and web pages: nothing that means something there, and short enough for a file system.
+# Names reach tables, file names and web pages: no characters with a meaning there, and short enough for a file system.
 _SAFE_NAME = re.compile(r"[\w ()\[\].,+-]{5,100}", re.ASCII)
 
 
@@ -33,7 +33,7 @@ class Record:
     Attributes:
       id: `<split>/<class>/<name>`, such as `Train/COVID-19/covid_1.png`, whatever the nesting.
       split, label: the folder of its split, and its class.
-      files: "image" and each mask that there is -> its place in the archive.
+      files: "image" and each mask present -> its path in the archive.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Record:
 
 
 class Archive:
-    """A zip file or a folder, read-only. Cheap to make again in a worker process from `path` and `spec`."""
+    """A zip file or a folder, read-only. Worker processes make their own from `path` and `spec`."""
 
     def __init__(self, path: pathlib.Path, spec: DatasetSpec):
         self.path, self.spec, self._entry = path, spec, _entry(spec)
@@ -75,14 +75,14 @@ class Archive:
                 raise NotImplementedError("it is packed with another method than Deflate")
             with self._zip.open(info) as file:
                 return file.read(info.file_size)  # plain read() would inflate all of it, whatever size it claims
-        except Exception as error:  # of many kinds: what a damaged file makes zipfile and zlib stumble over
+        except Exception as error:  # damaged files raise many kinds of errors in zipfile and zlib
             raise UserError(f"{entry} in {self.path} cannot be read ({error}): download the archive again.") from error
 
     def records(self, part: str) -> list[Record]:
-        """The X-rays of one part, sorted by id; a file that is missing is not in its record.
+        """The X-rays of one part, sorted by id. A record lacks the files that are missing.
 
         Raises:
-          UserError: if the part or one of its splits is not there at all.
+          UserError: if a split of the part has no X-rays, or a file occurs twice.
         """
         folder = self.spec.layout.parts[part]
         kinds = {name: kind for kind, name in self.spec.layout.kinds.items()}
@@ -106,25 +106,27 @@ class Archive:
 
     @property
     def parts(self) -> list[str]:
-        """Those of which there is any file."""
+        """The parts that have at least one file."""
         present = {match["part"] for entry in self._sizes if (match := self._entry.fullmatch(entry))}
         return [part for part, folder in self.spec.layout.parts.items() if folder in present]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of the names and sizes of all files: tells archives apart without reading them."""
+        """Digest of the names and sizes of all files. It tells archives apart without reading the files."""
         digest = hashlib.sha256()
         for entry, size in sorted(self._sizes.items()):
             match = self._entry.fullmatch(entry)
             if match:
                 part, *rest = match.groups()
-                names = "/".join((part.partition(" ")[0], *rest))  # as prepared datasets on disk have it
+                names = "/".join(
+                    (part.partition(" ")[0], *rest)
+                )  # prepared datasets on disk hold digests of these names
                 digest.update(f"{names}:{size}\n".encode())
         return digest.hexdigest()[:16]
 
 
 def _entry(spec: DatasetSpec) -> re.Pattern[str]:
-    """Of the files that belong to the dataset: the groups part, split, label, kind, name."""
+    """Matches the files of the dataset; groups part, split, label, kind, name."""
     layout = spec.layout
 
     def one_of(names: Iterable[str]) -> str:
@@ -141,7 +143,7 @@ def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
         archive = zipfile.ZipFile(path.open("rb") if in_bucket(path) else path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # of many kinds, as above
+    except Exception as error:  # damaged files raise many kinds of errors
         raise UserError(f"{path} is not a complete zip file ({error}): download it again.") from error
     sizes: dict[str, int] = {}
     for info in archive.infolist():
@@ -166,7 +168,7 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
                 raise UserError(f"{full} is a link that leaves {path}: copy the file there instead.")
         for name in names:
             full = os.path.join(folder, name)
-            if os.path.isfile(full):  # a pipe would be waited for
+            if os.path.isfile(full):  # reading a pipe would block
                 sizes[os.path.relpath(full, root).replace(os.sep, "/")] = os.path.getsize(full)
     return sizes
 
@@ -175,12 +177,12 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
 
 
 def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Archive:
-    """The archive at `source`; for "", in `<data_dir>/downloads/manual`, or fetched there by the Kaggle client.
+    """The archive at `source`. For "", the one in `<data_dir>/downloads/manual`; the Kaggle client may fetch it there.
 
-    One in a bucket is fetched into `<data_dir>/downloads/gs`: reading thousands of small files there would take longer.
+    An archive in a bucket is copied into `<data_dir>/downloads/gs`: reading thousands of small files remotely is slow.
 
     Raises:
-      UserError: that says what to download and where to put it.
+      UserError: if there is none. It says what to download and where to put it.
     """
     layout, entry = spec.layout, _entry(spec)
     if source:
@@ -201,7 +203,7 @@ def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Arch
 
 
 def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
-    """The local copy; made once, and complete when it has its name."""
+    """The local copy. It gets its name when it is complete, and is fetched once."""
     copy = data_dir / "downloads" / str(source).replace("://", "/")
     if copy.is_file() and copy.stat().st_size == source.stat().length:  # type: ignore[attr-defined]  # etils' stat
         return copy
@@ -214,7 +216,7 @@ def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.
 
 
 def _kaggle_is_ready() -> bool:
-    """Whether the client is installed and has credentials; importing it without ends the process."""
+    """Whether the client is installed and has credentials. Importing it without credentials ends the process."""
     token = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser() / "kaggle.json"
     has_credentials = token.is_file() or {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= os.environ.keys()
     return has_credentials and importlib.util.find_spec("kaggle") is not None

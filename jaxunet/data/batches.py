@@ -18,7 +18,7 @@ from jaxunet.data.targets import COVID19
 
 
 def use_resident(mode: str, *, num_examples: int, image_shape: tuple[int, ...], masks: int, limit_gib: float) -> bool:
-    """Whether the training split stays on the device: as `input.mode` says, or for "auto", if it fits `limit_gib`."""
+    """Whether the training split stays on the device; with "auto", if it takes at most `limit_gib` GiB."""
     h, w = image_shape[:2]
     size = num_examples * h * w * (1 + masks / 8)
     return mode == "resident" or (mode == "auto" and size <= limit_gib * 2**30)
@@ -36,7 +36,7 @@ def decode_image(raw: RawBatch) -> Array:
 
 def decode(raw: RawBatch) -> dict[str, Any]:
     """Raw batch -> `image` float32 [B, H, W, 1] in [0, 1] and `target`: labels int32 [B], or a dict of `masks` float32
-    {0, 1} [B, H, W, C] and, where that is learnt, `covid19` float32 {0, 1} [B]."""
+    {0, 1} [B, H, W, C] and, if it is a target, `covid19` float32 {0, 1} [B]."""
     image = decode_image(raw)
     if "label" in raw:
         return {"image": image, "target": raw["label"]}
@@ -47,10 +47,10 @@ def decode(raw: RawBatch) -> dict[str, Any]:
 
 
 def eval_batches(arrays: RawBatch, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
-    """Every example of `arrays`, one raw batch of all, once, in order, in batches of one static size.
+    """Splits `arrays`, one raw batch of all examples, into batches of `batch_size`, each example once and in order.
 
     Yields:
-      The raw batch, the last one padded with its first example, and `valid` bool [B], False for padding.
+      A raw batch and `valid` bool [B], False for padding. The last batch is padded with its first example.
     """
     n = len(arrays["image"])
     for start in range(0, n, batch_size):
@@ -61,9 +61,10 @@ def eval_batches(arrays: RawBatch, batch_size: int) -> Iterator[tuple[RawBatch, 
 
 
 class _Positions:
-    """The positions of the example stream that this process takes, as the random-access source that Grain wants.
+    """The examples that this process reads, as the random-access source that Grain wants.
 
-    Number i of `count` is example i % share of its `share` in step i // share after `first`, a position.
+    Item i is example i % share of this process's `share` of step i // share. `first` is the position of item 0 in the
+    stream of all processes.
     """
 
     def __init__(self, source: Source, seed: int, *, first: int, batch_size: int, share: int, count: int):
@@ -88,7 +89,7 @@ class _Positions:
 def stream_batches(
     source: Source, *, seed: int, start_step: int, total_steps: int, batch_size: int, stream: ConfigDict
 ) -> Iterator[RawBatch]:
-    """Raw batches of steps [start_step, total_steps), this process's share of each, prefetched by Grain's threads."""
+    """This process's share of the raw batch of each step in [start_step, total_steps), prefetched by Grain."""
     import grain
 
     share = batch_size // jax.process_count()

@@ -1,4 +1,4 @@
-"""TFDS builders as a spec describes them, of array_record files; they work without TensorFlow."""
+"""TFDS builders made from a spec. They write array_record files and work without TensorFlow."""
 
 import io
 import json
@@ -34,12 +34,12 @@ def configs(spec: DatasetSpec) -> list[tfds.core.BuilderConfig]:
 
 
 class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS brings no types
-    """X-rays of an archive, verified file by file when built. A subclass has `spec` and what TFDS asks of it."""
+    """X-rays of an archive. The build verifies every file. A subclass sets `spec` and the attributes TFDS requires."""
 
     spec: ClassVar[DatasetSpec]
 
     def __init__(self, *, source: str = "", **kwargs: Any):
-        """`source` is the zip or extracted folder; "" searches, see `find_archive`. The rest is TFDS's."""
+        """`source`: the zip or extracted folder; "" searches, see `find_archive`. `kwargs` go to TFDS."""
         self._source = source
         super().__init__(file_format="array_record", **kwargs)
 
@@ -55,7 +55,7 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         archive = find_archive(self.spec, self._source, pathlib.Path(self._data_dir_root))
         report, masks = verify(archive.path, self.spec, subset.part)
         report.raise_if_unusable()
-        # The folder is still a temporary one: the report becomes visible together with the dataset.
+        # TFDS renames this temporary folder at the end, so report and dataset appear together.
         (pathlib.Path(self._data_dir) / "verify.json").write_text(json.dumps(report.to_dict(), indent=2))
         records = [r for r in archive.records(subset.part) if r.label in subset.classes]
         return {

@@ -21,5 +21,5 @@ class CovidQuEx(ArchiveBuilder):
 
 
 def make_builder(dataset: ConfigDict, builder_config: str, data_dir: pathlib.Path) -> CovidQuEx:
-    """Of `config.dataset`, in `data_dir`."""
+    """The builder for `config.dataset` in `data_dir`."""
     return CovidQuEx(config=builder_config, data_dir=str(data_dir), source=dataset.source)

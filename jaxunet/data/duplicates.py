@@ -1,4 +1,4 @@
-"""X-rays that are in two splits: finds identical and nearly identical pairs, and draws them for people to judge.
+"""Leaks between splits: finds identical and nearly identical X-rays in two splits, and draws the pairs.
 
 Called by `verify.py`.
 """
@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from jaxunet.core.pictures import png
 
-# Images in different splits whose hashes differ in at most so many bits are called nearly identical. On Train
-# and Val of the infection part, each of the 9 pairs within 13 bits is one X-ray twice; from 16 bits on, others appear.
+# Images are nearly identical if their hashes differ in at most NEAR_BITS bits. In Train and Val of the infection part,
+# all 9 pairs within 13 bits show one X-ray twice. From 16 bits on, pairs of different X-rays appear.
 NEAR_BITS, HASH_BITS = 13, 240
 MOST_PARTNERS = 10  # nearly identical images listed for one
 MOST = 50  # pairs in one picture
@@ -25,7 +25,7 @@ Pair = tuple[str, str]  # ids
 
 @dataclasses.dataclass(frozen=True)
 class Looks:
-    """What an X-ray is compared by: the `digest` of its pixels, and its `gradient_hash`."""
+    """What X-rays are compared by: `digest` of the pixels, and `hash`, see `gradient_hash`."""
 
     id: str
     split: str
@@ -44,9 +44,9 @@ def gradient_hash(image: np.ndarray) -> bytes:
 
 
 def identical_pairs(images: Sequence[Looks], splits: Sequence[str]) -> list[Pair]:
-    """Pairs of ids in different splits with one digest, sorted; each id is in one at least.
+    """Pairs of ids in different splits with equal digests, sorted. Each such id is in at least one pair.
 
-    Not all pairs: a group of identical images may be the whole archive.
+    Not all pairs are listed: the whole archive may be one group of identical images.
     """
     by_digest = collections.defaultdict(list)
     for image in images:
@@ -65,7 +65,7 @@ def _across_splits(group: list[Looks], splits: Sequence[str]) -> Iterator[Pair]:
 def near_pairs(images: Sequence[Looks], splits: Sequence[str]) -> dict[Pair, int]:
     """Pairs of ids in different splits, not identical, whose hashes differ in at most NEAR_BITS bits: pair -> bits.
 
-    At most MOST_PARTNERS of an id in the earlier split: in an archive of blank images all are near to all.
+    An id in the earlier split gets at most MOST_PARTNERS partners: in an archive of blank images all pairs are near.
     """
     pairs: dict[Pair, int] = {}
     by_split = {split: [image for image in images if image.split == split] for split in splits}
@@ -89,9 +89,9 @@ def near_pairs(images: Sequence[Looks], splits: Sequence[str]) -> dict[Pair, int
 
 
 def draw(identical: Sequence[Pair], near: dict[Pair, int], pixels: Callable[[str], np.ndarray]) -> bytes | None:
-    """PNG of the first `MOST` pairs, side by side: identical ones, then by distance; None if there are no pairs.
+    """PNG of the first `MOST` pairs: identical ones first, then by distance; None if there are no pairs.
 
-    Each pair has its ids, which name the splits, and how many bits of the hashes differ.
+    The text below a pair gives the ids and the number of differing bits.
 
     Args:
       identical, near: of `identical_pairs` and `near_pairs`.

@@ -1,7 +1,7 @@
-"""Examples of a prepared dataset, decoded: by number (`ExampleSource`) or a whole split in memory (`Split`).
+"""Decoded examples of a prepared dataset: one at a time (`ExampleSource`) or a whole split in memory (`Split`).
 
-A raw batch, on host or device: `image` uint8 [B, H, W] in [0, 255]; `mask` uint8 [B, H, W / 8, C], packed bits, and,
-where the target "covid19" is learnt, `covid19` uint8 {0, 1} [B]; or, where classes are learnt, `label` int32 [B].
+A raw batch, on host or device: `image` uint8 [B, H, W] in [0, 255]; `mask` uint8 [B, H, W / 8, C], packed bits; with
+the target "covid19" also `covid19` uint8 {0, 1} [B]. With the target "class": `image` and `label` int32 [B].
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ RawBatch = dict[str, Any]
 
 
 class Source(Protocol):
-    """Random access to decoded examples: a raw batch without its first axis, by number."""
+    """Random access to decoded examples. An example is a raw batch without the first axis."""
 
     ids: list[str]
     labels: np.ndarray
@@ -37,7 +37,8 @@ class ExampleSource:
     """Random access to the decoded examples of one split, in the order the dataset stores them.
 
     Attributes:
-      ids, labels: of the N examples; int32 [N], index into `classes`.
+      ids: of the N examples.
+      labels: int32 [N], index into `classes`.
       classes, positive_class: of the dataset's spec.
       positive: bool [N], whether an example is of the positive class.
       image_shape: (H, W, channels).
@@ -56,8 +57,8 @@ class ExampleSource:
         """Args:
         builder: a prepared TFDS builder.
         split: "train", "val" or "test".
-        targets: which masks to read, in order; "covid19" if the class is wanted, too.
-        image_size: reduce images and masks to so many pixels per side; a divisor of theirs, or 0 to keep them.
+        targets: masks to read, in order, and maybe "covid19".
+        image_size: pixels per side to reduce images and masks to, a divisor of theirs; 0 keeps their size.
         exclude: ids of examples to leave out.
         """
         import tensorflow_datasets as tfds
@@ -103,7 +104,7 @@ class ExampleSource:
 
 
 def _is_positive(labels: np.ndarray, classes: Sequence[str], positive_class: str | None) -> np.ndarray:
-    """bool [N]: which `labels` are of the positive class; all, if there is none."""
+    """bool [N]: which `labels` are of the positive class. Without a positive class all are."""
     return np.ones(len(labels), bool) if positive_class is None else labels == list(classes).index(positive_class)
 
 
@@ -121,7 +122,8 @@ class Split:
       arrays: one raw batch of all N examples.
       labels: int32 [N], index into `classes`.
       ids: of the examples.
-      classes, positive_class: of the dataset's spec; the second is None where all examples count as positive.
+      classes: names, in the order of the labels.
+      positive_class: one of `classes`; None if all examples count as positive.
     """
 
     arrays: RawBatch
@@ -132,12 +134,12 @@ class Split:
 
     @property
     def positive(self) -> np.ndarray:
-        """bool [N]: the images of the positive class, which protocols P1 and P2 are about."""
+        """bool [N]: the images of the positive class. Protocols P1 and P2 use these images."""
         return _is_positive(self.labels, self.classes, self.positive_class)
 
     @property
     def controls(self) -> dict[str, np.ndarray]:
-        """Every other class that has images here -> bool [N], which ones."""
+        """Class -> bool [N], its images, for each other class that has images."""
         members = {name: (self.labels == i) & ~self.positive for i, name in enumerate(self.classes)}
         return {name: chosen for name, chosen in members.items() if chosen.any()}
 
@@ -157,7 +159,7 @@ class Split:
 
 
 def load_split(source: Source, *, threads: int) -> Split:
-    """Decodes every example once, in parallel, straight into the final arrays."""
+    """Decodes every example once, with `threads` threads, into the final arrays."""
     arrays = {name: np.empty((len(source), *np.shape(x)), x.dtype) for name, x in source[0].items()}
 
     def fill(i: int) -> None:

@@ -8,15 +8,15 @@ from PIL import Image
 
 
 def decode_gray_png(data: bytes, side: int) -> np.ndarray:
-    """uint8 [side, side] from an 8-bit gray PNG; ValueError says what is wrong with any other file."""
+    """uint8 [side, side] from an 8-bit gray PNG; ValueError for any other file."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 33:
         raise ValueError(f"is not a PNG file ({len(data)} bytes)")
-    _check_size(struct.unpack(">II", data[16:24]), side)  # of the header, before anything looks at the rest
+    _check_size(struct.unpack(">II", data[16:24]), side)  # from the header, before Pillow allocates memory for it
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         mode, size = image.mode, image.size
         pixels = np.asarray(image) if (mode, size) == ("L", (side, side)) else None
-    except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
+    except Exception as error:  # damaged files raise many kinds of errors in Pillow
         raise ValueError(f"is damaged ({error})") from error
     _check_size(size, side)
     if pixels is None:

@@ -1,4 +1,4 @@
-"""Datasets: from an archive, or a seed, to a prepared TFDS dataset on disk. Importing this is instant.
+"""Prepared TFDS datasets on disk, built from an archive or a seed. This module imports TFDS late, as that is slow.
 
 Every dataset has the features `image` uint8 [S, S, 1], `<mask>_mask` uint8 {0, 1} [S, S, 1] for each of its masks,
 `label` (index into the classes of its spec) and `id`.
@@ -27,10 +27,10 @@ _ABANDONED_SECONDS = 3600.0
 
 
 def data_root(dataset: ConfigDict) -> pathlib.Path:
-    """Where prepared datasets live.
+    """The local folder of all prepared datasets.
 
     Raises:
-      UserError: for a bucket.
+      UserError: if `data_dir` is in a bucket.
     """
     if in_bucket(dataset.data_dir):
         raise UserError(
@@ -41,14 +41,14 @@ def data_root(dataset: ConfigDict) -> pathlib.Path:
 
 
 def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
-    """The prepared TFDS builder; builds the dataset if it is not there yet, else reuses it.
+    """The TFDS builder of a prepared dataset. Builds the dataset if it does not exist.
 
     Args:
       dataset: the `dataset` section of the config.
       builder_config: "infection", "infection_all" or "lung".
 
     Raises:
-      UserError: if the archive is missing, unusable, or another than the one that the dataset was built from.
+      UserError: if the archive is missing or unusable, or if the dataset was built from another archive.
     """
     from jaxunet.devices import processes  # late: it imports JAX
 
@@ -70,19 +70,19 @@ def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
 
 @contextlib.contextmanager
 def reading(folder: pathlib.Path | str) -> Iterator[None]:
-    """Whatever goes wrong while the prepared dataset in `folder` is read becomes a UserError."""
+    """Turns errors from reading the prepared dataset in `folder` into a UserError."""
     try:
         yield
     except (UserError, PermissionError, MemoryError):
         raise
-    except Exception as error:  # of many kinds: what damaged files make TFDS, array_record and Pillow stumble over
+    except Exception as error:  # damaged files raise many kinds of errors in TFDS, array_record and Pillow
         raise UserError(
             f"The prepared dataset in {folder} is damaged ({error}): delete that folder, and prepare it again."
         ) from error
 
 
 def prepared(dataset: ConfigDict, builder_config: str) -> Any | None:
-    """The TFDS builder if its dataset is on this machine already; builds nothing."""
+    """The TFDS builder of a dataset that is already prepared, else None. Builds nothing."""
     builder = _make_builder(dataset, builder_config)
     return builder if pathlib.Path(builder.data_dir).is_dir() else None
 
@@ -125,13 +125,13 @@ def dropped_from_train(builder: Any) -> frozenset[str]:
 
 
 def near_in_train(builder: Any) -> frozenset[str]:
-    """Ids of training images nearly identical to a validation or test image, likewise."""
+    """Ids of training images nearly identical to a validation or test image, as verification found them."""
     near = verification(builder)["near"]
     return frozenset(i for pair in near for i in pair if builder.spec.in_train(i))
 
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
-    """A dataset built from another archive than the one named now must not be used in its place."""
+    """Raises UserError if the dataset was built from another archive than `dataset.source`."""
     if not builder.spec.archive or not dataset.source:
         return
     source = locate(dataset.source)
@@ -146,7 +146,7 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
 
 
 def verification(builder: Any) -> dict[str, Any]:
-    """What verification found when the dataset was built; of one without an archive, nothing."""
+    """What verification found when the dataset was built; empty lists for a dataset without an archive."""
     if not builder.spec.archive:
         return {"dropped_from_train": [], "near": []}
     with reading(builder.data_dir):
@@ -159,7 +159,7 @@ def verification(builder: Any) -> dict[str, Any]:
 
 
 def _remove_abandoned_builds(data_dir: pathlib.Path) -> None:
-    """Temporary folders of builds that were killed; a build in progress writes to its own more often than hourly."""
+    """Removes temporary folders of killed builds. A running build writes to its folder more often than hourly."""
     for path in data_dir.parent.glob(f"incomplete.*{data_dir.name}*"):
         if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""What is known of each dataset before a file of it is read: classes, masks, size, splits, terms of use.
+"""Facts about each dataset: classes, masks, image size, splits, terms of use.
 
-One row of `SPECS` per dataset of masks. `labelled_images.py`, whose images have a class and no mask, has none.
+`SPECS` has one row per dataset with masks. The images of `labelled_images.py` have a class and no mask, and no row.
 """
 
 import dataclasses
@@ -10,19 +10,19 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import drawing
 
-LABELLED_IMAGES = "labelled_images"  # the `config.dataset.name` without a row: classes are learnt, not masks
+LABELLED_IMAGES = "labelled_images"  # the one `config.dataset.name` without a row in SPECS
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """A TFDS builder config, which `config.dataset.train_config` and `eval_config` name.
+    """A TFDS builder config. `config.dataset.train_config` and `eval_config` name one.
 
     Attributes:
       description: one line.
-      masks: that each image has, such as ("lung", "infection").
-      classes: that its images are of.
-      part: of the archive, a key of `ArchiveLayout.parts`.
-      train_images: in the training split, as published; None if the config says how many.
+      masks: of each image, such as ("lung", "infection").
+      classes: of its images.
+      part: part of the archive, a key of `ArchiveLayout.parts`.
+      train_images: published number of training images; None if the config sets it.
     """
 
     description: str
@@ -42,7 +42,7 @@ class ArchiveLayout:
       splits: the folders of the splits, in the order of `DatasetSpec.splits`.
       published: part -> (folder of the split or "all", class) -> number of X-rays.
       kaggle: the dataset's name at Kaggle.
-      download: its size, for people.
+      download: size of the download, such as "1.2 GB".
     """
 
     parts: dict[str, str]
@@ -64,11 +64,11 @@ class DatasetSpec:
 
     Attributes:
       name: `config.dataset.name`, and the folder of the prepared dataset.
-      title, citation, terms: for people: what it is called, who made it, and what its use is bound to.
+      title, citation, terms: name, source and terms of use, in words.
       classes: names, in the order of the labels.
-      positive: the class that protocols P1 and P2 are about. None: all images count as positive, there are no controls.
+      positive: the class that protocols P1 and P2 use; None if all images count as positive, without controls.
       subsets: builder config -> what it holds; the first one is the default.
-      builder: module whose `make_builder(dataset, builder_config, data_dir)` gives the TFDS builder.
+      builder: module with `make_builder(dataset, builder_config, data_dir)`, which returns the TFDS builder.
       size: pixels per side of the stored images.
       channels: of the stored images.
       splits: of the prepared dataset.
@@ -105,7 +105,7 @@ class DatasetSpec:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Smaller `config.dataset.image_size`: divisors of `size` that a network of five levels can halve."""
+        """Allowed `config.dataset.image_size` below `size`: its divisors that are multiples of 32."""
         return tuple(side for side in range(32, self.size, 32) if self.size % side == 0)
 
     def part_masks(self, part: str) -> tuple[str, ...]:
@@ -113,15 +113,15 @@ class DatasetSpec:
         return next(subset.masks for subset in self.subsets.values() if subset.part == part)
 
     def in_train(self, image_id: str) -> bool:
-        """Whether an id of the archive, `<split>/<class>/<name>`, is of the training split."""
+        """Whether an id `<split>/<class>/<name>` is in the training split."""
         return image_id.startswith(f"{self.layout.splits[0]}/")
 
     def in_subset(self, image_id: str, builder_config: str) -> bool:
-        """Whether an id `<split>/<class>/<name>` is of a class of that subset."""
+        """Whether the class of an id `<split>/<class>/<name>` is in that subset."""
         return image_id.split("/")[1] in self.subsets[builder_config].classes
 
     def has_controls(self, builder_config: str) -> bool:
-        """Whether that subset has images of other classes than the positive one."""
+        """Whether that subset has images outside the positive class."""
         return self.positive is not None and set(self.subsets[builder_config].classes) != {self.positive}
 
 
@@ -132,9 +132,9 @@ COVID_QU_EX = DatasetSpec(
     title="COVID-QU-Ex",
     citation="Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
     terms=(
-        "those that https://www.kaggle.com/datasets/anasmohammedtahir/covidqu states, and those of the "
-        "public collections that the dataset was compiled from. jaxunet cannot tell whether they allow to pass on "
-        "weights learnt from it: check them first."
+        "third parties state CC BY-SA 4.0 for the dataset (https://www.kaggle.com/datasets/anasmohammedtahir/covidqu), "
+        "and weights learnt from it derive from it. The public collections that it was compiled from have terms of their "
+        "own: check them before you pass on weights."
     ),
     classes=_CLASSES,
     positive="COVID-19",
@@ -154,7 +154,7 @@ COVID_QU_EX = DatasetSpec(
         parts={"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"},
         kinds={"image": "images", "lung": "lung masks", "infection": "infection masks"},
         splits=("Train", "Val", "Test"),
-        published={  # for the lung part only totals per class are
+        published={  # for the lung part only totals per class are published
             "infection": {
                 ("Train", "COVID-19"): 1864, ("Train", "Non-COVID"): 932, ("Train", "Normal"): 932,
                 ("Val", "COVID-19"): 466, ("Val", "Non-COVID"): 233, ("Val", "Normal"): 233,
@@ -194,12 +194,12 @@ def spec_of(dataset: ConfigDict) -> DatasetSpec:
 
 
 def image_size(dataset: ConfigDict) -> int:
-    """Pixels per side of the square images that a network sees: `config.dataset.image_size`, or as stored."""
+    """Pixels per side of the network's square input: `config.dataset.image_size`, or the stored size if that is 0."""
     return dataset.image_size or spec_of(dataset).size
 
 
 def train_images(dataset: ConfigDict) -> int:
-    """Number of training images: as published, or as the config asks to draw."""
+    """Number of training images: the published number, or the number that the config has drawn."""
     spec = spec_of(dataset)
     drawn = dataset.synthetic.train * (2 if spec.has_controls(dataset.train_config) else 1)
     return spec.subsets[dataset.train_config].train_images or drawn

@@ -1,6 +1,6 @@
 """Synthetic chest X-rays as a TFDS dataset with the features of the real one, drawn from a seed.
 
-Numbers (seed, counts) come in, array_record files come out; demo and tests read them as they read the real data.
+Input: seed and counts. Output: array_record files, read like the real dataset.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _FILE_PREFIX = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SyntheticConfig(tfds.core.BuilderConfig):
-    """Made by `synthetic_config`. `train`, `val`, `test`: COVID-19 images; `controls`: as many others besides."""
+    """See `synthetic_config`, which makes it."""
 
     train: int
     val: int
@@ -33,10 +33,10 @@ class SyntheticConfig(tfds.core.BuilderConfig):
 
 
 def synthetic_config(*, train: int, val: int, test: int, seed: int, controls: bool) -> SyntheticConfig:
-    """The configuration of `SyntheticCxr` for these numbers, whose name, and so whose folder, is theirs alone.
+    """The configuration of `SyntheticCxr`. Its name holds all numbers, so each choice has its own folder.
 
     Args:
-      train, val, test: COVID-19 images in each split, at least 1. They are the same images with and without controls.
+      train, val, test: number of COVID-19 images, at least 1. Controls do not change these images.
       seed: of the drawing, in [0, 2**63).
       controls: adds as many images without infection, half Non-COVID (one more if odd), half Normal.
     """
@@ -56,7 +56,7 @@ def synthetic_config(*, train: int, val: int, test: int, seed: int, controls: bo
 
 
 class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
-    """Synthetic chest X-rays with the features of the real dataset; needs `file_format="array_record"`."""
+    """Synthetic chest X-rays with the features of the real dataset. Needs `file_format="array_record"`."""
 
     spec = SYNTHETIC_CXR
     VERSION = tfds.core.Version(VERSION)
@@ -82,12 +82,12 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
             name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
             drawn = draw_chest_xray(config.seed, index, split, label)
             pictures = zip(("image", *(f"{mask}_mask" for mask in MASKS)), drawn, strict=True)
-            # PNG bytes, as TFDS encodes arrays with TensorFlow only.
+            # PNG bytes, because TFDS needs TensorFlow to encode arrays.
             yield name, {**{k: png(v) for k, v in pictures}, "label": label, "id": name}
 
 
 def make_builder(dataset: ConfigDict, builder_config: str, data_dir: pathlib.Path) -> SyntheticCxr:
-    """Of `config.dataset`, in `data_dir`."""
+    """The builder for `config.dataset` in `data_dir`."""
     wanted, controls = dataset.synthetic, SYNTHETIC_CXR.has_controls(builder_config)
     config = synthetic_config(train=wanted.train, val=wanted.val, test=wanted.test, seed=wanted.seed, controls=controls)
     return SyntheticCxr(config=config, data_dir=str(data_dir), file_format="array_record")

@@ -1,6 +1,6 @@
 """What a network learns to predict of an X-ray: the masks and answers that `config.dataset.targets` may name.
 
-Everything else asks the records here. A mask of your own is one more row: see docs/add_a_target.md.
+The rest of the program reads these records. To add a mask, add a row: see docs/add_a_target.md.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ class Target:
     """A mask, or an answer for the whole image.
 
     Attributes:
-      name: in configs, file names and tables. A dataset has the masks as the feature `<name>_mask`.
+      name: in configs, file names and tables. The dataset stores a mask as the feature `<name>_mask`.
       kind: "mask" or "image".
-      colour: RGB, each in [0, 255], of its outline.
-      category, code: what a DICOM Segmentation calls it.
-      within: the organ, another mask, that a finding lies in. Areas, severity and detection are of the finding.
-      learnt_from: an answer for the whole image. Where that is learnt too, only images with the answer yes teach this
-        mask, and predictions leave it blank where the network answers no.
+      colour: of the outline, RGB in [0, 255].
+      category, code: its DICOM codes in a Segmentation.
+      within: the mask of the organ around a finding. Areas, severity and detection are computed for the finding.
+      learnt_from: an image target, such as "covid19". If both are learnt, the loss of this mask uses only images with
+        the answer yes, and predictions blank the mask if the network answers no.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Target:
     learnt_from: str = ""
 
 
-COVID19 = "covid19"  # also the key of the answer in what a network returns, and of its parameters
+COVID19 = "covid19"  # also the key in the network's outputs and parameters
 TARGETS = {
     target.name: target
     for target in (
@@ -58,7 +58,7 @@ def known_masks() -> tuple[str, ...]:
 
 
 def mask_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """Those of `config.dataset.targets` that are masks, also ones that nobody knows."""
+    """The masks in `config.dataset.targets`. Unknown names count as masks; checks.py refuses them."""
     return tuple(name for name in targets if name not in TARGETS or TARGETS[name].kind == "mask")
 
 
@@ -68,12 +68,12 @@ def answers_covid19(targets: Iterable[str]) -> bool:
 
 
 def finding(targets: Sequence[str]) -> str:
-    """The first mask that lies within an organ: the one whose areas and shares are measured; "" if there is none."""
+    """The first mask that lies within an organ. Its areas and shares are measured. "" if there is none."""
     return next((name for name in mask_targets(targets) if TARGETS[name].within), "")
 
 
 def organ(targets: Sequence[str]) -> str:
-    """The mask among `targets` that the finding, or without one any known finding, lies in; "" if there is none."""
+    """The mask in `targets` of the organ around the finding, or without a finding around any known one; "" if none."""
     found = finding(targets)
     organs = [TARGETS[found].within] if found else [target.within for target in TARGETS.values()]
     return next((name for name in mask_targets(targets) if name in organs), "")

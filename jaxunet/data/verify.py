@@ -1,4 +1,4 @@
-"""Looks at every file of the archive before anything learns from it: integrity, plausibility, leaks between splits."""
+"""Verifies every file of an archive before training: integrity, plausible masks, leaks between splits."""
 
 import concurrent.futures
 import dataclasses
@@ -26,7 +26,7 @@ from jaxunet.data.targets import TARGETS
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What one X-ray's files are like. `masks`: kind -> PNG with values {0, 1}."""
+    """Findings about the files of one X-ray. `masks`: name -> PNG with values {0, 1}."""
 
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -37,11 +37,11 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Findings about one part of an archive. `errors` refuse a build, `warnings` do not.
+    """Findings about one part of an archive. `errors` stop a build, `warnings` do not.
 
-    `counts`: split -> class -> X-rays; the first split is the one to train on.
-    `identical` and `near` are pairs of ids in different splits, `near_bits` the bits in which the hashes of each near
-    pair differ; `dropped_from_train` are the Train ids among the identical ones, which training leaves out by default.
+    `counts`: split -> class -> number of X-rays; the first split is the training split.
+    `identical`, `near`: pairs of ids in different splits. `near_bits`: number of differing hash bits of each near pair.
+    `dropped_from_train`: the training ids in `identical`. Training leaves them out by default.
     """
 
     source: str
@@ -63,7 +63,7 @@ class Report:
         return dataclasses.asdict(self) | {"dropped_from_train": self.dropped_from_train}
 
     def table(self, title: str) -> str:
-        """The findings for people, under `title`; long lists are cut, `verify.json` has them whole."""
+        """The findings as text under `title`. Lists are cut after 5 entries; `verify.json` has all."""
         lines = [f"{title} in {self.source}"]
         for split, counts in self.counts.items():
             lines += [f"{'':8s}" + "".join(f"{name:>11s}" for name in counts)] if len(lines) == 1 else []
@@ -89,7 +89,7 @@ class Report:
 
 
 def check_record(archive: Archive, record: Record, part: str) -> Checked:
-    """Reads and examines the files of one X-ray."""
+    """Verifies the files of one X-ray."""
     spec = archive.spec
     pixels, errors = {}, []
     for kind in ("image", *spec.part_masks(part)):
@@ -117,7 +117,7 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
 
 
 def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray]) -> Iterator[str]:
-    """Masks that are not what their `Target` says: marked in a control, blank in a positive image, beside the organ."""
+    """Warnings about masks that are marked in a control, blank in a positive image, or outside the organ."""
     for name in (name for name in pixels if name in TARGETS):
         target, marked = TARGETS[name], pixels[name] > 0
         if target.learnt_from and marked.any() != (record.label == spec.positive):
@@ -128,12 +128,12 @@ def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray
 
 @functools.lru_cache(maxsize=2)
 def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, dict[str, dict[str, bytes]]]:
-    """Examines every file of `part` of the archive at `path`, on all cores, with a progress bar.
+    """Verifies every file of `part` of the archive at `path`, on all cores, with a progress bar.
 
-    The result is kept: preparing the training and the evaluation dataset looks at the same files.
+    The result is cached, because the training and the evaluation dataset use the same files.
 
     Returns:
-      The report; and for every X-ray id its masks re-encoded as PNG with values {0, 1}, ready to be stored.
+      The report, and X-ray id -> mask name -> PNG with values {0, 1}, for the prepared dataset.
     """
     archive, splits = Archive(path, spec), spec.layout.splits
     records = archive.records(part)
@@ -162,7 +162,7 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
 def _check_all(archive: Archive, records: list[Record], part: str) -> list[Checked]:
     bar = {"total": len(records), "unit": "X-ray", "desc": f"Checking {part} data", "dynamic_ncols": True}
     workers = len(os.sched_getaffinity(0))
-    if workers == 1 or len(records) < 500:  # starting processes would take longer
+    if workers == 1 or len(records) < 500:  # starting processes takes longer than this
         return [check_record(archive, record, part) for record in tqdm(records, **bar)]
     # Spawned, not forked: JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -209,7 +209,7 @@ def write_findings(archive: Archive, out: pathlib.Path | None) -> int:
         print(f"Written to {out / 'verify.json'}")
         for report in reports:
             picture, path = draw_duplicates(archive, report), out / f"duplicates_{report.part}.png"
-            path.unlink(missing_ok=True)  # of an earlier archive
+            path.unlink(missing_ok=True)  # may be left from an earlier archive
             if picture:
                 write_atomically(path, picture)
                 print(f"The X-rays that are in two splits, side by side: {path}")

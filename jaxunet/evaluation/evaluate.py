@@ -18,8 +18,9 @@ from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
 from jaxunet.evaluation import analysis, figures, per_image, report
 from jaxunet.evaluation.per_image import Columns, Measured
-from jaxunet.prediction.predictor import Predictor, ensemble
-from jaxunet.prediction.predictor import load as load_predictor
+from jaxunet.prediction.loading import ensemble
+from jaxunet.prediction.loading import load as load_predictor
+from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import bootstrap, protocols
 from jaxunet.scoring.counts import positive

@@ -20,7 +20,7 @@ from jaxunet.data import drawing
 from jaxunet.export import model_card
 from jaxunet.export.computed import from_logits
 from jaxunet.export.formats import FORMATS, Compute
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
 
@@ -68,8 +68,8 @@ def export(
         able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
         raise UserError(f"--format={format} holds one network, but --runs names several: use --format={able}.")
     runs = list(members) or [(config, workdir)]
-    loaded = [predictor.load(_portable(c), run, checkpoint=checkpoint) for c, run in runs]
-    source = predictor.ensemble(loaded, [run for _, run in runs]) if members else loaded[0]
+    loaded = [loading.load(_portable(c), run, checkpoint=checkpoint) for c, run in runs]
+    source = loading.ensemble(loaded, [run for _, run in runs]) if members else loaded[0]
     metadata = describe(source, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:

@@ -110,18 +110,18 @@ def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
 
 
 def _write_safetensors(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, half: bool = False) -> None:
-    from jaxunet.prediction import predictor
+    from jaxunet.prediction import loading
 
-    tensors = predictor.flatten(source.variables)
+    tensors = loading.flatten(source.variables)
     if half:  # kernels only: vectors are few, and a variance can exceed the range of float16
         tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
     save_safetensors(tensors, metadata, path)
 
 
 def _read_safetensors(source: "Predictor", path: pathlib.Path) -> Compute:
-    from jaxunet.prediction import predictor
+    from jaxunet.prediction import loading
 
-    return _compute_of(predictor.load_safetensors(path))
+    return _compute_of(loading.load_safetensors(path))
 
 
 def _write_torch(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:

@@ -1,7 +1,6 @@
-"""Networks made of networks: the mean over flipped images, and over several runs. Built by predictor.py.
+"""Networks that average: over flipped images, and over several runs. prediction/loading.py builds them.
 
-Averaged are probabilities, not logits. They have the `apply` that Flax modules have, so that all which takes a network
-takes them; their logits are those of the mean probability.
+They average probabilities, not logits, and return the logit of the mean. Their `apply` is that of `build.Forward`.
 """
 
 import dataclasses
@@ -22,12 +21,12 @@ def mean_logits(logits: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Flipped:
-    """`model` on the image and on its mirror image, left and right exchanged; the mean of both."""
+    """The mean of `model` on the image and on its left-right mirror image."""
 
     model: Forward
 
     def apply(self, variables: Any, image: Array, *, train: bool) -> dict[str, Array]:
-        """float32 [B, H, W, 1] -> logits as of `model`; twice its work and memory."""
+        """float32 [B, H, W, 1] -> logits like those of `model`, with twice its work and memory."""
         both = jnp.concatenate([image, image[:, :, ::-1]])
         result = {}
         for name, logits in self.model.apply(variables, both, train=train).items():
@@ -39,15 +38,15 @@ class Flipped:
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Several networks on the same image, the mean of all.
+    """The mean of several networks on the same image.
 
-    Their variables are one tree: of each collection, such as "params", a tuple with that of each network.
+    The variables are one tree: each collection, such as "params", is a tuple with one entry per network.
     """
 
     models: tuple[Forward, ...]
 
     def apply(self, variables: Any, image: Array, *, train: bool) -> dict[str, Array]:
-        """float32 [B, H, W, 1] -> logits as of each of the `models`."""
+        """float32 [B, H, W, 1] -> logits like those of each of the `models`."""
         members = [{name: trees[i] for name, trees in variables.items()} for i in range(len(self.models))]
         logits = [m.apply(v, image, train=train) for m, v in zip(self.models, members, strict=True)]
         return {name: mean_logits(jnp.stack([x[name] for x in logits])) for name in logits[0]}

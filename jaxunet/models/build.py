@@ -1,6 +1,6 @@
 """Networks: `build_model` turns `config.model` into a Flax module, image [B, H, W, 1] -> {"masks": [B, H, W, C]}.
 
-All are logits. Where "covid19" is a target, the dict also has `covid19` [B]. `NETWORKS` lists all networks.
+All outputs are logits. With the target "covid19" the dict also has `covid19` [B]. `NETWORKS` lists all networks.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ class Forward(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A row of `NETWORKS`. `model` is the `model` section of a config, `numerics` says how to compute.
+    """A row of `NETWORKS`. `model` is the `model` section of a config; `numerics` sets precision and normalisation.
 
     Attributes:
-      build: (model, number of masks, numerics, more) -> the network; `more` is `{"covid19": True}` where it must answer
-        for the whole image.
-      encoder: (model, numerics) -> its encoder alone, to be pretrained on classes.
-      words: model -> what a model card calls it.
-      answers_image: whether it can answer for the whole image.
-      torch_modules: names of its modules -> those of its counterpart in PyTorch; None if there is none.
+      build: (model, number of masks, numerics, more) -> the network. With the target "covid19", `more` is
+        `{"covid19": True}`.
+      encoder: (model, numerics) -> its encoder alone, for pretraining on classes.
+      words: model -> its name on a model card.
+      answers_image: whether it can have the output "covid19".
+      torch_modules: names of its modules -> names in the PyTorch network; None if there is none.
     """
 
     build: Callable[..., Network]
@@ -78,15 +78,15 @@ def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | N
 
     Args:
       model: the `model` section of the config.
-      targets: `config.dataset.targets`: the masks that the C logits stand for, and maybe "covid19".
-      axis_name: mapped axis to average batch statistics over, or None for per-replica statistics.
+      targets: `config.dataset.targets`: the masks of the C logits, and maybe "covid19".
+      axis_name: mapped axis to average batch statistics over; None for statistics per replica.
     """
     more = {"covid19": True} if answers_covid19(targets) else {}
     return NETWORKS[model.name].build(model, len(mask_targets(targets)), _numerics(model, axis_name), **more)
 
 
 class Classifier(nn.Module):
-    """Encoder, mean of its coarsest feature, linear head `fc`: `[B, H, W, C]` -> logits float32 [B, classes]."""
+    """Encoder, mean of the coarsest feature, linear head `fc`: `[B, H, W, C]` -> logits float32 [B, classes]."""
 
     classes: int
     encoder: nn.Module
@@ -98,12 +98,12 @@ class Classifier(nn.Module):
 
 
 def build_classifier(model: ConfigDict, *, classes: int, axis_name: str | None) -> Network:
-    """The encoder of the network that `config.model` describes, with a head for `classes` classes of whole images."""
+    """The encoder of the network that `config.model` describes, with a head for `classes` image classes."""
     return Classifier(classes, NETWORKS[model.name].encoder(model, _numerics(model, axis_name)))
 
 
 def without_patches(model: Network) -> Network:
-    """The same network computed plainly; same parameters, same values."""
+    """The same network without patches: same parameters, same values."""
     if isinstance(model, Classifier):
         return model.clone(encoder=without_patches(model.encoder))
     return model.clone(numerics=dataclasses.replace(model.numerics, patches=False))
@@ -121,7 +121,7 @@ def _numerics(model: ConfigDict, axis_name: str | None) -> Numerics:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """`config.model.dtype` as a dtype; "auto" is bfloat16 except on CPUs, which emulate it slowly."""
+    """`config.model.dtype` as a dtype. "auto" is bfloat16, on CPUs float32, because they emulate bfloat16 slowly."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)

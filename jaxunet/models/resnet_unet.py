@@ -16,8 +16,8 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 class DecoderBlock(nn.Module):
     """Nearest upsampling, concatenation (upsampled, skip), two 3x3 convolutions with batch norm and ReLU.
 
-    `[B, H, W, C]` and a skip `[B, 2H, 2W, S]` or None -> `[B, 2H, 2W, features]`; with `patch` above 1, skip and result
-    are in patches of `patch`, the input in patches of half that.
+    `[B, H, W, C]` and a skip `[B, 2H, 2W, S]` or None -> `[B, 2H, 2W, features]`. With `patch` > 1, skip and result are
+    in patches of `patch`, and the input in patches of half that size.
     """
 
     features: int
@@ -26,10 +26,8 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None, *, train: bool) -> Array:
-        dtype, norm = (
-            self.numerics.dtype,
-            functools.partial(layers.batch_norm, self.numerics, train=train, patch=self.patch),
-        )
+        dtype = self.numerics.dtype
+        norm = functools.partial(layers.batch_norm, self.numerics, train=train, patch=self.patch)
         x = UpsampleConcatConv(self.features, patch=self.patch, dtype=dtype, name="conv1")(x, skip)
         x = nn.relu(norm(name="bn1")(x))
         if self.patch > 1:
@@ -40,7 +38,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features of strides 2 to 32, all used -> `[B, H, W, 16]` at stride 1, in the last of `patches`."""
+    """Features of strides 2 to 32 -> `[B, H, W, 16]` at stride 1, in patches of `patches[-1]`."""
 
     patches: tuple[int, ...]
     numerics: Numerics
@@ -57,8 +55,8 @@ class ResNetUNet(nn.Module):
     """The baseline of the original study.
 
     Attributes:
-      masks: number of masks predicted, one logit each.
-      covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
+      masks: number of predicted masks, one logit each.
+      covid19: whether it also has the output "covid19" (`layers.ImageAnswer`).
       depth: of the ResNet: 18, 34, 50, 101 or 152.
       numerics: precision and normalisation.
     """
@@ -70,7 +68,7 @@ class ResNetUNet(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Height and width of the image must be multiples of this."""
+        """Height and width of the image must be multiples of it."""
         return 32
 
     @nn.compact
@@ -92,7 +90,7 @@ class ResNetUNet(nn.Module):
 
 
 def torch_modules(modules: list[str]) -> list[str]:
-    """Names of our modules -> those of segmentation_models_pytorch; conv1.1 is the norm of conv1.0."""
+    """Names of our modules -> names in segmentation_models_pytorch, where conv1.1 is the norm of conv1.0."""
     if modules[0] == "decoder":
         kind, i = modules[-1][:-1], modules[-1][-1]
         return [*modules[:-1], f"conv{i}.{0 if kind == 'conv' else 1}"]

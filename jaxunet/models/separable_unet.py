@@ -15,7 +15,7 @@ CHANNELS = (64, 128, 256, 512, 1024)
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise 3x3, pointwise, batch norm, ReLU; three times (3x3 convolution, ReLU): C -> `features` channels."""
+    """Depthwise 3x3, pointwise, batch norm, ReLU, then 3 times (3x3 convolution, ReLU): C -> `features` channels."""
 
     features: int
     numerics: Numerics
@@ -49,7 +49,7 @@ class SeparableUNetEncoder(nn.Module):
 
 
 class SeparableUNetDecoder(nn.Module):
-    """Transposed convolution, concatenation (skip, upsampled), block; at full resolution only the concatenation."""
+    """Transposed convolution, concatenation (skip, upsampled), block. The full resolution has no block."""
 
     numerics: Numerics
 
@@ -65,10 +65,10 @@ class SeparableUNetDecoder(nn.Module):
 
 
 class SeparableUNet(nn.Module):
-    """See the module.
+    """The network of the original study.
 
     Attributes:
-      masks: number of masks predicted, one logit each; the original has 1.
+      masks: number of predicted masks, one logit each; the original has 1.
       numerics: precision and normalisation.
     """
 
@@ -77,7 +77,7 @@ class SeparableUNet(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Height and width of the image must be multiples of this."""
+        """Height and width of the image must be multiples of it."""
         return 16
 
     @nn.compact
@@ -92,7 +92,7 @@ class SeparableUNet(nn.Module):
 
 
 def torch_modules(modules: list[str]) -> list[str]:
-    """Names of our modules -> those of the original."""
+    """Names of our modules -> names in the original."""
     inside = {"depthwise": "0.depthwise", "pointwise": "0.pointwise", "bn": "1"}
     flat = [m for m in modules if m not in ("encoder", "decoder")]
     return [inside.get(m, f"3.{m}" if m.startswith("triple") else m) for m in flat]

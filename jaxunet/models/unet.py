@@ -1,6 +1,6 @@
 """Plain U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with batch normalisation and a space-to-depth stem.
 
-Image in, logits out; the encoder returns its features by stride, the decoder consumes every one of them.
+The encoder returns one feature per stride. The decoder uses all of them.
 """
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ from jaxunet.models.layers import Conv, Numerics
 
 
 class DoubleConv(nn.Module):
-    """Two times (3x3 convolution, batch norm, ReLU): `[B, H, W, C]` -> `[B, H, W, features]`."""
+    """Twice (3x3 convolution, batch norm, ReLU): `[B, H, W, C]` -> `[B, H, W, features]`."""
 
     features: int
     numerics: Numerics
@@ -48,7 +48,7 @@ class UNetEncoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """Coarsest feature upsampled step by step; at each, the encoder's feature of that stride is concatenated."""
+    """Upsamples the coarsest feature step by step, and concatenates the encoder's feature of the same stride."""
 
     numerics: Numerics
 
@@ -64,14 +64,14 @@ class UNetDecoder(nn.Module):
 class UNet(nn.Module):
     """U-Net whose finest level works on `stem` x `stem` pixels at a time.
 
-    With `stem=1` it is the textbook network. A larger one moves pixels into channels (space-to-depth) before
-    the first convolution and back after the last (sub-pixel head): the full-resolution maps, which cost most of the
-    time and of the memory traffic, are never made, and the output still has the input's resolution.
+    With `stem=1` it is the textbook network. A larger stem moves pixels into channels (space-to-depth) before the first
+    convolution and back after the last (sub-pixel head). This avoids the full-resolution maps, which cost most of the
+    time and memory traffic. The output still has the input's resolution.
 
     Attributes:
-      masks: number of masks predicted, one logit each.
-      covid19: whether it also answers for the whole image (`layers.ImageAnswer`).
-      channels: width of each level, finest first; their number is the depth.
+      masks: number of predicted masks, one logit each.
+      covid19: whether it also has the output "covid19" (`layers.ImageAnswer`).
+      channels: width of each level, finest first; one level per entry.
       stem: 1, 2 or 4.
       numerics: precision and normalisation.
     """
@@ -84,7 +84,7 @@ class UNet(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Height and width of the image must be multiples of this."""
+        """Height and width of the image must be multiples of it."""
         return self.stem * 2 ** (len(self.channels) - 1)
 
     @nn.compact

@@ -1,6 +1,6 @@
-"""Writes predicted masks as a DICOM Segmentation, with highdicom (`pip install 'jaxunet[dicom]'`).
+"""Writes masks as a DICOM Segmentation, with highdicom (`pip install 'jaxunet[dicom]'`).
 
-The header it starts from holds no patient data: see `xrays/dicom.py`.
+The header of an X-ray holds no patient data here: see `xrays/dicom.py`.
 """
 
 import pathlib
@@ -19,19 +19,19 @@ def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndar
     """Writes a DICOM Segmentation with one segment per target.
 
     Args:
-      path: of the file.
-      header: of the X-ray, `Xray.header`.
-      masks: target -> bool [H, W] at the X-ray's size.
+      path: the file to write.
+      header: `Xray.header`.
+      masks: target -> bool [H, W], the size of the X-ray.
       spacing: `Xray.spacing_mm`.
 
     Raises:
-      UserError: if the header lacks what the standard demands, or highdicom is not installed.
+      UserError: if the header lacks elements that the standard requires, or highdicom is not installed.
     """
     try:
         segmentation = _segmentation(header, masks, spacing)
-    except Exception as error:  # highdicom raises whatever it meets in an odd header
+    except Exception as error:  # highdicom raises many types for an unusual header
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"no DICOM segmentation could be made ({reason})") from error
+        raise UserError(f"no DICOM segmentation could be written ({reason})") from error
     with atomic_file(path) as file:
         segmentation.save_as(file)
 
@@ -56,7 +56,7 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
         for number, target in enumerate(masks, 1)
     ]
     measures = None
-    if spacing is not None:  # a projection has no thickness, but readers (highdicom among them) insist on one
+    if spacing is not None:  # readers require a thickness, though a projection has none
         measures = highdicom.PixelMeasuresSequence(pixel_spacing=list(spacing), slice_thickness=1.0)
     return highdicom.seg.Segmentation(
         source_images=[header],

@@ -1,4 +1,4 @@
-"""X-rays of any kind -> masks, pictures and a table. Reading, predicting and writing go on at the same time."""
+"""`--mode=predict`: X-ray files -> masks, pictures and tables. Reading, predicting and writing overlap."""
 
 import dataclasses
 import itertools
@@ -24,8 +24,8 @@ from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.read import read_xray
 
 SOME_FAILED = 2  # exit status
-_GATED = "; else no infection is marked (config.eval.gate)"
-_HELD_PIXELS = 100_000_000  # of X-rays that are read and not yet written: 0.1 GB
+_GATED = "; otherwise no infection is marked (config.eval.gate)"
+_HELD_PIXELS = 100_000_000  # the most pixels of X-rays in memory: 0.1 GB
 
 
 def predict(
@@ -38,7 +38,7 @@ def predict(
 ) -> int:
     """Predicts every X-ray at `source` and writes masks, overlays, `predictions.csv` and `.json` into `output`.
 
-    Images that are finished, unchanged and predicted with the same settings are skipped.
+    Skips images that were predicted with the same settings and have not changed.
 
     Args:
       predictor: the network.
@@ -48,10 +48,10 @@ def predict(
       share: (i, n): this process takes images i, i + n, i + 2n, ...
 
     Returns:
-      Exit status: 0; 2 if some files failed or are not usable as frontal chest X-rays; 1 if all failed.
+      Exit status: 0; 1 if all files failed; 2 if some failed or are not usable as frontal chest X-rays.
 
     Raises:
-      UserError: if there is nothing to predict.
+      UserError: if `source` has no images.
     """
     files = XrayFiles(source, skip=output)
     if next(iter(files), None) is None:
@@ -65,9 +65,9 @@ def predict(
     if predictor.answers_covid19:
         print(ELSEWHERE)
     if predictor.answers_covid19 and not predictor.gate:
-        print("Infection was learnt from COVID-19 X-rays alone: on others the masks mark what is not there.")
+        print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
     if config.dataset.train_config == "infection":
-        print("The network was trained on COVID-19 X-rays alone: on others it marks what is not there.")
+        print("The network was trained on COVID-19 X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
@@ -82,18 +82,18 @@ def predict(
     if log.unusable:
         failed = f", {log.unusable} not usable as frontal chest X-rays (columns usable, warnings){failed}"
     print(f"{log.finished} X-rays predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
-    if not log.finished:
+    if log.failed and not log.finished:
         return 1
     return SOME_FAILED if log.failed or log.unusable else 0
 
 
 def shown(name: str) -> str:
-    """A file's name, fit for a terminal."""
+    """A file's name, safe to print."""
     return name if name.isprintable() else ascii(name)
 
 
 class _Share:
-    """Every `processes`-th file, beginning with number `process`."""
+    """Files process, process + processes, process + 2 processes, ..."""
 
     def __init__(self, files: XrayFiles, process: int, processes: int):
         self._files, self._process, self._processes = files, process, processes
@@ -103,7 +103,7 @@ class _Share:
 
 
 def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict[str, Any]:
-    """All that decides what is written."""
+    """The settings that the output depends on."""
     crc = 0
     for leaf in jax.tree.leaves(predictor.variables):
         crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
@@ -140,13 +140,13 @@ def _unfinished(
 
 
 class _Room:
-    """Lets X-rays be read in their order, and only while those in memory have less than `_HELD_PIXELS` pixels."""
+    """Lets threads read X-rays in order, and only while those in memory have less than `_HELD_PIXELS` pixels."""
 
     def __init__(self) -> None:
         self._changed, self._turn, self._pixels, self._closed = threading.Condition(), 0, 0, False
 
     def enter(self, number: int) -> None:
-        """Waits until it is `number`'s turn and there is room."""
+        """Waits for the turn of file `number` and for room."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or (self._turn == number and not self.full()))
             self._turn += 1
@@ -168,7 +168,7 @@ class _Room:
 
 @dataclasses.dataclass
 class _Slot:
-    """One file on its way; `row` is set as soon as its pictures are being written, or it is known to be unusable."""
+    """A file in progress. `row` is set when its pictures are being written, or when it cannot be used."""
 
     file: XrayFile
     row: Future[dict[str, Any]] | None = None
@@ -177,7 +177,7 @@ class _Slot:
 def _rows(
     predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, size: int, *, probabilities: bool
 ) -> Iterator[tuple[XrayFile, dict[str, Any]]]:
-    """Predicts `files` in batches of `size` and writes their pictures; yields the row of each, in order."""
+    """Predicts `files` in batches of `size`, writes their pictures and yields their rows in order."""
     room, threads = _Room(), predictor.config.input.threads
     reading, writing = ThreadPoolExecutor(threads, "read"), ThreadPoolExecutor(threads, "write")
     slots: deque[_Slot] = deque()

@@ -1,7 +1,8 @@
-"""The rows of all X-rays, written as they come, so that a second run goes on; then one CSV and one JSON of them.
+"""The log of predictions, from which an interrupted command continues, and the tables written from it.
 
-`predictions.jsonl` has the settings in its first line and one image in each other. The tables are written from it at
-the end, in the order of the input; in memory is one pair of numbers per image.
+The first line of `predictions.jsonl` has the settings. Each other line has the row of one image, written when the image
+is finished. At the end, `predictions.csv` and `.json` are written in the order of the input. Memory holds two numbers
+per image.
 """
 
 import csv
@@ -25,20 +26,20 @@ COLUMNS = (
 
 
 class PredictionLog:
-    """The log and the tables of one process; keeps other processes away from them."""
+    """The log and tables of one process. A lock keeps other processes from writing them."""
 
     def __init__(self, output: pathlib.Path, settings: dict[str, Any], share: tuple[int, int]):
         """Args:
         output: folder of the predictions.
-        settings: all that changes predictions. A log of other settings is started anew.
-        share: (process, processes).
+        settings: the settings that the output depends on. A log with other settings is started anew.
+        share: (index of this process, number of processes).
 
         Raises:
-          UserError: if the folder has predictions of another input, or another process writes there.
+          UserError: if the folder has predictions of another input, or another process is writing there.
         """
         name = "predictions" if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}"
         self._output, self._name, self._settings = output, name, settings
-        self._lines: dict[int, int] = {}  # which image in which version -> where its row is; below 0 if it failed
+        self._lines: dict[int, int] = {}  # key of image and version -> offset of its row; negative if it failed
         self.finished = self.failed = self.unusable = 0
         output.mkdir(parents=True, exist_ok=True)
         self._file = (output / f"{name}.jsonl").open("a+b")
@@ -71,7 +72,7 @@ class PredictionLog:
             elif row is not None:
                 self._lines[_key(row["input"], row["version"])] = -at if row["error"] else at
             at += len(line)
-            if row is None:  # cut off when the process was killed
+            if row is None:  # the process was killed while it wrote this line
                 at -= len(line)
                 break
         self._file.truncate(at)
@@ -79,11 +80,11 @@ class PredictionLog:
             self._write({"settings": self._settings})
 
     def has(self, file: XrayFile) -> bool:
-        """Whether the image has been predicted, in this version and with these settings."""
+        """Whether this version of the image has been predicted with these settings."""
         return self._lines.get(_key(file.name, file.version), -1) > 0
 
     def add(self, file: XrayFile, row: dict[str, Any]) -> None:
-        """Writes a row of `COLUMNS` (those that are missing are empty), visible to readers at once."""
+        """Writes a row at once. Columns of `COLUMNS` that are missing in `row` are empty."""
         row = dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": []} | row
         at = self._write(row | {"version": file.version})
         self._lines[_key(file.name, file.version)] = -at if row["error"] else at
@@ -95,22 +96,18 @@ class PredictionLog:
         return at
 
     def write_tables(self, files: Iterable[XrayFile]) -> None:
-        """Writes the CSV and the JSON file of those of `files` that have a row, and counts them."""
+        """Writes the CSV and JSON files with the rows of `files`, and counts finished, failed and unusable images."""
         self.finished = self.failed = self.unusable = 0
-        _write_csv(self._output / f"{self._name}.csv", self._counted(files))
+        _write_csv(self._output / f"{self._name}.csv", self._rows(files))
         with atomic_file(self._output / f"{self._name}.json") as file:
             file.write(b'{"settings": ' + json.dumps(self._settings, indent=2).encode() + b',\n"images": [')
             for number, row in enumerate(self._rows(files)):
                 del row["version"]
+                self.failed += bool(row["error"])
+                self.finished += not row["error"]
+                self.unusable += row["usable"] is False
                 file.write((b",\n" if number else b"\n") + json.dumps(row).encode())
             file.write(b"\n]}\n")
-
-    def _counted(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
-        for row in self._rows(files):
-            self.failed += bool(row["error"])
-            self.finished += not row["error"]
-            self.unusable += row["usable"] is False
-            yield row
 
     def _rows(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
         for file in files:
@@ -127,7 +124,7 @@ class PredictionLog:
 
 
 def put_row(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Writes a row of `COLUMNS` into the CSV file `path`, in place of the one of the same `input` or at its end."""
+    """Writes a row into the CSV file `path`. It replaces the row with the same `input`, else it is added at the end."""
     rows: dict[str, dict[str, Any]] = {}
     if path.is_file():
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -141,8 +138,8 @@ def _write_csv(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
-            said = row["warnings"]
-            writer.writerow(row | {"warnings": said if isinstance(said, str) else "; ".join(said)})
+            warnings = row["warnings"]
+            writer.writerow(row | {"warnings": warnings if isinstance(warnings, str) else "; ".join(warnings)})
         text.detach()  # flushes, and leaves the file open
 
 

@@ -1,6 +1,6 @@
-"""What masks say about an X-ray: areas, shares, sides, and what makes the answer doubtful.
+"""Measures from masks (areas, shares, sides), and warnings about the quality of an X-ray or its lung mask.
 
-Pure functions of numpy arrays. Not for clinical use.
+Pure functions of NumPy arrays. Not for clinical use.
 """
 
 from typing import Any
@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-# Doubts: bounds that real X-rays hardly ever cross; docs/predict.md has how often they do.
+# Bounds of the warnings. Real X-rays rarely cross them: docs/predict.md has the rates.
 SMALLEST_SIDE = 128  # pixels
 LARGEST_ASPECT = 2.0
-LOWEST_CONTRAST = 80  # gray levels between the 1 and 99 percentiles
+LOWEST_CONTRAST = 80  # gray levels between the 1st and 99th percentile
 DARKEST, BRIGHTEST = 50, 205  # mean gray level
 LEAST_LUNG = 0.05  # of the image
 CUT_LUNG = 0.15  # of one edge of the image
 INVERTED_BY = 5  # gray levels
 _STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))  # of the width: a lung, the spine, the other lung
-_LUNG_SHARE = 0.1  # of all lung pixels: the least that counts as one of two lungs
+_NEIGHBOURS = np.ones((3, 3))  # pixels of a region share an edge or a corner
+_LUNG_SHARE = 0.1  # of all lung pixels: the smallest region that counts as a lung
 
 SEVERITY = ("severity_percent", "severity_right_percent", "severity_left_percent", "sides")
 MEASURES = (
@@ -33,11 +34,11 @@ def measure(
     spacing_mm: tuple[float, float] | None = None,
     mirrored: bool = False,
 ) -> dict[str, Any]:
-    """Areas and shares; None where a mask or the size of a pixel is not known, or the lung is empty.
+    """Areas and shares. A value is None if its mask or the pixel size is unknown, or the lung mask is empty.
 
     Args:
-      infection, lung: bool [H, W], or None where the network does not predict it.
-      spacing_mm: height and width of a pixel.
+      infection, lung: bool [H, W]; None if the network does not predict it.
+      spacing_mm: height and width of a pixel; None if unknown.
       mirrored: whether the patient's left is at the left of the image.
 
     Returns:
@@ -50,7 +51,7 @@ def measure(
     if lung is not None:
         result["lung_pixels"] = int(lung.sum())
     if infection is not None:
-        sizes = _sizes(infection)
+        sizes = np.bincount(ndimage.label(infection, _NEIGHBOURS)[0].ravel())[1:]  # pixels of each region
         result["infected_pixels"] = int(infection.sum())
         result["infected_share_percent"] = 100 * result["infected_pixels"] / infection.size
         result["regions"] = len(sizes)
@@ -74,26 +75,21 @@ def _percent(infection: np.ndarray, lung: np.ndarray) -> float | None:
     return 100 * int((infection & lung).sum()) / area if area else None
 
 
-def _sizes(mask: np.ndarray) -> np.ndarray:
-    """int [regions]: pixels of each region, neighbours sharing an edge or a corner."""
-    labels, _ = ndimage.label(mask, np.ones((3, 3)))
-    return np.bincount(labels.ravel())[1:]
-
-
 def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
-    """Which pixels lie on the image's left side, where the patient's right lung is.
+    """Splits the image into its left side, usually with the patient's right lung, and its right side.
 
-    If the mask has two regions of at least a tenth of it, side by side, the border is half way between their centres
-    ("components"); else, as where lungs run together or one is not seen, it is the middle of the image ("midline").
+    "components": the two largest regions lie side by side and each has at least a tenth of the lung pixels. The border
+    is halfway between their centres. "midline": otherwise, for example if the lungs touch; the border is the middle of
+    the image.
 
     Args:
       lung: bool [H, W], not empty.
 
     Returns:
-      bool [H, W], and by what it was split.
+      bool [H, W], True on the left side, and "components" or "midline".
     """
     height, width = lung.shape
-    labels, n = ndimage.label(lung, np.ones((3, 3)))
+    labels, n = ndimage.label(lung, _NEIGHBOURS)
     sizes = np.bincount(labels.ravel(), minlength=n + 1)
     sizes[0] = 0
     first, second = (np.argsort(-sizes, kind="stable")[:2]) if n > 1 else (0, 0)
@@ -103,17 +99,17 @@ def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
         if abs(centres[0] - centres[1]) > width / 8:
             left_one = centres[0] < centres[1]
             sides = np.broadcast_to(np.arange(width) + 0.5 < np.mean(centres), lung.shape).copy()
-            sides[ones], sides[twos] = left_one, not left_one  # whole lungs, also where one reaches over
+            sides[ones], sides[twos] = left_one, not left_one  # a lung stays whole if it crosses the border
             return sides, "components"
     return np.broadcast_to(np.arange(width) + 0.5 < width / 2, lung.shape), "midline"
 
 
-def doubts(image: np.ndarray, lung: np.ndarray | None) -> list[str]:
-    """Why the prediction may be wrong: short sentences, none for an ordinary frontal chest X-ray.
+def quality_warnings(image: np.ndarray, lung: np.ndarray | None) -> list[str]:
+    """Reasons why the prediction may be wrong; none for an ordinary frontal chest X-ray.
 
     Args:
       image: uint8 [H, W].
-      lung: bool [H, W], predicted, if the network does.
+      lung: bool [H, W], predicted; None if the network does not predict it.
     """
     height, width = image.shape
     found = []
@@ -140,7 +136,7 @@ def doubts(image: np.ndarray, lung: np.ndarray | None) -> list[str]:
 
 
 def looks_inverted(image: np.ndarray) -> bool:
-    """Whether the middle of the chest is darker than both sides of it, as where air is white and bone black.
+    """Whether the middle of the chest is darker than both sides: in a negative, air is white and bone is black.
 
     Args:
       image: uint8 [H, W].
@@ -153,5 +149,5 @@ def looks_inverted(image: np.ndarray) -> bool:
 
 
 def _thinned(image: np.ndarray) -> np.ndarray:
-    """About 256 x 256 of the pixels: enough for statistics."""
+    """Every n-th pixel, at least 256 per side of a large image: enough for statistics."""
     return image[:: 1 + image.shape[0] // 512, :: 1 + image.shape[1] // 512]

@@ -5,12 +5,12 @@ from PIL import Image
 
 from jaxunet.data.targets import TARGETS
 
-_SIDE = 1024  # pixels; overlays are to be looked at
-INSIDE, OUTLINE = 1, 2  # of a mask, in `layers`
+_SIDE = 1024  # pixels, enough to look at
+INSIDE, OUTLINE = 1, 2  # values in `layers`
 
 
 def paint(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
-    """uint8 [h, w, 3]: the X-ray uint8 [H, W], at most 1024 pixels per side, with the outlines of the masks."""
+    """X-ray uint8 [H, W] and masks bool [H, W] -> uint8 [h, w, 3]: at most 1024 pixels per side, masks outlined."""
     picture, drawn = layers(image, masks)
     painted = np.repeat(picture[..., None], 3, axis=-1)
     for target, layer in sorted(drawn.items(), reverse=True):  # infection on top
@@ -19,7 +19,7 @@ def paint(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def layers(image: np.ndarray, masks: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What `paint` lays over each other: the X-ray uint8 [h, w], and by target uint8 [h, w], 0 outside the mask."""
+    """The parts of `paint`: the X-ray uint8 [h, w], and target -> uint8 [h, w]: 0 outside, INSIDE or OUTLINE."""
     step = -(-max(image.shape) // _SIDE)
     picture = np.asarray(Image.fromarray(image).reduce(step)) if step > 1 else image
     thick = max(1, max(picture.shape) // 400)
@@ -31,7 +31,7 @@ def layers(image: np.ndarray, masks: dict[str, np.ndarray]) -> tuple[np.ndarray,
 
 
 def _outline(mask: np.ndarray, thick: int) -> np.ndarray:
-    """bool [H, W]: the pixels of the mask at most so far from one outside it."""
+    """bool [H, W]: the pixels of the mask within `thick` pixels of its border."""
     padded = np.pad(mask, thick)
     inside = mask.copy()
     for axis in (0, 1):

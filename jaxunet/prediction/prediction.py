@@ -1,6 +1,6 @@
-"""What is known of one X-ray: masks, probabilities, COVID-19 or not, measures, warnings, pictures, files.
+"""The prediction of one X-ray: masks, probabilities, COVID-19 or not, measures, warnings, pictures, files.
 
-`Predictor.predict` makes it. Folder prediction, the page and notebooks read it, so that all of them say the same.
+`Predictor.predict` creates it. `--mode=predict`, the web page and notebooks all read it, so their results are the same.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding, organ
 from jaxunet.prediction import frontal, journal, overlay
-from jaxunet.prediction.measures import SEVERITY, doubts, measure
+from jaxunet.prediction.measures import SEVERITY, measure, quality_warnings
 from jaxunet.scoring.counts import positive
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
@@ -26,19 +26,19 @@ from jaxunet.xrays.pixels import Xray
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """The prediction of one X-ray of H x W pixels. Each value is computed when it is first asked for, and kept.
+    """The prediction of one X-ray of H x W pixels. Each value is computed at first use.
 
     Attributes:
-      name: of the X-ray's file, such as "patient7.png"; `save` names its files after it.
+      name: the name of the X-ray's file, such as "patient7.png". `save` names its files after it.
       xray: the X-ray.
-      place: where it lies in the square that the network saw.
-      square: float32 [S, S, C], the logits of `targets` in that square.
-      targets: the names of the masks.
-      answer: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not answer that.
-      threshold: a pixel is marked where its probability exceeds this.
-      rule: when the X-ray counts as COVID-19, of the network.
-      gate: whether masks learnt from COVID-19 images alone are blank if `answer` does not exceed the rule's threshold.
-      checked: whether it is asked if this is a frontal chest X-ray at all; see `refusal`.
+      place: where the X-ray lies in the square that the network saw.
+      square: float32 [S, S, C], logits of `targets` in that square.
+      targets: names of the masks.
+      answer: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not predict it.
+      threshold: a pixel is marked if its probability exceeds this.
+      rule: when the X-ray counts as COVID-19.
+      gate: whether masks learnt from COVID-19 images only are blank if `rule` does not call the X-ray COVID-19.
+      checked: whether `refusal` looks for pictures that are no frontal chest X-ray.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Prediction:
 
     @functools.cached_property
     def masks(self) -> dict[str, np.ndarray]:
-        """By target, bool [H, W]: where it was found."""
+        """Target -> bool [H, W], True where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
         if self.gate and self.answer is not None and not self.rule.calls(self.answer):
             return {name: np.zeros_like(x) if TARGETS[name].learnt_from else x for name, x in masks.items()}
@@ -77,17 +77,17 @@ class Prediction:
 
     @functools.cached_property
     def probabilities(self) -> dict[str, np.ndarray]:
-        """By target, float32 [H, W] in [0, 1]; also where the infection mask is left blank."""
+        """Target -> float32 [H, W] in [0, 1]. Not blank if the infection mask is."""
         return {target: self._probability(i) for i, target in enumerate(self.targets)}
 
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
-        """Areas, shares and counts by name, such as "severity_percent"; see `measures.measure`.
+        """Areas, shares and counts, such as "severity_percent"; see `measures.measure`.
 
         A refused picture has no severity.
         """
-        found, within = self.masks.get(finding(self.targets) or ""), self._organ
-        result = measure(found, within, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        found = self.masks.get(finding(self.targets) or "")
+        result = measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
         return result | dict.fromkeys(SEVERITY) if self.refusal else result
 
     @property
@@ -98,13 +98,13 @@ class Prediction:
 
     @functools.cached_property
     def warnings(self) -> list[str]:
-        """Why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
+        """Reasons why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
         refused = [f"not usable as a frontal chest X-ray: {self.refusal}"] if self.refusal else []
-        return [*refused, *self.xray.notes, *doubts(self.xray.pixels, self._organ)]
+        return [*refused, *self.xray.notes, *quality_warnings(self.xray.pixels, self._organ)]
 
     @property
     def row(self) -> dict[str, Any]:
-        """The columns of `predictions.csv`, without `input` and `error`; lengths and shares are rounded."""
+        """The columns of `predictions.csv` without `input` and `error`. Fractions are rounded."""
         height, width = self.xray.pixels.shape
         pixel_height, pixel_width = self.xray.spacing_mm or (None, None)
         return {
@@ -120,21 +120,21 @@ class Prediction:
         }
 
     def overlay(self) -> np.ndarray:
-        """uint8 [h, w, 3]: the X-ray, reduced to at most 1024 pixels per side, with the outlines of the masks."""
+        """uint8 [h, w, 3]: the X-ray with the outlines of the masks, reduced to at most 1024 pixels per side."""
         return overlay.paint(self.xray.pixels, self.masks)
 
     def save(
         self, folder: str | os.PathLike[str], *, probabilities: bool = False, table: bool = True
     ) -> dict[str, Any]:
-        """Writes the pictures that `--mode=predict` writes, and the row in `predictions.csv`.
+        """Writes the same pictures as `--mode=predict`, and the row into `predictions.csv`.
 
         Args:
-          folder: to write to; it is made if need be.
-          probabilities: also write the probabilities, as 8-bit pictures.
-          table: put the row into `predictions.csv`, in place of an earlier one of the same name.
+          folder: folder to write to; it is created if missing.
+          probabilities: also write the probabilities as 8-bit pictures.
+          table: write the row into `predictions.csv`; it replaces an earlier row of the same name.
 
         Returns:
-          The row. A DICOM segmentation that could not be made is among its warnings.
+          The row. Its warnings say if no DICOM segmentation could be written.
         """
         out, name, row = pathlib.Path(folder).expanduser(), output_name(self.name), self.row
         if self.xray.header is not None:
@@ -168,7 +168,7 @@ class Prediction:
         return of / (1 + np.exp(-np.clip(self._logits[..., target], -80, 80)))
 
     def _write_segmentation(self, path: pathlib.Path) -> list[str]:
-        """Returns why it was not written, if so."""
+        """Returns [], or the reason why it was not written."""
         from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
 
         try:
@@ -179,7 +179,7 @@ class Prediction:
 
 
 def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
-    """Where the mask of the X-ray `name` is written."""
+    """The file of a mask of the X-ray `name`."""
     return output / "masks" / f"{output_name(name)}_{target}.png"
 
 

@@ -1,7 +1,7 @@
-"""`--mode=serve`: a page in the browser that takes an X-ray and shows what the network says of it.
+"""`--mode=serve`: a web page that shows the prediction of an X-ray. Called by commands.py.
 
-`serve.html` beside this file is the page. An X-ray comes as the body of a POST, without its name, and is answered as
-JSON; it is in memory for as long as that takes, and nothing of it is written, logged or kept. Called by commands.py.
+The page is `serve.html`. It sends an X-ray as the body of a POST, without its name, and gets JSON back. The X-ray is in
+memory until then. The server writes, logs and keeps nothing of it.
 """
 
 import base64
@@ -36,40 +36,40 @@ except ImportError as error:
     raise UserError("--mode=serve needs Flask and waitress: pip install 'jaxunet[serve]'.") from error
 
 TEMPLATE = pathlib.Path(__file__).with_name("serve.html")
-MAX_BYTES = 64 * 2**20  # of an X-ray; those of detectors have 8 to 30 MiB
-_IN_MEMORY = 2**31  # bytes: what is larger, waitress would write to a temporary file
+MAX_BYTES = 64 * 2**20  # of an X-ray; a detector writes 8 to 30 MiB
+_IN_MEMORY = 2**31  # bytes; waitress writes larger uploads to a temporary file
 
 
 def serve(predictor: Predictor, *, host: str, port: int) -> None:
-    """Answers until Ctrl-C or SIGTERM, which end the process with status 0.
+    """Serves the page until Ctrl-C or SIGTERM ends the process with status 0.
 
     Args:
       predictor: the network.
       host: name or address to listen at.
-      port: to listen at; 0 for any that is free.
+      port: port to listen at; 0 for any free one.
 
     Raises:
-      UserError: if it cannot listen there.
+      UserError: if the host or port cannot be used.
     """
     with _listen(host, port) as listener, _quiet():
-        for number in (signal.SIGINT, signal.SIGTERM):  # at once, also within an X-ray: there is nothing to save
+        for number in (signal.SIGINT, signal.SIGTERM):  # at once, even during a prediction: there is nothing to save
             signal.signal(number, lambda *_: os._exit(0))
         address, number = listener.getsockname()[:2]
         app = make_app(predictor, host=host, address=address)
-        predictor.predict(np.zeros((8, 8), np.uint8))  # compiled before "ready"
+        predictor.predict(np.zeros((8, 8), np.uint8))  # compiles before "Ready" is printed
         server = waitress.create_server(
             app,
             sockets=[listener],
             threads=4,  # each may hold a second copy of its upload
-            connection_limit=12,  # two are waitress's own; uploads are in memory before their sender is checked
+            connection_limit=12,  # waitress uses two itself; uploads are in memory before the sender is checked
             max_request_body_size=MAX_BYTES + 1,
             inbuf_overflow=_IN_MEMORY,
             outbuf_overflow=_IN_MEMORY,
             ident=None,
         )
         if not ipaddress.ip_address(address).is_loopback:
-            said = f"warning: everyone who can reach {host} can use this page, and what they send is not encrypted."
-            print(said, file=sys.stderr, flush=True)
+            warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
+            print(warning, file=sys.stderr, flush=True)
         print(predictor.in_words)
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
         with contextlib.closing(server):
@@ -78,7 +78,7 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Libraries neither warn nor log: what pydicom has to say may quote a patient's header."""
+    """Silences libraries: warnings of pydicom can quote a patient's header."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda *_, **__: None
         logging.disable()
@@ -93,27 +93,27 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
-        code = getattr(error, "errno", None) or 0  # below 0 where the name leads nowhere
+        code = getattr(error, "errno", None) or 0  # negative if the name is unknown
         reason = os.strerror(code) if code > 0 else "no such host"
         raise UserError(f"--host={host} --port={port} cannot be used ({reason}): choose another.") from error
 
 
 def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> flask.Flask:
-    """The page at /, what it says of the network at /network, and POST /predict.
+    """The web application: GET / is the page, GET /network describes the network, POST /predict predicts an X-ray.
 
     Args:
       predictor, host: as for `serve`.
-      address: that it listens at.
+      address: IP address that it listens at.
     """
     app = flask.Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
     page = TEMPLATE.read_text(encoding="utf-8")
     headers = web_guard.response_headers(page)
-    worker = ThreadPoolExecutor(1, "predict")  # one X-ray at a time is read and predicted, whatever comes
+    worker = ThreadPoolExecutor(1, "predict")  # one X-ray at a time
 
     @app.before_request
     def check_sender() -> None:
-        if reason := web_guard.refusal(flask.request.method, flask.request.headers, host, address):
+        if reason := web_guard.refusal(flask.request.method, dict(flask.request.headers), host, address):
             flask.abort(403, reason)
 
     @app.after_request
@@ -126,13 +126,13 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
         if isinstance(error, UserError):
             return {"error": str(error)}, 400
         if isinstance(error, HTTPException):
-            too_large = f"it has more than {MAX_BYTES // 2**20} MiB."
-            return {"error": too_large if error.code == 413 else error.description}, error.code
+            too_large = f"the file has more than {MAX_BYTES // 2**20} MiB."
+            return {"error": too_large if error.code == 413 else str(error.description)}, error.code or 500
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            return {"error": "the memory is not enough for it."}, 413
-        where = traceback.extract_tb(error.__traceback__)[-1]  # no message: it may quote what was read
+            return {"error": "there is not enough memory for this X-ray."}, 413
+        where = traceback.extract_tb(error.__traceback__)[-1]  # without its message: it can quote the file
         print(f"error: {type(error).__name__} in {where.filename}:{where.lineno}", file=sys.stderr, flush=True)
-        return {"error": f"something went wrong here ({type(error).__name__})."}, 500
+        return {"error": f"the server failed ({type(error).__name__})."}, 500
 
     @app.get("/")
     def show_page() -> flask.Response:
@@ -165,9 +165,9 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
 
 
 def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
-    """What the page is told of one file: numbers as in `predictions.json`, pictures as base64 of PNG.
+    """The answer for one file: numbers as in `predictions.json`, pictures as base64 of PNG.
 
-    `xray` and `layers` are what `Prediction.overlay` draws, reduced; `masks` have the X-ray's own size.
+    `xray` and `layers` are reduced as in `Prediction.overlay`; `masks` have the size of the X-ray.
 
     Raises:
       UserError: if the file cannot be used.

@@ -1,4 +1,4 @@
-"""Keeps a page that a local program serves to itself: who may ask, and what the browser lets the page do."""
+"""Protects the page of a local server: which requests it answers, and what the browser lets the page do."""
 
 import base64
 import hashlib
@@ -8,19 +8,20 @@ import socket
 import urllib.parse
 from collections.abc import Mapping
 
-SENT_BY = "X-Jaxunet"  # a header that pages of other sites cannot send without being allowed to, which none is
+SENT_BY = "X-Jaxunet"  # pages of other sites cannot send this header
 
 
 def refusal(method: str, headers: Mapping[str, str], host: str, address: str) -> str | None:
-    """Why a request is refused, if it is.
+    """The reason to refuse a request, or None to answer it.
 
-    With a name of its own that leads here, another site could read what this one says (DNS rebinding); without, it
-    could still make a browser send something.
+    The Host header stops DNS rebinding: a site whose name points to this server could read its answers. The other
+    headers stop sites that make a browser send X-rays here.
 
     Args:
-      method, headers: of the request.
-      host: the name or address that the program was told to listen at.
-      address: where that led to.
+      method: HTTP method.
+      headers: HTTP headers.
+      host: value of --host, a name or an address.
+      address: IP address that the server listens at.
     """
     name = headers.get("Host", "")
     if not _is_ours(name, host, address):
@@ -28,27 +29,27 @@ def refusal(method: str, headers: Mapping[str, str], host: str, address: str) ->
     if method not in ("GET", "HEAD"):
         origin = headers.get("Origin")
         if headers.get(SENT_BY) != "1" or (origin is not None and urllib.parse.urlsplit(origin).netloc != name):
-            return "only the page itself may ask."
+            return "only the page itself may send X-rays."
     return None
 
 
 def _is_ours(name: str, host: str, address: str) -> bool:
     try:
-        name = urllib.parse.urlsplit(f"//{name}").hostname or ""  # without the port, which a tunnel changes
+        name = urllib.parse.urlsplit(f"//{name}").hostname or ""  # without the port: a tunnel changes it
     except ValueError:
         return False
     if name in ("localhost", "127.0.0.1", "::1", host.lower()):
         return True
-    if not ipaddress.ip_address(address).is_unspecified:  # it does not listen everywhere
+    if not ipaddress.ip_address(address).is_unspecified:  # it listens at one address only
         return False
     try:
-        return bool(ipaddress.ip_address(name))  # an address cannot be made to lead elsewhere, as a name can
+        return bool(ipaddress.ip_address(name))  # an address cannot be rebound
     except ValueError:
         return name == socket.gethostname().lower()
 
 
 def response_headers(page: str) -> dict[str, str]:
-    """For every answer: the page may run its own script and style, talk to its own server, and nothing else.
+    """Headers of every response: the page may run its own script and style and talk to its own server, nothing else.
 
     Args:
       page: HTML with one `<script>` and one `<style>`.

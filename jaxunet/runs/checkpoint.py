@@ -1,8 +1,8 @@
 """Checkpoints: the only file that imports orbax.
 
-A checkpoint holds the whole train state and the resolved config, so that it resumes exactly and can be evaluated
-without the training config at hand. Saves are asynchronous and become visible only when complete. Of every array a
-CRC-32 is kept, because a bit that flips on disk in the middle of one is noticed neither by Orbax nor by the network.
+A checkpoint holds the whole train state and the resolved config. So it resumes exactly, and evaluation does not need
+the config file. Saves are asynchronous and become visible only when complete. A checkpoint keeps a CRC-32 of every
+array, because neither Orbax nor the network notices a bit that flips on disk.
 """
 
 import json
@@ -34,13 +34,13 @@ class DamagedCheckpoint(UserError):
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir: kept are the latest few, and the best few in validation."""
+    """The `checkpoints/` folder of a workdir. It keeps the latest few checkpoints and the best few in validation."""
 
     def __init__(self, workdir: pathlib.Path, checkpoint: ConfigDict, *, clean: bool = False):
         """Args:
         workdir: of the run.
-        checkpoint: that section of the config.
-        clean: remove what interrupted saves left; for the one process that trains here.
+        checkpoint: the `checkpoint` section of the config.
+        clean: remove the remains of interrupted saves. Only the training process may do so.
         """
         directory = epath.Path(workdir / "checkpoints")
         self._directory = directory if in_bucket(directory) else directory.absolute()
@@ -64,13 +64,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, state: Any, config: ConfigDict, *, rank_value: float | None, progress: dict[str, float]) -> None:
-        """Starts saving `state`; a step that is already there is left alone, unless it was not validated before.
+        """Starts saving `state`. A saved step is saved again only to add its validation.
 
         Args:
           state: the train state.
           config: of the run.
           rank_value: the watched metric of this state; None if it was not validated.
-          progress: numbers that `restore_latest` shall give back beside the state.
+          progress: numbers that `restore_latest` returns with the state.
         """
         step = int(state.step)
         again = step in self._manager.all_steps()
@@ -112,12 +112,12 @@ class Checkpoints:
         return int(which)
 
     def restore_latest(self, like: Any) -> tuple[Any, dict[str, float]] | None:
-        """The latest state that is whole, and its `progress`; None if there is no checkpoint.
+        """The latest undamaged state and its `progress`; None if there is no checkpoint.
 
-        Later ones that are damaged are said, and their folders renamed, so that their steps can be saved again.
+        Reports damaged later checkpoints and renames their folders, so that their steps can be saved again.
 
         Raises:
-          DamagedCheckpoint: if there are checkpoints and none is whole; nothing is renamed then.
+          DamagedCheckpoint: if all checkpoints are damaged. Nothing is renamed then.
         """
         damaged: list[tuple[int, DamagedCheckpoint]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -148,21 +148,21 @@ class Checkpoints:
             raise self._damaged(step, str(error)) from error
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of `step`, replicated over the devices present; `like` gives the structure (arrays or shapes).
+        """The state of `step`, replicated over all devices. `like` has its structure (arrays or shapes).
 
         Raises:
-          DamagedCheckpoint: if it cannot be read, or an array is not what was saved.
+          DamagedCheckpoint: if it cannot be read, or a checksum differs.
         """
         target: Any = replicas.replicated_shapes(like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), crc32=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
-        except Exception as error:  # of many kinds: what a damaged file makes Orbax and TensorStore stumble over
+        except Exception as error:  # damaged files raise many kinds of errors in Orbax and TensorStore
             raise self._damaged(step, str(error)) from error
         return self._checked(step, replicas.to_local(restored.state), restored.crc32)
 
     def restore_weights(self, step: int) -> dict[str, Any]:
-        """`{"params", "batch_stats"}` of any network, the averages where they were kept; its config is not needed."""
+        """`{"params", "batch_stats"}` of any network, averaged over steps if the run kept averages. Needs no config."""
         path = self._folder(step) / "state"
         try:
             with ocp.PyTreeCheckpointer() as checkpointer:
@@ -183,7 +183,7 @@ class Checkpoints:
         return self._directory / f"{step}{suffix}"
 
     def _tidy(self, clean: bool) -> None:
-        """Deals with what crashes left behind, where Orbax would stumble over it."""
+        """Repairs or renames the remains of crashes that Orbax fails on."""
         for old in self._directory.glob(f"*{_REPLACED}") if clean else ():
             new = old.with_suffix("")
             if (new / _COMPLETE).exists():
@@ -191,7 +191,7 @@ class Checkpoints:
             else:
                 new.rmtree(missing_ok=True)
                 _move(old, new)
-        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax reads all scores, and stops at a bad one
+        for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax fails if one of all scores is damaged
             step = path.parents[1].name
             if step.isdecimal() and not _has_rank_value(path):
                 error = self._damaged(int(step), "its score cannot be read")
@@ -229,13 +229,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Waits for what is being saved; after an error not for other processes, which may be gone."""
+        """Waits for running saves. After an error it does not wait for other processes, which may have ended."""
         if not (error and processes.several()):
             self._manager.close()
 
 
 def _move(old: epath.Path, new: epath.Path) -> None:
-    """Renames the folder of a checkpoint; in a bucket by copying, so that one of the two is complete at any time."""
+    """Renames the folder of a checkpoint. In a bucket it copies first, so that one of the two is always complete."""
     if not in_bucket(old):
         old.rename(new)
         return

@@ -1,4 +1,4 @@
-"""Checks a config before anything is built: each setting by its row in settings.py, and here their combinations."""
+"""Checks a config before anything is built. Rows of settings.py check single settings; this file their combinations."""
 
 import jax
 from ml_collections import ConfigDict
@@ -11,9 +11,9 @@ from jaxunet.runs.settings import check_kinds, check_values
 
 
 def check(config: ConfigDict, *, training: bool = True) -> None:
-    """Raises UserError for the first value or combination that cannot work; looks at values only, builds nothing.
+    """Raises UserError for the first value or combination that cannot work. Builds nothing.
 
-    With `training=False`, what only concerns training may be unfit for the devices present.
+    `training=False` skips the checks that only concern training.
     """
     if "systems" in config:
         raise UserError("This config lists systems to compare: use --mode=compare, or the config of one system.")

@@ -1,4 +1,4 @@
-"""`config.json` of a run: written beside its results, read back to continue or to evaluate it."""
+"""`config.json` of a run: written beside its results, read to resume or evaluate the run."""
 
 import json
 import pathlib
@@ -15,9 +15,9 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Inverse of `to_json`, also for older versions: renamed keys get their new name, later ones what runs did before.
+    """Inverse of `to_json`. In older files, renamed keys get their new name and missing keys the `since` of their row.
 
-    JSON has no tuples, and no setting is a list: every list becomes a tuple.
+    Every list becomes a tuple: JSON has no tuples, and no setting is a list.
     """
 
     def tuples(value: Any) -> Any:
@@ -41,7 +41,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def _place(settings: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The section that holds `key` (a new, empty one if there is none), and the name of `key` in it."""
+    """The section that holds `key` (a new, empty one if absent), and the name of `key` in it."""
     *sections, name = key.split(".")
     for section in sections:
         found = settings.get(section)
@@ -50,10 +50,10 @@ def _place(settings: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 
 def override(config: ConfigDict, changes: dict[str, Any]) -> None:
-    """Sets keys such as "eval.threshold" to other values.
+    """Overrides settings: `changes` is {"section.key": value}.
 
     Raises:
-      UserError: if there is no such key, or the value is of another kind.
+      UserError: if a key does not exist, or a value has the wrong kind.
     """
     for name, value in changes.items():
         key = RENAMED.get(name, name)
@@ -82,7 +82,7 @@ def load(workdir: pathlib.Path) -> ConfigDict:
 
 
 def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Raises UserError if `workdir` holds a run of another config; what only says where data lies may differ."""
+    """Raises UserError if `workdir` holds a run of another config. Settings that are `free` may differ."""
     if not (workdir / "config.json").is_file():
         return
     mine, theirs = flatten(config), flatten(load(workdir))

@@ -1,4 +1,4 @@
-"""What a run leaves to read: `config.json`, `metrics.jsonl`, TensorBoard events, progress bar. Process 0 only."""
+"""Records of a run: `config.json`, `metrics.jsonl`, TensorBoard events, progress bar. Only process 0 writes."""
 
 import json
 import pathlib
@@ -19,10 +19,10 @@ _FLUSH_SECONDS = 60
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-    """Rows of `metrics.jsonl`; a last line cut short by a crash is ignored.
+    """Rows of `metrics.jsonl`. Ignores a last line that a crash cut short.
 
     Raises:
-      UserError: for another line that is no row.
+      UserError: if another line is damaged.
     """
     path = workdir / "metrics.jsonl"
     lines = path.read_bytes().splitlines() if path.is_file() else []
@@ -48,9 +48,9 @@ def _row(line: bytes) -> dict[str, float]:
 class MetricWriter:
     """Writes one JSON line per call to `write`, the same numbers to TensorBoard, and moves the progress bar.
 
-    A run that resumes at `start_step`, validated last at `validated_step`, first drops what was written after them, so
-    that the file ends up the same as an uninterrupted run's. Nothing can be appended to what lies in a bucket: rows and
-    events for one are collected in a temporary folder, and sent by `flush`, which is called each minute, too.
+    A run that resumes first drops training rows after `start_step` and validation rows after `validated_step`, so that
+    the file equals that of an uninterrupted run. Files in a bucket cannot be appended to: a temporary folder has rows
+    and events, and `flush` sends them. `write` calls it once a minute.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class MetricWriter:
         self._bar.update(steps)
 
     def show(self, **values: str) -> None:
-        """Numbers beside the progress bar."""
+        """Shows numbers beside the progress bar."""
         self._bar.set_postfix(values, refresh=False)
 
     def message(self, text: str) -> None:
-        """A line above the progress bar."""
+        """Prints a line above the progress bar."""
         if self._active:
             self._bar.write(text)
 
@@ -104,7 +104,7 @@ class MetricWriter:
         return read_metrics(self._folder)
 
     def flush(self) -> None:
-        """Sends to a bucket what has grown since the last time."""
+        """Copies the files that have changed to the bucket."""
         if not self._active or not self._temporary:
             return
         self._events.flush()

@@ -1,7 +1,7 @@
-"""Every setting: one row per key, in the order of configs/default.py, where each has its default and its comment.
+"""Every setting: one row per key, in the order of configs/default.py. That file has the defaults and the comments.
 
-A new setting takes a row here and a line there. `check_kinds` and `check_values` hold a config against the rows;
-combinations of settings are in checks.py.
+A new setting needs a row here and a line there. `check_kinds` and `check_values` check a config against the rows.
+checks.py checks combinations of settings.
 """
 
 import dataclasses
@@ -15,26 +15,25 @@ from jaxunet.core.errors import UserError
 from jaxunet.data import specs
 
 _WORDS = {bool: "True or False", str: "a text", int: "a whole number", float: "a number", tuple: "a tuple"}
-_LARGEST = {int: 2**31 - 1, float: 3e38}  # where a row names no other; float32 ends there
+_LARGEST = {int: 2**31 - 1, float: 3e38}  # for rows without `at_most`; float32 ends there
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What one key of the config may hold.
+    """The allowed values of one key of the config.
 
     Attributes:
-      key: "section.name", without the `config.` before it.
-      kind: bool, str, int, float (which takes whole numbers, too) or tuple; None where `choices` says it all.
-      choices: the values allowed, or a function that returns them; None allows any.
+      key: "section.name", without `config.`.
+      kind: bool, str, int, float (whole numbers are allowed) or tuple; None if `choices` suffices.
+      choices: the allowed values, or a function that returns them; None allows any.
       above, at_least, below: bounds of a number.
-      at_most: bound of a number. Above it, memory or time would run out before anything could say so.
-      valid, words: whether a value is allowed, where no bound can say that, and what is.
-      hint: end of the sentence about a number that is too large.
-      free: whether it may differ between two starts of one run: it says where data lies or what is shown, not what is
-        learnt.
-      since: what runs did before there was the key; None for a key that every run has in its config.json.
-      kept: False if what a run or a file was saved with does not count, but `since`, until somebody asks otherwise.
-      was: an older name of the key, which old runs and command lines may have.
+      at_most: bound of a number. Larger numbers exhaust memory or time before any other check.
+      valid, words: a check that no bound can express, and the allowed values in words.
+      hint: end of the error message for a number that is too large.
+      free: whether it may change when a run resumes, because it does not affect what is learnt.
+      since: the value for runs older than the key; None if every config.json has the key.
+      kept: False if `since` replaces the value in a saved config, so that only a new request changes it.
+      was: the old name of the key, in old runs and command lines.
     """
 
     key: str
@@ -53,7 +52,7 @@ class Setting:
     was: str = ""
 
     def check_kind(self, value: Any) -> None:
-        """Raises UserError for a `value` of another kind, and for a number that is not finite or too large."""
+        """Raises UserError if `value` has the wrong kind, or is a number that is not finite or too large."""
         if self.kind is None:
             return
         number = self.kind in (int, float)
@@ -62,11 +61,11 @@ class Setting:
             raise UserError(f"config.{self.key}={value!r} must be {_WORDS[self.kind]}.")
         if number:
             most = _LARGEST[self.kind] if self.at_most is None else self.at_most
-            if not abs(value) <= most:  # nor NaN
+            if not abs(value) <= most:  # true for NaN
                 raise UserError(f"config.{self.key}={value!r} must be a finite number, at most {most:,}{self.hint}.")
 
     def check_value(self, value: Any) -> None:
-        """Raises UserError for a `value` that is none of the choices, or out of bounds."""
+        """Raises UserError if `value` is not one of the choices, or out of bounds."""
         choices = self.choices() if callable(self.choices) else self.choices
         if choices is not None and value not in choices:
             raise UserError(f"config.{self.key}={value!r} is not one of {', '.join(map(repr, choices))}.")
@@ -80,7 +79,7 @@ class Setting:
                 raise UserError(f"config.{self.key}={value!r} must be {words}.")
 
 
-# The registries are read late: they import JAX, and launch.py, which reads RENAMED, is to answer `--help` without it.
+# The registries are imported late: they import JAX. launch.py reads RENAMED and must answer `--help` without JAX.
 
 
 def _networks() -> tuple[str, ...]:
@@ -204,7 +203,7 @@ RENAMED = {row.was: row.key for row in _ROWS if row.was}  # old key -> key
 
 
 def with_new_names(arguments: list[str]) -> list[str]:
-    """Of a command line: `--config.OLD=value` becomes `--config.NEW=value`, for the keys in `RENAMED`."""
+    """Replaces `--config.OLD=value` by `--config.NEW=value` on a command line, for the keys in `RENAMED`."""
     for old, new in RENAMED.items():
         pattern = rf"(--?config\.(?:systems\.\w+\.)?){re.escape(old)}(?=$|=)"
         arguments = [re.sub(rf"^{pattern}", rf"\g<1>{new}", argument) for argument in arguments]
@@ -221,7 +220,7 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def check_kinds(config: ConfigDict) -> None:
-    """Raises UserError for a key that is missing or a value of the wrong kind, as a file edited by hand may hold."""
+    """Raises UserError if a key is missing or a value has the wrong kind."""
     values = flatten(config)
     for key, row in SETTINGS.items():
         if key not in values:
@@ -234,7 +233,7 @@ def check_kinds(config: ConfigDict) -> None:
 
 
 def check_values(config: ConfigDict) -> None:
-    """Raises UserError for a value that is none of the choices, or out of bounds."""
+    """Raises UserError if a value is not one of the choices, or out of bounds."""
     values = flatten(config)
     for key, row in SETTINGS.items():
         row.check_value(values[key])

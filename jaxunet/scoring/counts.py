@@ -1,4 +1,4 @@
-"""Integer pixel counts per image, on the device: what every metric is computed from."""
+"""Integer pixel counts per image, on the device. Every metric is computed from them."""
 
 from typing import TypeVar
 
@@ -15,8 +15,8 @@ PROBABILITY_UNIT = 2**-14  # in which `histogram` adds up probabilities
 
 
 def positive(logits: Logits, threshold: float) -> Logits:
-    """bool, of the shape of `logits`: where the probability exceeds `threshold`, in (0, 1)."""
-    # Compared as logits: sigmoid is monotonic, and this needs no transcendental per pixel.
+    """bool, of the shape of `logits`: whether the probability exceeds `threshold`, in (0, 1)."""
+    # Sigmoid is monotonic, so logits are compared: no transcendental function per pixel.
     return logits > np.float32(np.log(threshold / (1 - threshold)))
 
 
@@ -37,14 +37,14 @@ def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
 
 
 def histogram(logits: Array, mask: Array) -> Array:
-    """What thresholds and calibration need to know of each image and class: pixels by probability and truth.
+    """Pixels of each image and class by probability and truth, for the choice of thresholds and calibration.
 
-    The probability of a pixel of bin b exceeds b / 20 and not (b + 1) / 20, by the comparison of `pixel_counts`, so
-    counts at the thresholds `THRESHOLDS` follow exactly. Arguments as of `pixel_counts`.
+    The probability of a pixel in bin b is in (b / 20, (b + 1) / 20], compared as in `pixel_counts`. So the counts at
+    each of `THRESHOLDS` follow exactly. Arguments as in `pixel_counts`.
 
     Returns:
-      int32 [B, C, 3, 20]: of each bin, pixels outside the true mask, pixels inside, and the sum of all their
-      probabilities, each rounded to 2^-14, as a multiple of that. Sums fit for images of up to 2^17 pixels.
+      int32 [B, C, 3, 20], per bin: number of pixels outside the true mask, number inside, and the sum of their
+      probabilities in units of 2^-14, each rounded. Sums do not overflow for images of up to 2^17 pixels.
     """
     logits, truth = (jnp.moveaxis(x, -1, 1).reshape(x.shape[0], x.shape[3], -1) for x in (logits, mask > 0))
     scaled = jnp.rint(jax.nn.sigmoid(logits) / PROBABILITY_UNIT).astype(jnp.int32)
@@ -59,9 +59,9 @@ def histogram(logits: Array, mask: Array) -> Array:
 
 
 def batch_dice(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
-    """Dice of the first mask at threshold 0.5, to watch training by: float32 [2], its sum and the number of images.
+    """Dice of the first mask at threshold 0.5, for the training log: float32 [2], sum over images and number of images.
 
-    Where an answer for the whole image is learnt, only COVID-19 images count. Arguments as of `losses.LossFn`.
+    With the target "covid19" only COVID-19 images count. Arguments as in `losses.LossFn`.
     """
     counts = pixel_counts(outputs["masks"][..., :1], target["masks"][..., :1], 0.5)[:, 0]
     tp, fp, fn, _ = jnp.moveaxis(counts, -1, 0)

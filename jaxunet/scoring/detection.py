@@ -1,4 +1,4 @@
-"""COVID-19 or not: the rule for a whole image is chosen, applied, worded, saved and read back here."""
+"""COVID-19 or not: chooses, applies, words, saves and reads the rule for a whole image."""
 
 import dataclasses
 import json
@@ -9,23 +9,23 @@ import numpy as np
 
 from jaxunet.data.targets import known_masks
 
-RESEMBLES = "resembles the COVID-19 images of the training data"  # what the answer "COVID-19" means, and no more
-ELSEWHERE = (  # with the network that comes along
+RESEMBLES = "resembles the COVID-19 images of the training data"  # the meaning of the answer "COVID-19"
+ELSEWHERE = (  # measured with the shipped network
     "On 54 X-rays of another hospital group the answer has a ROC AUC of 0.46 (on COVID-QU-Ex 0.993): "
     "it is no better than chance there."
 )
-PROBABILITY, IMAGE = "probability", "image"  # what decides; else it is the share of an organ, named by its target
+PROBABILITY, IMAGE = "probability", "image"  # values of `Rule.decides` that are not the name of an organ
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """An image is called COVID-19 if what decides exceeds a threshold.
+    """An image is called COVID-19 if its decision variable exceeds a threshold.
 
     Attributes:
-      decides: "probability", the network's answer for the whole image; or the infected share of an organ, such as
-        "lung"; or the infected share of the "image".
+      decides: the decision variable. "probability": the network's answer for the whole image. "image", or an organ such
+        as "lung": its infected share.
       threshold: in [0, 1].
-      source: where the threshold is from, in words.
+      source: origin of the threshold, in words.
     """
 
     decides: str
@@ -36,7 +36,7 @@ class Rule:
 
     @classmethod
     def not_chosen(cls, *, answers: bool) -> Self:
-        """The rule until an evaluation chooses one. `answers`: whether the network gives a probability."""
+        """The rule before an evaluation chooses one. `answers`: whether the network gives a probability."""
         if answers:
             return cls(PROBABILITY, 0.5, "not chosen on val: the more likely answer")
         return cls(IMAGE, 0.0, "not chosen on val: any infected pixel counts")
@@ -45,13 +45,13 @@ class Rule:
     def chosen(cls, decides: str, values: np.ndarray, positive: np.ndarray) -> Self:
         """The threshold of the largest Youden's J = sensitivity + specificity - 1 (Youden 1950) on these images.
 
-        It lies halfway between two values that occur; of equals, the lowest. Sensitivity and specificity on the same
-        images are optimistic.
+        It lies halfway between two values of these images. If several are equally good, it is the lowest. Sensitivity
+        and specificity on the same images are optimistic.
 
         Args:
           decides: see `Rule`.
-          values: float [N], in [0, 1], what decides of each image.
-          positive: bool [N], which images are COVID-19. Both kinds must occur.
+          values: float [N] in [0, 1], the decision variable of each image.
+          positive: bool [N], which images are COVID-19. Both classes must occur.
         """
         known = np.unique(values)
         middles = (known[1:] + known[:-1]) / 2 if len(known) > 1 else known
@@ -65,14 +65,14 @@ class Rule:
     # ---- applied
 
     def calls(self, values: Any) -> Any:
-        """Whether each image is COVID-19: float, or float [N] -> bool, or bool [N]. `values` is what decides."""
+        """Whether each image is called COVID-19. `values`, the decision variable: float or float [N]."""
         return values > self.threshold
 
     def calls_xray(self, measures: dict[str, Any], probability: float | None) -> bool | None:
-        """Whether one X-ray is COVID-19; None if the network predicts no infection.
+        """Whether one X-ray is called COVID-19; None if the network has no infection mask.
 
         Args:
-          measures: of `measures.measure`. Without any organ in the image its share is 0.
+          measures: from `measures.measure`. If no organ was found, the infected share is 0.
           probability: of COVID-19 for the whole image, in [0, 1], if the network answers that.
         """
         if measures["infected_pixels"] is None:
@@ -86,7 +86,7 @@ class Rule:
 
     @property
     def variable(self) -> str:
-        """What decides, in words."""
+        """The decision variable, in words."""
         if self.decides == PROBABILITY:
             return "probability of COVID-19 for the whole image"
         return f"predicted infected share of the {self.decides}"
@@ -100,19 +100,19 @@ class Rule:
     # ---- saved and read back
 
     def to_dict(self) -> dict[str, Any]:
-        """The rule as the settings of predictions have it; `| {"from": source}` in the metadata of a file."""
+        """The rule as saved with predictions. The metadata of a file add `{"from": source}`."""
         return {"score": self.decides, "threshold": self.threshold}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any], *, answers: bool) -> Self:
-        """The rule in the metadata of a file or in the block `detection` of a metrics.json.
+        """The rule from the metadata of a file or the block `detection` of a metrics.json.
 
         Args:
           saved: has `score`, `threshold`, and maybe `from` or `threshold_from`.
           answers: whether the network gives a probability.
 
         Raises:
-          ValueError, TypeError, KeyError: if this is no rule, or none for such a network.
+          ValueError, TypeError, KeyError: if this is not a rule for such a network.
         """
         decides, threshold = saved["score"], float(saved["threshold"])
         if (
@@ -125,13 +125,13 @@ class Rule:
 
     @classmethod
     def of_val(cls, metrics: pathlib.Path, settings: dict[str, Any], *, answers: bool, source: str) -> Self | None:
-        """The rule that an evaluation of Val chose, or None if there is no such evaluation with these settings.
+        """The rule chosen by an evaluation of Val; None without an evaluation with these settings.
 
         Args:
           metrics: `eval/val/metrics.json`.
-          settings: of the network and its data, by the keys of metrics.json; see `valid_for`.
+          settings: see `valid_for`; keys as in metrics.json.
           answers: whether the network gives a probability.
-          source: words for where the threshold is from.
+          source: origin of the threshold, in words.
         """
         try:
             val = {"flips": False, "members": [], **json.loads(metrics.read_text())}
@@ -142,8 +142,8 @@ class Rule:
             return None
 
     def valid_for(self, settings: dict[str, Any], chosen_with: dict[str, Any]) -> bool:
-        """Whether `settings` equal those that the rule was chosen with. Rules on mask area also depend on the pixel
-        threshold, `settings["threshold"]`; a rule on the probability does not."""
+        """Whether `settings` equal `chosen_with`. Only rules on mask area depend on the pixel
+        threshold, `settings["threshold"]`."""
         keys = settings.keys() - ({"threshold"} if self.decides == PROBABILITY else set())
         return all(chosen_with[key] == settings[key] for key in keys)
 
@@ -154,7 +154,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def detection_rates(called: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """`sensitivity` and `specificity`, where there are such images.
+    """`sensitivity` and `specificity`; one is left out if there are no images for it.
 
     Args:
       called: bool [N], which images are called COVID-19.
@@ -165,7 +165,7 @@ def detection_rates(called: np.ndarray, positive: np.ndarray) -> dict[str, float
 
 
 def gate(counts: np.ndarray, called: np.ndarray) -> np.ndarray:
-    """`counts` int [N, 4] as if nothing had been predicted in the images that are not `called` bool [N]."""
+    """`counts` int [N, 4] with blank predictions for the images that are not `called` bool [N]."""
     tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
     none = np.zeros_like(tp)
     return np.where(called[:, None], counts, np.stack([none, none, tp + fn, fp + tn], axis=1))

@@ -1,10 +1,9 @@
-"""Losses on logits, one number per image, so that every image weighs the same in any batch. `LOSSES` lists them.
+"""Losses on logits, one number per image, so that every image has the same weight. `LOSSES` lists them.
 
 Cross-entropy is for pretraining encoders on classes: logits float32 [B, K], labels int32 [B].
 
-Each of the others takes `logits` float32 [B, H, W, C] and `mask` float32 {0, 1} [B, H, W, C] and returns float32 [B]:
-classes are averaged, never pooled. Everything is computed in float32 from logits; no probability is ever rounded to
-half precision (a known source of NaN in Dice).
+The others take `logits` float32 [B, H, W, C] and `mask` float32 {0, 1} [B, H, W, C] and return float32 [B]:
+the mean over masks. All arithmetic is float32 from logits; half precision is a known source of NaN in Dice.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ def bce_loss(logits: Array, mask: Array) -> Array:
 def dice_loss(logits: Array, mask: Array, *, smooth: float) -> Array:
     """1 - soft Dice (Milletari et al. 2016, arXiv:1606.04797, without the squares), per image and class.
 
-    `smooth` is in pixels, added to numerator and denominator: an empty mask then has a finite, useful gradient.
+    `smooth`, in pixels, is added to numerator and denominator. It gives empty masks a finite, useful gradient.
     """
     return tversky_loss(logits, mask, alpha=0.5, beta=0.5, smooth=smooth / 2)
 
@@ -57,7 +56,13 @@ def bce_dice_loss(logits: Array, mask: Array, *, smooth: float) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A row of `LOSSES`: the function, which keys of `config.loss` its other arguments are, and if it is of classes."""
+    """A row of `LOSSES`.
+
+    Attributes:
+      function: takes logits, truth and `settings`.
+      settings: further argument -> its key in `config.loss`.
+      of_classes: whether it is for classes instead of masks.
+    """
 
     function: Callable[..., Array]
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -75,12 +80,12 @@ LOSSES = {
 
 
 def build_loss(loss: ConfigDict, targets: Sequence[str], *, covid19_share: float = 0.5) -> LossFn:
-    """The loss that `config.loss` names.
+    """The loss that `config.loss` describes.
 
     Args:
       loss: the `loss` section of the config.
       targets: `config.dataset.targets`.
-      covid19_share: of the training images, in (0, 1); needed where "covid19" is a target.
+      covid19_share: share of COVID-19 images in training, in (0, 1). Used with the target "covid19".
     """
     row = LOSSES[loss.name]
     function = functools.partial(row.function, **{name: loss[key] for name, key in row.settings.items()})
@@ -92,11 +97,11 @@ def build_loss(loss: ConfigDict, targets: Sequence[str], *, covid19_share: float
 
 
 def _with_covid19(mask_loss: MaskLoss, masks: Sequence[str], covid19_share: float) -> LossFn:
-    """`mask_loss` of the masks, and binary cross-entropy of the answer for the whole image.
+    """Mean of `mask_loss` for each mask and binary cross-entropy for "covid19".
 
-    A mask that is `learnt_from` the answer is learnt from COVID-19 images alone: it says where, if it is COVID-19, and
-    the answer says whether. A mask that learns both from blank masks of controls grows surer of the second, and loses
-    whole lesions where it is wrong. Every target counts alike, each as its mean over the images that teach it.
+    A mask with `learnt_from` learns from COVID-19 images only: the answer says whether, the mask says where. A mask
+    that also learns from blank masks of controls becomes confident in blank masks, and misses lesions. All targets have
+    the same weight. Each loss is a mean over the images that the target learns from.
     """
 
     def loss(outputs: dict[str, Array], target: dict[str, Array]) -> Array:

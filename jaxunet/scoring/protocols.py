@@ -1,6 +1,6 @@
 """Exact segmentation metrics: integer pixel counts per image from the device, ratios once on the host in float64.
 
-Three protocols are computed from the same predictions, because the averaging alone moves Dice by 12 points:
+Protocols differ in averaging, and averaging alone moves Dice by 12 points. All use the same predictions:
   P1      mean over the COVID-19 images (what the original project and most papers report);
   P2      all pixels of the COVID-19 images pooled, then one ratio; `P2_all` pools every image;
   P3      mean over the images of all classes.
@@ -50,17 +50,17 @@ def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summarize(counts: np.ndarray, positive: np.ndarray, *, resamples: int = 0) -> dict[str, dict]:
-    """The protocols' numbers.
+    """The metrics of all protocols.
 
     Args:
       counts: int [N, 4], one row per image.
-      positive: bool [N], which images P1 and P2 are about, see `Split.positive`.
-      resamples: if not 0, 95 % bootstrap intervals are added from so many resamples of the images.
+      positive: bool [N], the images of P1 and P2, see `Split.positive`.
+      resamples: number of bootstrap samples for 95 % intervals; 0 gives no intervals.
 
     Returns:
       `{"P1": {"dice": {"mean", "median", "min", "max", "n"}, ...}, "P2": {"dice": {"value", "n"}, ...}, "P2_all", "P3",
-      "controls": {"n", "blank_predictions"}}`, with `"ci95": [low, high]` of each mean or value. A protocol without
-      images is left out. `controls` are the images whose ground truth is blank.
+      "controls": {"n", "blank_predictions"}}`, with `"ci95": [low, high]` for each mean or value. Protocols without
+      images are left out. `controls` are the images with blank ground truth.
     """
     counts = np.asarray(counts, np.int64)
     result: dict[str, dict] = {}
@@ -77,7 +77,7 @@ def summarize(counts: np.ndarray, positive: np.ndarray, *, resamples: int = 0) -
 
 
 def protocol_images(protocol: str, positive: np.ndarray) -> np.ndarray:
-    """bool [N]: which images count in `protocol`."""
+    """bool [N]: the images of `protocol`."""
     return positive if protocol in ("P1", "P2") else np.ones_like(positive)
 
 
@@ -100,15 +100,15 @@ def _pooled(counts: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np.ndarray]:
-    """The protocol's numbers on bootstrap samples of the images (Efron 1979): metric -> float64 [resamples].
+    """The protocol's metrics on bootstrap samples of the images (Efron 1979): metric -> float64 [resamples].
 
-    Which images a sample holds depends on their number alone, so two systems scored on the same images in the same
-    order are resampled alike: differences of these arrays are paired.
+    Samples depend only on the number of images. So two systems on the same images in the same order get the same
+    samples, and differences of these arrays are paired.
 
     Args:
       protocol: a key of `PROTOCOLS`.
-      counts: int [N, 4] of the images of that protocol.
-      resamples: how many.
+      counts: int [N, 4], the images of that protocol.
+      resamples: number of bootstrap samples.
     """
     n = len(counts)
     times = times_drawn(n, resamples)

@@ -20,8 +20,8 @@ from jaxunet.scoring.counts import histogram, pixel_counts, positive
 
 
 def eval_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
-    """Raw batch -> `counts` int32 [B, C, 4] per image and mask; of a network that answers for the whole image,
-    `covid19` bool [B], whether its probability is above 0.5."""
+    """Raw batch -> `counts` int32 [B, C, 4] per image and mask. Networks with the output "covid19" also give `covid19`
+    bool [B]: whether the probability is above 0.5."""
     batch = batches.decode(raw)
     outputs = predict_step(variables, batch["image"], model=model)
     called = {COVID19: positive(outputs[COVID19], 0.5)} if COVID19 in outputs else {}
@@ -29,9 +29,9 @@ def eval_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float
 
 
 def measure_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
-    """Raw batch -> all that evaluation wants to know of each image: `counts` int32 [B, C, 4], as `eval_step`;
-    `histogram` int32 [B, C, 3, 20], see `counts.histogram`; `mask` uint8 [B, H, W / 8, C], predicted, packed; of a
-    network that answers for the whole image, `covid19` float32 [B], its probability."""
+    """Raw batch -> everything that evaluation needs: `counts` int32 [B, C, 4] as in `eval_step`; `histogram` int32
+    [B, C, 3, 20], see `counts.histogram`; `mask` uint8 [B, H, W / 8, C], the predicted masks as packed bits; with the
+    output "covid19" also `covid19` float32 [B], the probability."""
     batch = batches.decode(raw)
     outputs = predict_step(variables, batch["image"], model=model)
     logits, masks = outputs["masks"], batch["target"]["masks"]
@@ -44,7 +44,7 @@ def measure_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: fl
 
 
 def eval_classifier_step(variables: Any, raw: RawBatch, *, model: Forward) -> Array:
-    """Raw batch with labels -> bool [B]: whether the class of the largest logit is the right one."""
+    """Raw batch with labels -> bool [B]: whether the largest logit is that of the right class."""
     batch = batches.decode(raw)
     return jnp.argmax(predict_step(variables, batch["image"], model=model), axis=-1) == batch["target"]
 
@@ -60,7 +60,7 @@ def load_eval_split(config: ConfigDict, split: str) -> Split:
 
 
 def build_eval_fn(model: Forward, config: ConfigDict) -> EvalFn:
-    """`(variables, raw batch) -> what `eval_step` says`, compiled over all devices."""
+    """`eval_step` as `(variables, raw batch) -> dict`, compiled for all devices."""
     return replicas.map_eval_step(functools.partial(eval_step, model=model, threshold=config.eval.threshold))
 
 
@@ -71,13 +71,14 @@ def map_split(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """What `fn(variables, raw batch)`, a tree of arrays [B, ...], says of every image of `arrays`, in their order, as
-    host arrays [N, ...]; None if it was stopped. Padding is computed and thrown away."""
+    """Applies `fn(variables, raw batch)`, which returns a tree of arrays [B, ...], to all images of `arrays` in order.
+
+    Returns host arrays [N, ...] without the padding; None if it was stopped."""
     results: list[tuple[Any, np.ndarray]] = []
     for raw, valid in batches.eval_batches(arrays, batch_size):
         if should_stop():
             return None
-        if len(results) > 1:  # not further ahead of the device, so that a stop does not have to wait for it
+        if len(results) > 1:  # at most two calls ahead of the device, so that a stop is quick
             jax.block_until_ready(results[-2][0])
         results.append((fn(variables, raw), valid))
     parts = [jax.tree.map(lambda x, valid=valid: np.asarray(x)[valid], out) for out, valid in results]
@@ -85,7 +86,7 @@ def map_split(
 
 
 def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
-    """Protocols of the first mask at top level, those of any other under `targets`; see `metrics.summarize`."""
+    """Metrics of the first mask at top level, of the other masks under `targets`; see `protocols.summarize`."""
     masks = mask_targets(targets)
     first, *others = (protocols.summarize(counts[:, i], split.positive, resamples=resamples) for i in range(len(masks)))
     return first | ({"targets": dict(zip(masks[1:], others, strict=True))} if others else {})

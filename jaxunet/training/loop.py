@@ -101,8 +101,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     state = replicas.replicate(state)
     parameters, device = sum(x.size for x in jax.tree.leaves(state.params)), jax.devices()[0].device_kind
     print(
-        f"{config.model.name}, {parameters:,} parameters, {compute_dtype(config.model.dtype)} on {jax.device_count()} x "
-        f"{device}; {len(source)} training and {len(task.val.ids)} validation images; {length.total_steps} steps of "
+        f"{config.model.name}, {parameters:,} parameters, {compute_dtype(config.model.dtype)} on {jax.device_count()} "
+        f"x {device}; {len(source)} training and {len(task.val.ids)} validation images; {length.total_steps} steps of "
         f"{config.train.batch_size}; {origin}"
     )
     advance, max_steps = programs.build_advance(config, source, step_fn, start_step, length)

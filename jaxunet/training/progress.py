@@ -49,12 +49,8 @@ class Progress:
         self._writer, self._config, self._watched_metric = writer, config, watched_metric
         self._schedule, self._length = schedule, length
         self._ids_of_step, self._flops_per_image, self._peak_flops = ids_of_step, flops_per_image, peak_flops
-        self._state = dict.fromkeys(_SUMS.values(), 0.0) | {
-            "validated_step": 0,
-            "best_score": -1.0,
-            "evals_since_best": 0,
-        }
-        self._state |= state
+        self._state = dict.fromkeys(_SUMS.values(), 0.0)
+        self._state |= {"validated_step": 0, "best_score": -1.0, "evals_since_best": 0} | state
         self._totals: list[dict[str, Any]] = []
         self._timed_steps = 0
         self._idle, self._calls, self._warned = 0, 0, False

@@ -79,7 +79,7 @@ def train_step(
             (ema_params, ema_batch_stats),
             (params, batch_stats),
         )
-    new_state = state.replace(
+    new_state = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
@@ -97,7 +97,7 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def augmented_batch(raw: RawBatch, positions: Array, *, seed: int, augment: ConfigDict) -> Batch:
-    """Raw uint8 batch -> normalised, augmented batch. `positions`: int32 [B], in the order of all examples trained on."""
+    """Raw uint8 batch -> normalised, augmented batch. `positions`: int32 [B] in the stream of examples."""
     batch = batches.decode(raw)
     image, target = batch["image"], batch["target"]
     keys = order.example_keys(seed, positions)
@@ -119,4 +119,4 @@ def flops_per_image(model: Network, variables: Any, image_shape: tuple[int, int,
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # other backends count only after compiling
         lowered = jax.jit(lambda v, x: predict_step(v, x, model=model)).lower(shapes, image)
-    return 3 * lowered.cost_analysis()["flops"]
+    return 3 * float((lowered.cost_analysis() or {})["flops"])

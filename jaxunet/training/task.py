@@ -90,7 +90,7 @@ def _segmentation(config: ConfigDict) -> Task:
 
 
 def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
-    """The training examples without those that leak into validation or test, not yet read; the validation split in memory."""
+    """The training examples, not yet read, without those that leak into other splits; the validation split."""
     builder = prepared.open_builder(config.dataset, config.dataset.train_config)
     dropped = prepared.dropped_from_train(builder) if config.dataset.drop_leaked else frozenset()
     near = prepared.near_in_train(builder) if config.dataset.drop_near_duplicates else frozenset()

@@ -17,7 +17,7 @@ from jaxunet.core.errors import UserError
 from jaxunet.data.examples import Split
 from jaxunet.evaluation import analysis, evaluate, figures, per_image
 from jaxunet.models import averaging
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
 from jaxunet.runs import checks, config_file, settings
 from jaxunet.scoring import bootstrap, counts, protocols
 from jaxunet.scoring.counts import pixel_counts
@@ -303,7 +303,7 @@ def test_threshold_of_val_is_used_on_test(finished, val, capsys):
 
 def test_rule_of_val_goes_with_the_network(finished, val, tmp_path):
     """Into what predicts and serves, and where a network is scored that has no evaluation on Val beside it."""
-    network = predictor.load(config_file.load(finished), finished, checkpoint="latest")
+    network = loading.load(config_file.load(finished), finished, checkpoint="latest")
     share = val["detection"]["threshold"]
     assert network.rule == Rule("image", share, "chosen on val")
     network = dataclasses.replace(network, rule=Rule("image", share + 0.125, "kept"))
@@ -324,16 +324,16 @@ def test_runs_are_averaged(finished, val, tmp_path, capsys):
     assert mean["P1"]["accuracy"]["mean"] == pytest.approx(val["P1"]["accuracy"]["mean"], abs=1e-3)
     assert "mean of 2 runs at steps 6, 6" in capsys.readouterr().out
     assert evaluate_runs([finished, finished], finished) == 1
-    assert "holds a run of its own" in capsys.readouterr().err
+    assert "is the folder of a run" in capsys.readouterr().err
 
 
 def test_runs_of_other_images_are_not_averaged(finished):
-    one = predictor.load(config_file.load(finished), finished, checkpoint="latest")
+    one = loading.load(config_file.load(finished), finished, checkpoint="latest")
     config = config_file.load(finished)
     config.dataset.image_size = 32
     other = dataclasses.replace(one, config=config)
     with pytest.raises(UserError, match=r"and b cannot be averaged: config.dataset.image_size is 256 and 32"):
-        predictor.ensemble([one, other], [finished, pathlib.Path("b")])
+        loading.ensemble([one, other], [finished, pathlib.Path("b")])
 
 
 def test_flips_are_evaluated(finished, val):

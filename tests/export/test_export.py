@@ -24,7 +24,7 @@ from jaxunet.export import computed, export, formats, model_card
 from jaxunet.export.formats import FORMATS, Format
 from jaxunet.models import separable_unet, torch_weights
 from jaxunet.models.build import build_model
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
@@ -103,17 +103,17 @@ def test_safetensors_alone_are_enough(networks, tmp_path):
     rule = Rule("lung", 0.25, "chosen on val")
     source = dataclasses.replace(networks["unet"], rule=rule)
     exported(source, "safetensors", tmp_path / "whole")
-    loaded = predictor.load_safetensors(tmp_path / "whole")
+    loaded = loading.load_safetensors(tmp_path / "whole")
     assert loaded.rule == rule
     assert (loaded.step, loaded.targets, loaded.image_size, loaded.threshold) == (7, ("infection", "lung"), 32, 0.4)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, source.variables)
-    other = predictor.load_safetensors(tmp_path / "whole", {"eval.threshold": 0.3, "eval.flips": True})
+    other = loading.load_safetensors(tmp_path / "whole", {"eval.threshold": 0.3, "eval.flips": True})
     assert (other.threshold, other.rule.threshold) == (0.3, 0.0)  # the rule was chosen for 0.4
     flipped = source.outputs(images(2)[..., ::-1])["masks"][:, :, ::-1]
     expected = (1 / (1 + np.exp(-flipped)) + 1 / (1 + np.exp(-source.outputs(images(2))["masks"]))) / 2
     np.testing.assert_allclose(1 / (1 + np.exp(-other.outputs(images(2))["masks"])), expected, atol=1e-5)
     exported(source, "safetensors_float16", tmp_path / "half")
-    half = predictor.load_safetensors(tmp_path / "half")
+    half = loading.load_safetensors(tmp_path / "half")
     assert {x.dtype for x in jax.tree.leaves(half.variables)} == {np.dtype(np.float32)}
     assert 0 < np.abs(half.outputs(images(2))["masks"] - source.outputs(images(2))["masks"]).max() < 0.05
     assert (tmp_path / "half").stat().st_size < 0.8 * (tmp_path / "whole").stat().st_size
@@ -130,9 +130,9 @@ def test_pytorch_names_come_back_bit_for_bit(networks, name, tmp_path):
 
 def test_safetensors_of_something_else_are_refused(networks, tmp_path):
     source, path = networks["unet"], tmp_path / "file.safetensors"
-    metadata, tensors = export.describe(source, source.config), predictor.flatten(source.variables)
+    metadata, tensors = export.describe(source, source.config), loading.flatten(source.variables)
     with pytest.raises(UserError, match="does not exist"):
-        predictor.load_safetensors(path)
+        loading.load_safetensors(path)
     for wrong, sentence in [
         ({k: v for k, v in tensors.items() if k != "params/head/bias"}, "has no tensor 'params/head/bias'"),
         (tensors | {"extra": np.zeros(1)}, "has a superfluous tensor 'extra'"),
@@ -140,11 +140,11 @@ def test_safetensors_of_something_else_are_refused(networks, tmp_path):
     ]:
         formats.save_safetensors(wrong, metadata, path)
         with pytest.raises(UserError, match=sentence):
-            predictor.load_safetensors(path)
+            loading.load_safetensors(path)
     for wrong in ({"targets": 1}, metadata | {"config": {}}, metadata | {"config": [1]}):
         formats.save_safetensors(tensors, wrong, path)
         with pytest.raises(UserError, match="was not written by --mode=export"):
-            predictor.load_safetensors(path)
+            loading.load_safetensors(path)
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
@@ -209,7 +209,7 @@ def test_examples_of_the_docs_run_on_what_the_command_writes(evaluated, format, 
     assert done.returncode == 0, done.stderr
     config = config_file.load(evaluated)
     config.eval.threshold = 0.3
-    source = predictor.load(config, evaluated, checkpoint="latest")
+    source = loading.load(config, evaluated, checkpoint="latest")
     share = (source.outputs(xray[None])["masks"] > np.log(0.3 / 0.7)).mean(axis=(0, 1, 2))
     targets, printed = done.stdout.strip().split("]" if format != "safetensors" else ")", 1)
     assert "infection" in targets
@@ -240,7 +240,7 @@ def test_a_new_format_is_a_row_and_a_page(evaluated, tmp_path, monkeypatch, caps
 
     def write(source, metadata, path):
         with path.open("wb") as file:
-            np.savez(file, **predictor.flatten(source.variables))
+            np.savez(file, **loading.flatten(source.variables))
 
     def read(source, path):
         tensors = flax.traverse_util.unflatten_dict(dict(np.load(path)), sep="/")
@@ -271,7 +271,7 @@ def test_card_has_the_numbers_of_the_run(evaluated, tmp_path):
     assert "Not for clinical use" in card
     assert card.startswith(r"# a\*b\*\<script\>\`$(id): infection on chest X-rays")
     assert "These are not the scores" not in card
-    source = predictor.load(config_file.load(evaluated), evaluated, checkpoint="latest")
+    source = loading.load(config_file.load(evaluated), evaluated, checkpoint="latest")
     other = dataclasses.replace(source, step=3)
     assert "These are not the scores of the exported network" in model_card._scores(other, evaluated)
     assert "Not evaluated" in model_card._scores(source, tmp_path)

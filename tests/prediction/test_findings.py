@@ -1,10 +1,10 @@
-"""What masks say, on masks that can be counted by hand."""
+"""Measures and warnings, on masks that can be counted by hand."""
 
 import numpy as np
 import pytest
 
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction.measures import doubts, measure, split_sides
+from jaxunet.prediction.measures import measure, quality_warnings, split_sides
 from jaxunet.scoring.detection import Rule
 
 
@@ -26,7 +26,7 @@ def test_shares_are_clipped_to_the_lung_and_split_by_side():
     assert found["infected_share_percent"] == pytest.approx(100 * 2300 / 20000)
     assert (found["lung_pixels"], found["lung_cm2"]) == (6000, pytest.approx(60))
     assert found["severity_percent"] == pytest.approx(100 * (1800 + 200) / 6000)
-    assert found["severity_right_percent"] == pytest.approx(50)  # at the image's left
+    assert found["severity_right_percent"] == pytest.approx(50)  # at the left of the image
     assert found["severity_left_percent"] == pytest.approx(100 * 200 / 2400)
     assert (found["sides"], found["regions"]) == ("components", 2)
     assert (found["largest_region_pixels"], found["largest_region_cm2"]) == (2100, pytest.approx(21))
@@ -80,18 +80,18 @@ def test_detection(score, threshold, expected):
     assert Rule("lung", threshold).calls_xray(no_lung, None) is False
 
 
-def test_doubts():
+def test_quality_warnings():
     image, lung, _ = draw_chest_xray(0, 3, "val", "Normal")
     lung = lung.astype(bool)
-    assert doubts(image, lung) == []
-    assert doubts(image, None) == []
-    assert "looks inverted" in doubts(255 - image, lung)
-    assert "very dark" in doubts(image // 6, lung)
-    assert "low contrast" in doubts(image // 6, lung)
-    assert "very bright" in doubts(230 + image // 10, lung)
-    assert doubts(image[:64, :64], None)[0] == "small: 64 x 64 pixels"
-    assert "shape unlike a chest X-ray" in doubts(np.tile(image, (1, 3)), None)
-    assert "hardly any lung found" in doubts(image, np.zeros_like(lung))
+    assert quality_warnings(image, lung) == []
+    assert quality_warnings(image, None) == []
+    assert "looks inverted" in quality_warnings(255 - image, lung)
+    assert "very dark" in quality_warnings(image // 6, lung)
+    assert "low contrast" in quality_warnings(image // 6, lung)
+    assert "very bright" in quality_warnings(230 + image // 10, lung)
+    assert quality_warnings(image[:64, :64], None)[0] == "small: 64 x 64 pixels"
+    assert "shape unlike a chest X-ray" in quality_warnings(np.tile(image, (1, 3)), None)
+    assert "hardly any lung found" in quality_warnings(image, np.zeros_like(lung))
     rows = np.flatnonzero(lung.any(axis=1))
     below = (rows[0] + rows[-1]) // 2
-    assert "lung cut off by the edge of the image" in doubts(image[below:], lung[below:])
+    assert "lung cut off by the edge of the image" in quality_warnings(image[below:], lung[below:])

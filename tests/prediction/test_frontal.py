@@ -33,7 +33,9 @@ def test_pictures_of_other_things_are_refused_by_their_pixels(group, missed):
 @pytest.mark.skipif(not ARCHIVE.endswith(".zip"), reason="JAXUNET_COVID_QU_EX names no zip of COVID-QU-Ex")
 def test_real_xrays_are_taken_and_their_other_views_named():
     with zipfile.ZipFile(ARCHIVE) as archive:
-        names = [n for n in archive.namelist() if "/Val/" in n and "Infection" in n and "/images/" in n and n[-1] != "/"]
+        names = [
+            n for n in archive.namelist() if "/Val/" in n and "Infection" in n and "/images/" in n and n[-1] != "/"
+        ]
         images = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names[::10]]
     for view, words in (
         (lambda x: x, ""),

@@ -1,4 +1,4 @@
-"""X-rays in, masks and tables out: the masks of evaluation, everything inside --output, second runs go on."""
+"""--mode=predict: the masks of evaluation, nothing outside --output, and commands that continue."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from PIL import Image
 from jaxunet import commands
 from jaxunet.core.errors import UserError
 from jaxunet.evaluation.evaluate import evaluate
-from jaxunet.prediction import folder, predictor
+from jaxunet.prediction import folder, loading
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
@@ -66,16 +66,16 @@ def files_in(folder: pathlib.Path) -> set[str]:
 
 
 def test_masks_are_those_of_evaluation(finished, tmp_path):
-    """256 x 256 pixels and a network for 256: bit for bit."""
+    """X-rays of 256 x 256 pixels and a network for 256: equal bits."""
     config = config_file.load(finished)
     split = load_eval_split(config, "val")
     for i, image in enumerate(split.image):
         write(tmp_path / "in", f"{i}.png", image)
-    expected = predictor.load(config, finished, checkpoint="latest").outputs(split.image)["masks"]
+    expected = loading.load(config, finished, checkpoint="latest").outputs(split.image)["masks"]
     config.eval.threshold = float(1 / (1 + np.exp(-np.median(expected))))
     evaluate(config, finished, split="val", checkpoint="latest")
     rows = table_of(finished / "eval" / "val" / "per_image.csv")
-    source = predictor.load(config, finished, checkpoint="latest")
+    source = loading.load(config, finished, checkpoint="latest")
     assert folder.predict(source, str(tmp_path / "in"), tmp_path / "out", probabilities=True) == 0
     for i, name in enumerate(split.ids):
         found = mask(tmp_path / "out" / "masks" / f"{i}_infection.png")
@@ -104,12 +104,12 @@ def test_masks_table_and_overlay(run, tmp_path):
         "0.0",
     )
     assert (row["covid19_detected"], row["infected_cm2"], row["error"]) == ("True", "", "")
-    assert row["warnings"] == "small: 64 x 64 pixels; looks inverted"  # the spine is missing
+    assert row["warnings"] == "small: 64 x 64 pixels; looks inverted"  # the picture has no spine
     painted = np.asarray(Image.open(out / "overlays/a/b c.png"))
     assert painted.shape == (64, 64, 3)
-    assert list(painted[8, 10]) == [240, 70, 60]  # the outline of the infection lies on that of the lung
+    assert list(painted[8, 10]) == [240, 70, 60]  # the outline of the infection covers that of the lung
     assert list(painted[8, 20]) == [70, 160, 240]
-    assert list(painted[20, 10]) == [250] * 3  # inside, the X-ray is as it was
+    assert list(painted[20, 10]) == [250] * 3  # inside, the X-ray is unchanged
     written = json.loads((out / "predictions.json").read_text())
     assert written["settings"]["checkpoint_step"] == 7
     assert written["images"][0]["severity_percent"] == 12.5
@@ -117,7 +117,7 @@ def test_masks_table_and_overlay(run, tmp_path):
 
 
 def test_pixels_on_the_threshold_are_not_marked(run, tmp_path):
-    """The made-up network's probability of infection is 0.5 at a brightness of 200, which is the threshold."""
+    """The invented network gives a probability of 0.5, the threshold, at a brightness of 200."""
     for top in (200, 201):
         write(tmp_path / "in", f"{top}.png", picture(top))
     _, rows = run(tmp_path / "in")
@@ -128,7 +128,7 @@ def test_pixels_on_the_threshold_are_not_marked(run, tmp_path):
 
 @pytest.mark.parametrize(("probability", "marked"), [(0.39, 0), (0.4, 0), (0.41, 6)])
 def test_an_answer_on_the_threshold_is_no_covid19(probability, marked):
-    """For the decision and for the mask that is left blank without it alike."""
+    """The same threshold holds for the decision and for blank masks."""
     rule = Rule("probability", 0.4)
     logits = np.full((8, 8, 1), -1, np.float32)
     logits[2:4, 2:5] = 1
@@ -160,12 +160,12 @@ def test_detection_and_severity_follow_the_evaluation_on_val(run, network, tmp_p
     for share, step, expected in ((0.2, 7, "False"), (0.1, 7, "True"), (0.2, 8, "True")):
         result["detection"]["threshold"], result["checkpoint_step"] = share, step
         report.write_text(json.dumps(result))
-        rule = predictor._rule_of_val(network.config, tmp_path / "run", network.step)
+        rule = loading._rule_of_val(network.config, tmp_path / "run", network.step)
         object.__setattr__(network, "rule", rule)
         _, (row,) = run(tmp_path / "in.png")
         assert row["covid19_detected"] == expected
     report.write_text(json.dumps(result | {"checkpoint_step": 7, "image_size": [64, 64]}))
-    assert predictor._rule_of_val(network.config, tmp_path / "run", 7).threshold == 0
+    assert loading._rule_of_val(network.config, tmp_path / "run", 7).threshold == 0
 
 
 def test_broken_files_among_good_ones(run, tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_second_run_does_only_what_is_missing(run, network, tmp_path):
     assert table.read_bytes() == before
 
     lines = log.read_bytes().splitlines(keepends=True)
-    log.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # killed while it wrote
+    log.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # killed while it wrote a line
     (tmp_path / "out/masks/1_lung.png").unlink()
     assert run(tmp_path / "in") == first
     assert sorted(network.seen) == [211, *range(213, 219)]
@@ -280,7 +280,7 @@ def test_dicom_gets_a_segmentation_and_no_patient_gets_out(run, tmp_path):
 
 
 def test_memory_is_bounded_by_pixels_and_order_is_kept(run, network, tmp_path, monkeypatch):
-    """With room for two images at a time, more threads and larger batches must neither block nor mix."""
+    """With room for two images, more threads and larger batches neither block nor mix up images."""
     monkeypatch.setattr(folder, "_HELD_PIXELS", 2 * SIZE * SIZE)
     network.config.input.threads = 8
     network.config.eval.batch_size = 16
@@ -344,7 +344,7 @@ def test_mistakes_are_one_sentence(given, words, finished, tmp_path, monkeypatch
 
 
 def test_command_line(finished, tmp_path):
-    """From the flags to the files, the threshold overridden; status 2 as one file is broken."""
+    """From the flags to the files, with another threshold. One file is broken: status 2."""
     write(tmp_path / "in", "a.png", np.asarray(Image.fromarray(picture()).resize((300, 256))))
     write(tmp_path / "in", "b.png", b"broken")
     command = [sys.executable, "launch.py", "--mode=predict", f"--workdir={finished}", f"--input={tmp_path / 'in'}"]

@@ -1,4 +1,4 @@
-"""The page of --mode=serve: its numbers are those of --mode=predict, it talks to nobody else, and keeps nothing."""
+"""The page of --mode=serve: it shows the numbers of --mode=predict, contacts no other server and keeps nothing."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction import folder, predictor, serve, web_guard
+from jaxunet.prediction import folder, loading, predictor, serve, web_guard
 from jaxunet.runs import config_file
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
@@ -56,8 +56,8 @@ def decoded(text: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def threshold(finished) -> float:
-    """At which the network of six steps calls about half of an X-ray infected."""
-    network = predictor.load(config_file.load(finished), finished, checkpoint="latest")
+    """A threshold at which the network of six steps marks about half of an X-ray."""
+    network = loading.load(config_file.load(finished), finished, checkpoint="latest")
     return float(1 / (1 + np.exp(-np.median(network.outputs(xray_of(0)[None])["masks"]))))
 
 
@@ -69,14 +69,14 @@ def xray_of(index: int) -> np.ndarray:
 
 
 def test_numbers_and_masks_are_those_of_predict(finished, threshold, tmp_path):
-    """Of a PNG of another shape than the network's, and of a DICOM file with pixel sizes."""
+    """A PNG of another shape than the network's, and a DICOM file with pixel sizes."""
     config = config_file.load(finished)
     config.eval.threshold = threshold
     large = Image.fromarray(xray_of(1)).resize((300, 410))
     files = {"a.png": encoded(np.asarray(large)), "b.dcm": dicom(xray_of(2), PixelSpacing=[0.5, 0.4])}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    network = predictor.load(config, finished, checkpoint="latest")
+    network = loading.load(config, finished, checkpoint="latest")
     assert folder.predict(network, str(tmp_path), tmp_path / "out", probabilities=False) == 0
     rows = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
 
@@ -110,7 +110,7 @@ def test_dicom_is_turned_the_right_way_and_says_nothing_of_the_patient(client):
     assert not any(secret in answer.data + str(answer.headers).encode() for secret in SECRETS)
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program itself has it
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program does
 @pytest.mark.parametrize(("attributes", "said"), MISPLACED_NAMES)
 def test_values_of_a_header_do_not_come_back(attributes, said, client):
     answer = client.post("/predict", data=misplaced(picture(), attributes), headers=OURS)
@@ -129,13 +129,13 @@ def test_what_is_no_xray_is_answered_with_the_readers_sentence(client, data):
     assert client.post("/predict", data=encoded(picture()), headers=OURS).status_code == 200
 
 
-def test_what_was_not_expected_is_said_without_what_was_read(client, monkeypatch, capfd):
+def test_unexpected_errors_do_not_quote_the_file(client, monkeypatch, capfd):
     def fail(data: bytes) -> None:
         raise ValueError(f"read {data}")
 
     monkeypatch.setattr(predictor, "read_xray", fail)
     answer = client.post("/predict", data=b"SECRET42", headers=OURS)
-    assert (answer.status_code, answer.get_json()) == (500, {"error": "something went wrong here (ValueError)."})
+    assert (answer.status_code, answer.get_json()) == (500, {"error": "the server failed (ValueError)."})
     said = "".join(capfd.readouterr())
     assert re.fullmatch(r"error: ValueError in .*:\d+\n", said)
 
@@ -151,11 +151,11 @@ def test_too_large(read, config, monkeypatch):
         body = {"input_stream": io.BytesIO(b"x" * (2**20 + extra))}
         if read == "by its header":
             body["content_length"] = 2**20 + extra
-        else:  # as waitress says it of a request in chunks
+        else:  # as waitress passes on a request in chunks
             body["environ_overrides"] = {"wsgi.input_terminated": True}
         answer = app.test_client().post("/predict", headers=OURS, **body)
         assert answer.status_code == status
-    assert answer.get_json() == {"error": "it has more than 1 MiB."}
+    assert answer.get_json() == {"error": "the file has more than 1 MiB."}
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 404, 405])
@@ -237,18 +237,18 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize(("host", "everyone"), [("127.0.0.1", False), ("0.0.0.0", True), ("0", True)])
-def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, everyone, config, monkeypatch, capfd):
+def test_ctrl_c_ends_it_and_a_host_for_all_warns(host, everyone, config, monkeypatch, capfd):
     network, statuses, create_server = Threshold(config), [], waitress.create_server
 
     def end(status: int) -> None:
         statuses.append(status)
-        raise KeyboardInterrupt  # in place of the end of this process
+        raise KeyboardInterrupt  # instead of ending this process
 
     def ask_and_press_ctrl_c(port: int) -> None:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
                 asking.sendall(b"GET / HTTP/1.0\r\nHost: 192.168.0.9\r\n\r\n")
-                statuses.append(int(asking.makefile("rb").read().split()[1]))  # to the end: then the server has closed
+                statuses.append(int(asking.makefile("rb").read().split()[1]))  # to the end: the server closed
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -269,14 +269,14 @@ def test_ctrl_c_ends_it_and_a_host_for_all_is_warned_of(host, everyone, config, 
         for number, handler in before.items():
             signal.signal(number, handler)
     assert statuses == [200 if everyone else 403, 0]
-    assert len(network.seen) == 1  # compiled before it was ready
+    assert len(network.seen) == 1  # compiled before "Ready"
     said = capfd.readouterr()
     assert f"Ready: http://{host}:" in said.out
-    assert said.err.count("\n") == said.err.count("not encrypted") == everyone
+    assert said.err.count("\n") == said.err.count("unencrypted") == everyone
 
 
 def test_what_waits_is_bounded(config, monkeypatch):
-    """No more connections are answered at a time than may lie in memory."""
+    """The number of open connections is limited by the memory of their uploads."""
     held: dict[str, Any] = {}
 
     def create(app: Any, **options: Any) -> Any:
@@ -306,7 +306,7 @@ runpy.run_path("launch.py", run_name="__main__")
 
 @pytest.fixture(scope="module")
 def server(finished, threshold, tmp_path_factory) -> Iterator[dict[str, Any]]:
-    """The address of a started program; at the end SIGTERM, and what it said since it was ready."""
+    """Starts the program and yields its address; `said()` is what it printed to stderr after "Ready"."""
     log = tmp_path_factory.mktemp("serve") / "stderr"
     command = [sys.executable, "-c", WATCHED, "--mode=serve", f"--workdir={finished}", "--port=0"]
     command += [f"--config.eval.threshold={threshold}"]
@@ -366,7 +366,7 @@ def find(browser: Any, selector: str) -> Any:
 
 
 def red_pixels(browser: Any, image: np.ndarray) -> float:
-    """Which share of the picture is red; the rest of it must be the X-ray, four times as large."""
+    """The share of red pixels in the picture. The other pixels must be the X-ray, enlarged four times."""
     script = "return document.getElementById('picture').toDataURL().split(',')[1]"
     shown = decoded(browser.execute_script(script))[..., :3].astype(int)
     assert shown.shape == (1024, 1024, 3)
@@ -390,7 +390,7 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     pick(browser, tmp_path / hostile)
     row = ask(server["url"], encoded(xray_of(1)))[1]["row"]
     assert find(browser, "#severity").text == f"{row['infected_share_percent']:.1f} %"  # this network has no lung
-    assert find(browser, "#decision").text == "COVID-19 detected"
+    assert find(browser, "#decision").text == "Resembles the COVID-19 images of the training data"
     assert f"{row['infected_pixels']:,} pixels" in find(browser, "#numbers").text
     assert find(browser, "#status").text.startswith(hostile)
     assert browser.find_elements("css selector", "img") == []
@@ -405,7 +405,7 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
         find(browser, toggle).send_keys(" ")
     before = red_pixels(browser, xray_of(1))
     find(browser, "#fill").send_keys(Keys.HOME)
-    assert 0.01 < red_pixels(browser, xray_of(1)) < before - 0.01  # the outline alone
+    assert 0.01 < red_pixels(browser, xray_of(1)) < before - 0.01  # only the outline
 
     find(browser, "#save-infection").send_keys(Keys.ENTER)
     saved = wait_for(lambda: [p for p in browser.downloads.iterdir() if p.suffix == ".png"])
@@ -445,12 +445,12 @@ def test_rule_and_share_are_told_apart_in_the_browser(browser):
     assert shown(10, 12.5) == ["10.0 %", "12.5 %"]
     assert shown(2.13, 2.1412) == ["2.13 %", "2.14 %"]
     assert shown(2.134567, 2.1349) == ["2.1346 %", "2.1349 %"]
-    assert shown(2.134567, 2.1346) == ["2.1346 %", "2.1346 %"]  # the share is rounded so: they are the same
+    assert shown(2.134567, 2.1346) == ["2.1346 %", "2.1346 %"]  # the share is rounded to 4 decimals, so they are equal
     assert shown(0.0412, 0) == ["0.0412 %", "0.0000 %"]
 
 
 def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
-    """Also of a file that is larger than what waitress holds in memory by default, and of a header to be warned of."""
+    """Also for a file larger than waitress holds in memory by default, and for a header that causes a warning."""
     noise = encoded(np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8))
     damaged = dicom(picture(), WindowCenter=127.5, WindowWidth=256).replace(b"1.2.3.4", b"Doe.3.4")
     for data, status in ((noise, 200), (damaged, 200), (b"SECRET42", 400)):

@@ -1,4 +1,4 @@
-"""The target "covid19": an answer for the whole image beside the masks, from the loss to the files that it leads to."""
+"""The target "covid19": a probability for the whole image beside the masks, from the loss to the written files."""
 
 import base64
 import csv
@@ -20,7 +20,7 @@ from jaxunet.evaluation import evaluate
 from jaxunet.export import export
 from jaxunet.export.formats import FORMATS
 from jaxunet.models.build import build_model
-from jaxunet.prediction import folder, predictor
+from jaxunet.prediction import folder, loading
 from jaxunet.prediction.measures import measure
 from jaxunet.runs import checks, config_file
 from jaxunet.runs.metric_log import read_metrics
@@ -54,7 +54,7 @@ def workdir(config, tmp_path_factory):
 
 @pytest.fixture
 def network(config, workdir):
-    return predictor.load(config, workdir, checkpoint="latest")
+    return loading.load(config, workdir, checkpoint="latest")
 
 
 def outputs_and_target():
@@ -141,7 +141,7 @@ def test_augmentation_leaves_the_answer_alone(config):
     }
     target = augmented_batch(raw, jnp.arange(4), seed=0, augment=config.augment)["target"]
     assert target["masks"].shape == (4, 32, 32, 2)
-    assert not target["masks"][..., 0].all()  # moved: black comes in from outside
+    assert not target["masks"][..., 0].all()  # moved: black borders
     np.testing.assert_array_equal(target["covid19"], raw["covid19"])
 
 
@@ -149,7 +149,7 @@ def test_validation_logs_detection(config, workdir, network):
     data = split_pass.load_eval_split(config, "val")
     logits, covid = network.outputs(data.image), data.positive
     variables = jax.device_get(network.variables)
-    shift = np.median(logits["covid19"])  # so that some are called COVID-19
+    shift = np.median(logits["covid19"])  # so that some images are called COVID-19
     variables["params"]["covid19"]["fc"]["bias"] = variables["params"]["covid19"]["fc"]["bias"] - shift
     validate = build_task(config).validate
     row, score, words = validate(replicas.replicate(variables), lambda: False)
@@ -194,8 +194,8 @@ def test_predict_marks_nothing_where_it_is_not_covid19(gate, config, workdir, tm
     for i, image in enumerate(data.image):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     config = config_file.load(workdir)
-    config.eval.gate, config.eval.threshold = gate, 0.01  # so that everything is marked
-    network = predictor.load(config, workdir, checkpoint="latest")
+    config.eval.gate, config.eval.threshold = gate, 0.01  # so that every pixel is marked
+    network = loading.load(config, workdir, checkpoint="latest")
     p = 1 / (1 + np.exp(-network.outputs(data.image)["covid19"].astype(np.float64)))
     middle = float(np.mean(np.sort(p)[len(p) // 2 - 1 : len(p) // 2 + 1]))
     network = dataclasses.replace(network, rule=Rule("probability", middle, "a test"))
@@ -219,7 +219,7 @@ def test_serve_marks_nothing_where_it_is_not_covid19(gate, workdir):
     serve = pytest.importorskip("jaxunet.prediction.serve")
     config = config_file.load(workdir)
     config.eval.gate, config.eval.threshold = gate, 0.01
-    network = predictor.load(config, workdir, checkpoint="latest")
+    network = loading.load(config, workdir, checkpoint="latest")
     network = dataclasses.replace(network, rule=Rule("probability", 1.0, "a test"))
     image = io.BytesIO()
     Image.fromarray(split_pass.load_eval_split(config, "test").image[0]).save(image, "png")
@@ -244,10 +244,10 @@ def test_exported_files_answer_too(format, network, workdir, tmp_path):
     np.testing.assert_allclose(found["probability"], 1 / (1 + np.exp(-logits["masks"])), atol=1e-4)
     np.testing.assert_allclose(found["covid19"], 1 / (1 + np.exp(-logits["covid19"])), atol=1e-4)
     if format == "safetensors":
-        assert predictor.load_safetensors(tmp_path / "file").rule == network.rule
-        other = predictor.load_safetensors(tmp_path / "file", {"eval.threshold": 0.3})  # of pixels: another matter
+        assert loading.load_safetensors(tmp_path / "file").rule == network.rule
+        other = loading.load_safetensors(tmp_path / "file", {"eval.threshold": 0.3})  # of pixels: not of the rule
         assert other.rule == network.rule
-        flipped = predictor.load_safetensors(tmp_path / "file", {"eval.flips": True})
+        flipped = loading.load_safetensors(tmp_path / "file", {"eval.flips": True})
         assert flipped.rule.threshold == 0.5
 
 
@@ -282,8 +282,8 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
     config.eval.flips = True
     export.export(config, workdir, checkpoint="latest", format="safetensors", output=tmp_path / "flipped")
     loaded, original = (
-        predictor.load_safetensors(tmp_path / "flipped"),
-        predictor.load(config, workdir, checkpoint="latest"),
+        loading.load_safetensors(tmp_path / "flipped"),
+        loading.load(config, workdir, checkpoint="latest"),
     )
     images = np.random.default_rng(0).integers(0, 256, (2, 256, 256), np.uint8)
     jax.tree.map(

@@ -1,4 +1,4 @@
-"""The demo must learn, and its data must show when a network has not. Minutes: `python -m pytest -m slow`."""
+"""The demo must learn, and its data must show if a network has not. Takes minutes: `python -m pytest -m slow`."""
 
 import dataclasses
 import pathlib
@@ -38,7 +38,7 @@ def test_untrained_network_fails(tmp_path_factory, tmp_path):
 
 
 def test_shuffled_masks_fail(tmp_path_factory, tmp_path, monkeypatch):
-    """Every image with another image's mask: what can still be learnt is where infection tends to be."""
+    """Every image has the mask of another: only the usual place of infection can be learnt."""
     load_split = examples.load_split
 
     def shuffled(source, *, threads):

@@ -1,7 +1,7 @@
-"""Commands, settings and links in README.md and docs/ are as the program has them.
+"""Commands, settings and links in README.md and docs/ agree with the program.
 
 The default tests read every command and check its flags, config, overrides and files. `-m slow` runs them, page by page
-and in order, as written, in a copy of the repository with a small made archive as `covidqu.zip`.
+and in order, as written, in a copy of the repository with a small synthetic archive as `covidqu.zip`.
 """
 
 import ast
@@ -31,9 +31,9 @@ from tests.support.hostile_input import launch_and_check
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXAMPLES = [page for page in PAGES if page.name.startswith("add_a_")]  # they change the program, and are run on a copy
+EXAMPLES = [page for page in PAGES if page.name.startswith("add_a_")]  # they change the program, so they run on a copy
 
-# What `--mode` does not do without.
+# Flags that a mode requires.
 NEEDED = {
     **dict.fromkeys(("train", "compare"), ("workdir",)),
     "predict": ("input", "output"),
@@ -42,7 +42,7 @@ NEEDED = {
     "import_torch": ("workdir", "source"),
 }
 
-# Commands that are not run: what they look like, and why.
+# Commands that are not run: pattern -> reason.
 NOT_RUN = {
     r"^python3 -m venv": "the interpreter of the tests stands for .venv",
     r"pip (install|wheel|download)": "needs a network",
@@ -74,7 +74,7 @@ GIVEN = {
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Fenced code: its language, its text, and the text of the page between it and the one before."""
+    """Fenced code: its language, its text, and the text of the page between the previous block and this one."""
 
     language: str
     text: str
@@ -83,13 +83,13 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One simple command of a page, as written; `error` is the sentence that the page says it ends with, or None."""
+    """One simple command of a page. `error`: the error that the page says it ends with, or None."""
 
     text: str
     error: str | None = None
 
     def ends_with(self, said: str) -> bool:
-        """Whether `said` has the sentence."""
+        """Whether `said` contains the error."""
         pattern = ".*".join(re.escape(part) for part in (self.error or "").split("..."))
         return bool(re.search(pattern, " ".join(said.split())))
 
@@ -108,7 +108,7 @@ def prose(page: pathlib.Path) -> str:
 
 
 def split(block: str) -> list[str]:
-    """The simple commands of a bash block: continuations joined, split at line ends and at && outside of quotes."""
+    """The simple commands of a bash block. Continued lines are joined; lines are split at && outside quotes."""
     lines = block.replace("\\\n", " ").splitlines()
     quoted = r"""(?=(?:[^"']|"[^"]*"|'[^']*')*$)"""
     parts = [part.strip() for line in lines for part in re.split(rf"\s&&\s{quoted}", line)]
@@ -116,8 +116,8 @@ def split(block: str) -> list[str]:
 
 
 def commands(page: pathlib.Path) -> list[Command]:
-    """In order. A text block right below a bash block that begins with "error:" is how the last command of that ends;
-    "..." in it is any text.
+    """The commands of a page, in order. If a text block beginning with "error:" follows a bash block, the last command
+    ends with that error; "..." in it matches any text.
     """
     found: list[Command] = []
     for block in blocks(page):
@@ -129,7 +129,7 @@ def commands(page: pathlib.Path) -> list[Command]:
 
 
 def launches(text: str) -> list[list[str]]:
-    """The arguments of every `launch.py` in a command, also of one in quotes that another machine is to run."""
+    """The arguments of every `launch.py` in a command, also in a quoted command for another machine."""
     tokens = shlex.shlex(text, posix=True, punctuation_chars=True)
     tokens.whitespace_split, inside = True, False
     found: list[list[str]] = []
@@ -141,13 +141,13 @@ def launches(text: str) -> list[list[str]]:
         elif token == "launch.py":
             inside = True
             found.append([])
-        elif inside and token != "...":  # what a page leaves out
+        elif inside and token != "...":  # the page omits something
             found[-1].append(token)
     return found
 
 
 def documented_launches() -> list[tuple[str, Command]]:
-    """(where, command) of every command line with `launch.py`: in pages, and in what config files say of themselves."""
+    """(where, command) of every command line with `launch.py` in pages and in docstrings of config files."""
     found = []
     for page in PAGES:
         found += [(page.name, command) for command in commands(page) if "launch.py" in command.text]
@@ -169,7 +169,7 @@ LAUNCHES = documented_launches()
 
 
 def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
-    """In place of `commands.execute`: checks the config or each of a comparison; if `whole`, no flag may be missing."""
+    """Replaces `commands.execute`: checks the configs; if `whole`, also that no required flag is missing."""
 
     def check() -> None:
         config = flags.config
@@ -197,12 +197,12 @@ def test_documented_launch_is_taken(where, command, monkeypatch, capsys):
     for arguments in launches(command.text):
         status, said = launch_and_check(*arguments, check=check), capsys.readouterr().err
         assert status == 0 or command.error, said
-        if status and "devices" not in command.error:  # how many there are is not the command's own business
+        if status and "devices" not in command.error:  # it depends on the machine
             assert command.ends_with(said)
 
 
 def test_commands_are_found():
-    """So that a page that is written differently does not go unread."""
+    """A page that is written differently must not go unread."""
     assert len(LAUNCHES) > 40
     for page in PAGES:
         fences = re.findall(r"^ *```bash", page.read_text(), re.M)
@@ -226,7 +226,7 @@ def test_what_a_page_names_exists(page):
 
 
 def anchors(page: pathlib.Path) -> set[str]:
-    """Of the headings, as GitHub makes them."""
+    """The anchors of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -265,7 +265,7 @@ def test_runs_are_given_to_pages_that_are_run():
 
 
 def example_files(page: pathlib.Path) -> list[tuple[str, Block]]:
-    """(path, block) of a page of `EXAMPLES`: whole new files, and changes to files that are there."""
+    """(path, block) of a page of `EXAMPLES`: new files, and changes to existing files."""
     found = []
     for block in blocks(page):
         if block.language in ("python", "diff"):
@@ -294,7 +294,7 @@ def write_example(page: pathlib.Path, root: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.name)
 def test_an_example_fits(page, tmp_path):
-    """Its changes apply to the files as they are, and what comes out is Python in this project's style."""
+    """The changes of the page apply to the files, and the result is Python in this project's style."""
     assert len(example_files(page)) >= 2
     for name, block in example_files(page):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -333,7 +333,7 @@ assert list(found.masks) == ["infection", "lung", "ribs"] and list(pathlib.Path(
 
 
 def test_the_target_of_the_example_is_learnt(tmp_path):
-    """Trained for two steps, evaluated and predicted after the two changes of the page, and no other."""
+    """After the two changes of the page alone: trains for two steps, evaluates and predicts."""
     page = next(page for page in EXAMPLES if page.name == "add_a_target.md")
     assert {name for name, _ in example_files(page)} == {"jaxunet/data/targets.py", "jaxunet/data/drawing.py"}
     for name in ("jaxunet", "configs"):
@@ -370,7 +370,7 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def given(workbench: pathlib.Path) -> pathlib.Path:
-    """Workdir of a small run, for pages that take one as given."""
+    """Workdir of a small run, for pages that need one."""
     settings = "--config=configs/unet.py --config.dataset.source=covidqu.zip --config.dataset.image_size=64"
     done = execute(f"python launch.py --workdir=../given {settings}", workbench)
     assert done.returncode == 0, done.stderr
@@ -381,7 +381,7 @@ _LONGEST = 3600  # seconds that a command may take
 
 
 def execute(command: str, root: pathlib.Path) -> subprocess.CompletedProcess:
-    """Runs a command in `root` in a shell, as the user's own, but for home, caches and the search path."""
+    """Runs a command in `root` in a shell with its own home, caches and search path."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith(("PYTEST", "JAXUNET"))}
     base = root.parent
     environment |= {"HOME": str(base / "home"), "XDG_CACHE_HOME": str(base.parent / "docs_cache")}

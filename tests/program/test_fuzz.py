@@ -1,4 +1,4 @@
-"""Sound input, damaged at random: whatever comes of it is a result or one sentence.
+"""Valid input, damaged at random: the outcome must be a result or an error in one sentence.
 
 Each kind of input is tried 150 times; `python -m pytest -m slow tests/program/test_fuzz.py -s` tries each 1,000 times.
 """
@@ -42,7 +42,7 @@ INTERESTING = [0, 1, 0x7F, 0x80, 0xFF]
 
 
 def damages(where: tuple[float, float] = (0.0, 1.0)) -> st.SearchStrategy[list[tuple[str, float, int]]]:
-    """One to four of (what, where as a share of the length, a number)."""
+    """One to four times (kind of damage, place as a share of the length, a number)."""
     kinds = st.sampled_from(["flip", "set", "cut", "drop", "splice", "repeat"])
     return st.lists(st.tuples(kinds, st.floats(*where), st.integers(0, 2**16)), min_size=1, max_size=4)
 
@@ -84,7 +84,7 @@ SOUND_PNG, SOUND_MASK = png(xray(1)), png(square(60, 90))
 
 @st.composite
 def archives(draw: st.DrawFn) -> bytes:
-    """A zip with damaged bytes (all over it, or in its directory, the last 5 %), or a sound zip of damaged files."""
+    """A zip with damaged bytes (anywhere, or in the last 5 %, its directory), or a valid zip of damaged files."""
     how = draw(st.sampled_from(["bytes", "directory", "files"]))
     if how != "files":
         return damaged(SOUND_ZIP, draw(damages((0.0, 1.0) if how == "bytes" else (0.95, 1.0))))
@@ -114,7 +114,7 @@ def pngs(draw: st.DrawFn, sound: bytes = SOUND_PNG) -> bytes:
 
 @st.composite
 def masks(draw: st.DrawFn) -> bytes:
-    """Of other sizes, types and values; or damaged."""
+    """Pictures of other sizes, types and values; or damaged."""
     if draw(st.booleans()):
         return draw(pngs(SOUND_MASK))
     shape = draw(st.sampled_from([(256, 256), (256, 256), (256, 255), (1, 1), (256, 256, 3), (512, 512)]))
@@ -148,7 +148,7 @@ def safetensors_bytes(tensors: dict[str, np.ndarray], changes: dict[str, tuple[s
 
 @st.composite
 def weights(draw: st.DrawFn) -> bytes:
-    """Tensors of other types, shapes and values under names that are right or wrong; or damaged bytes."""
+    """Tensors of other types, shapes and values with right or wrong names; or damaged bytes."""
     tensors = tiny(channels=draw(st.sampled_from([1, 1, 3])))
     tensors |= {f"encoder.layer{s}.{i}.conv1.weight": np.zeros(1, np.float32) for s in (1, 2, 3, 4) for i in (0, 1)}
     changes = {}
@@ -198,8 +198,8 @@ def overrides(draw: st.DrawFn) -> list[str]:
 
 
 def take_archive(data: bytes, folder: pathlib.Path) -> None:
-    """As `--mode=verify`: reads and decodes every file."""
-    take_archive.count += 1  # findings are kept by path
+    """Reads and decodes every file, like `--mode=verify`."""
+    take_archive.count += 1  # findings are cached by path
     path = folder / f"{take_archive.count}.zip"
     path.write_bytes(data)
     try:
@@ -216,11 +216,11 @@ take_archive.count = 0
 
 
 def take_png(data: bytes, folder: pathlib.Path) -> None:
-    """As a file of an archive, and as a stored example."""
+    """Reads the bytes as a file of an archive and as a stored example."""
     with watched(folder):
         try:
             pixels = decode_gray_png(data, 256)
-        except ValueError as error:  # what its callers make a sentence of
+        except ValueError as error:  # its callers turn this into a sentence
             raise UserError(str(error)) from error
     assert (pixels.shape, pixels.dtype) == ((256, 256), np.uint8)
 
@@ -292,7 +292,7 @@ def fuzz(kind: str, folder: pathlib.Path, examples: int, capsys: pytest.CaptureF
     with capsys.disabled():
         if examples > 150:
             print(f"\n{kind}: {outcomes['taken']} taken, {outcomes['refused']} refused with a sentence, 0 tracebacks")
-    assert min(outcomes.values()) > examples / 50  # the damage is neither nothing nor too much
+    assert min(outcomes.values()) > examples / 50  # neither too little nor too much damage
     assert len(outcomes) == 2
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not importlib.util.find_spec("gcsfs"), reason="n
 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[FakeStorage]:
-    """With the empty bucket `runs`."""
+    """A server with the empty bucket `runs`."""
     with fake_storage("runs") as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", server.url)  # gcsfs and Google's client
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
@@ -40,7 +40,7 @@ def storage() -> Iterator[FakeStorage]:
 
 
 def download(storage: FakeStorage, prefix: str, folder: pathlib.Path) -> pathlib.Path:
-    """The objects below `prefix` as files."""
+    """The objects below `prefix`, as files."""
     for name in storage.names("runs", f"{prefix}/"):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +50,9 @@ def download(storage: FakeStorage, prefix: str, folder: pathlib.Path) -> pathlib
 
 @pytest.fixture(scope="module")
 def trained(storage: FakeStorage, make_config, tmp_path_factory) -> ConfigDict:
-    """Config of the run gs://runs/unet, stopped by SIGTERM where it should have validated, and continued.
+    """Config of the run gs://runs/unet. SIGTERM stopped it at a step that was due for validation; then it continued.
 
-    So checkpoint 3 was saved twice, without and with its score.
+    Checkpoint 3 was saved twice: before and after its validation.
     """
     config, build, steps = make_config(), programs.build_advance, []
 
@@ -100,7 +100,7 @@ def test_evaluation_and_comparison_in_a_bucket(trained, storage, finished, finis
 
 
 def test_crash_while_a_checkpoint_is_replaced(trained, storage):
-    """Wherever it comes: one of the two folders is complete, and found."""
+    """At any time of the kill, one of the two folders is complete and is found."""
     folder = "unet/checkpoints/6"
     names = storage.names("runs", f"{folder}/")
     saved = {name: storage.objects["runs", name] for name in names}
@@ -174,7 +174,7 @@ def test_what_cannot_be_used_is_said(storage, config, monkeypatch):
 
 
 def test_bucket_lost_while_training(storage, config, finished, monkeypatch, capsys, tmp_path):
-    """In step 4: checkpoint 3 and the rows up to it are there, as after kill -9, and the next process goes on."""
+    """The bucket is lost in step 4. Checkpoint 3 and its rows are there, and the next process continues."""
     build = programs.build_advance
 
     def losing(*args):

@@ -1,4 +1,4 @@
-"""What pip installs works in an empty folder outside the clone: the wheel that is made of the source distribution."""
+"""The wheel, built from the source distribution, works in an empty folder outside the clone."""
 
 import importlib.metadata
 import os
@@ -35,7 +35,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Folder with what the wheel has, and nothing else of jaxunet; other libraries are those of the tests."""
+    """A folder with the content of the wheel and nothing else of jaxunet. Other libraries are those of the tests."""
     try:
         newest = int(importlib.metadata.version("setuptools").split(".")[0])
     except importlib.metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def run(command: list, cwd: pathlib.Path, *, status: int = 0, **environment: str
 
 @pytest.fixture
 def command(site, tmp_path):
-    """Runs `jaxunet` with these words in an empty folder, or other programs there."""
+    """Runs `jaxunet` with these arguments, or another program, in an empty folder."""
     (tmp_path / "empty").mkdir()
 
     def start(*words: object, program: tuple = (site / "bin/jaxunet",), status: int = 0) -> subprocess.CompletedProcess:
@@ -79,7 +79,7 @@ def command(site, tmp_path):
 
 
 def test_wheel_has_every_file_of_the_program(site):
-    """And nothing of the tests; `jaxunet.configs` is configs/."""
+    """It has nothing of the tests; `jaxunet.configs` is configs/."""
     folders = {"jaxunet": site / "jaxunet", "configs": site / "jaxunet/configs"}
     for name, installed in folders.items():
         files = [p.relative_to(ROOT / name) for p in (ROOT / name).rglob("*") if p.is_file()]
@@ -117,7 +117,7 @@ def test_predict_in_an_empty_folder(command, tmp_path):
 
 
 def test_train_in_an_empty_folder(command, tmp_path):
-    """With a config that comes along, by its name; the data were prepared with the user's own, which starts from it."""
+    """With a shipped config, by its name. The user's config, which starts from it, prepared the data."""
     (tmp_path / "empty/mine.py").write_text(MINE)
     command("data", "--config=mine.py", *SMALL)
     flags = ("--config.train.total_epochs=0", "--config.train.total_steps=2", "--workdir=runs/demo")
@@ -163,7 +163,7 @@ def test_configs_are_found_by_name_and_by_file():
         (["--config=demo"], "error: the first word must be a mode, not '--config=demo': train, evaluate,"),
         (
             ["train", "--config=dmo"],
-            "error: flag --config=dmo: neither a file, nor one that comes with jaxunet (classify",
+            "error: flag --config=dmo: neither a file nor a shipped config (classify",
         ),
         (["train", "--config=unet:x"], "error: flag --config=unet:x: TypeError: get_config() takes 0 positional"),
         (["predict", "x.png"], "error: unexpected argument 'x.png': flags start with --."),

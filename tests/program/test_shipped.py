@@ -1,4 +1,4 @@
-"""The network that comes with jaxunet: small, made by the recipe in configs/unet.py, good on real X-rays."""
+"""The network that comes with jaxunet: its size, its recipe in configs/unet.py, its scores on real X-rays."""
 
 import numpy as np
 from PIL import Image
@@ -6,18 +6,18 @@ from PIL import Image
 from configs import unet
 from jaxunet import commands
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction import predictor
+from jaxunet.prediction import loading
 from jaxunet.runs import settings
 
-FREE = {"dataset.source", "dataset.data_dir", "eval.threshold", "eval.batch_size", "eval.flips"}  # not of the training
+FREE = {"dataset.source", "dataset.data_dir", "eval.threshold", "eval.batch_size", "eval.flips"}  # not used in training
 
 
 def test_it_is_small_and_says_how_it_was_made():
-    assert predictor.SHIPPED.stat().st_size < 10 * 2**20
-    card = (predictor.SHIPPED.parent / "MODEL_CARD.md").read_text()
-    for words in ("Not for clinical use", "Terms of use", "P1", "P3", predictor.SHIPPED.name):
+    assert loading.SHIPPED.stat().st_size < 10 * 2**20
+    card = (loading.SHIPPED.parent / "MODEL_CARD.md").read_text()
+    for words in ("Not for clinical use", "Terms of use", "P1", "P3", loading.SHIPPED.name):
         assert words in card
-    recipe, made_with = (settings.flatten(c) for c in (unet.get_config(), predictor.load_shipped().config))
+    recipe, made_with = (settings.flatten(c) for c in (unet.get_config(), loading.load_shipped().config))
     assert {k for k in recipe if recipe[k] != made_with[k]} <= FREE
 
 
@@ -30,12 +30,12 @@ def test_predict_without_a_run_uses_it(tmp_path, capsys):
     assert "COVID-19 if its probability is above" in said
     assert np.asarray(Image.open(tmp_path / "out/masks/xray_lung.png")).mean() > 10
     assert launched("predict", checkpoint="best", **flags) == 1
-    assert "--checkpoint=best is of a run" in capsys.readouterr().err
+    assert "--checkpoint=best applies to a run" in capsys.readouterr().err
     assert launched("evaluate") == 1
     assert "name --output" in capsys.readouterr().err
     (tmp_path / "config.json").touch()
     assert launched("evaluate", output=str(tmp_path)) == 1
-    assert "holds a run of its own" in capsys.readouterr().err
+    assert "is the folder of a run" in capsys.readouterr().err
 
 
 def launched(mode: str, **more: str) -> int:

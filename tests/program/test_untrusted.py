@@ -1,4 +1,4 @@
-"""Input that is damaged, or made to do harm: one sentence and status 1, nothing left behind, little memory."""
+"""Damaged or malicious input gives one sentence and status 1, leaves nothing behind and needs little memory."""
 
 import json
 import os
@@ -35,12 +35,12 @@ from tests.support.hostile_input import chunk, launch_and_check, png_of, watched
 COVID = f"{ROOT}/Train/COVID-19"
 IMAGE, MASK = f"{COVID}/images/covid_1.png", f"{COVID}/infection masks/covid_1.png"
 FILES = fake_files(per_class=1)
-BOMB = 80 * 2**20  # bytes that one unpacks to, more than `watched` allows
+BOMB = 80 * 2**20  # unpacked bytes, more than `watched` allows
 
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    """Runs an action as the program does, or takes its status; asserts one sentence that matches, and returns it."""
+    """Runs an action as the program does. Asserts one sentence that matches and returns it."""
 
     def check(words: str, status: int | Callable[[], object]) -> str:
         if callable(status):
@@ -58,7 +58,7 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
 
 
 def start(mode: str, config: ConfigDict, workdir: pathlib.Path | None, source: pathlib.Path | None = None) -> int:
-    """As `launch.py --mode` does."""
+    """Runs a mode like `launch.py`."""
     texts = {"workdir": workdir, "source": source}
     flags = commands.Flags(config, **{name: str(path) for name, path in texts.items() if path})
     return commands.execute(mode, flags)
@@ -84,7 +84,7 @@ def zipped(files: dict[str, bytes]) -> Callable[[pathlib.Path], pathlib.Path]:
 def twice(folder: pathlib.Path) -> pathlib.Path:
     path = write_zip(folder / "a.zip", FILES)
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
-        warnings.simplefilter("ignore")  # zipfile says so too
+        warnings.simplefilter("ignore")  # zipfile warns too
         archive.writestr(IMAGE, b"another")
     return path
 
@@ -99,7 +99,7 @@ def symbolic_link(folder: pathlib.Path) -> pathlib.Path:
 
 
 def zip_bomb(method: int, *, claims: int | None) -> Callable[[pathlib.Path], pathlib.Path]:
-    """An entry of 80 MiB of zeros; `claims` is the size that the directory of the zip gives instead."""
+    """An entry of 80 MiB of zeros. `claims`: the size in the directory of the zip instead."""
 
     def make(folder: pathlib.Path) -> pathlib.Path:
         path = write_zip(folder / "a.zip", {n: data for n, data in FILES.items() if n != IMAGE})
@@ -179,7 +179,7 @@ def test_archives(name, tmp_path, refused):
 
 
 def test_pixels_that_unpack_to_gigabytes_stop_at_the_last_row(tmp_path):
-    """80 MiB behind a header of 256 x 256: what is not needed is never unpacked."""
+    """80 MiB behind a header of 256 x 256: bytes that are not needed are not unpacked."""
     files = FILES | {IMAGE: png_of(256, 256, bytes(BOMB))}
     config = covid_config(write_zip(tmp_path / "a.zip", files), tmp_path)
     with watched(tmp_path):
@@ -196,7 +196,7 @@ def test_an_archive_of_equal_images_lists_few_pairs(tmp_path):
 
 
 def test_labelled_images_of_other_kinds_are_not_opened(tmp_path, refused):
-    """PostScript would be given to a program of its own, whatever the file is called."""
+    """Pillow would start another program for PostScript, whatever the name of the file."""
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     for name, data in {
@@ -249,7 +249,7 @@ def test_safetensors_files(name, tmp_path, refused):
 
 
 def tiny(channels: int = 1) -> dict[str, np.ndarray]:
-    """As of a U-Net with a ResNet encoder, cut down to a stem and a head."""
+    """Weights of a U-Net with a ResNet encoder, reduced to a stem and a head."""
     return {
         "encoder.conv1.weight": np.ones((4, channels, 7, 7), np.float32),
         "encoder.bn1.weight": np.ones(4, np.float32),
@@ -316,7 +316,7 @@ def test_networks_without_axes(key, words, refused):
 
 
 def packed(path: pathlib.Path) -> None:
-    """The same file with its entries deflated, one of them 80 MiB of zeros."""
+    """The same file with deflated entries, one of them 80 MiB of zeros."""
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -407,7 +407,7 @@ def test_tiny_periods_and_long_runs_take_neither_time_nor_memory(config):
 
 
 def changed(**values: object) -> str:
-    """`config.json` with "section.key" values put in; `...` takes a key away."""
+    """`config.json` with "section.key" values changed; `...` removes a key."""
     settings = default.get_config().to_dict()
     for name, value in values.items():
         *sections, key = name.split(".")
@@ -471,7 +471,7 @@ def test_log_of_a_workdir(name, tmp_path, refused):
     (tmp_path / "metrics.jsonl").write_bytes(ROW + LOGS[name] + ROW)
     refused(r"Line 2 of .*metrics.jsonl is damaged", lambda: read_metrics(tmp_path))
     (tmp_path / "metrics.jsonl").write_bytes(ROW + LOGS[name])
-    assert len(read_metrics(tmp_path)) == 1  # as a crash leaves it
+    assert len(read_metrics(tmp_path)) == 1  # as after a crash
 
 
 # ---- prepared datasets -----------------------------------------------------------------------------------------------

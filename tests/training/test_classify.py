@@ -1,4 +1,4 @@
-"""Pretraining an encoder by classification, on a small made set: stripes that stand, stripes that lie."""
+"""Pretraining an encoder by classification, on a small synthetic set of vertical and horizontal stripes."""
 
 import pathlib
 
@@ -44,7 +44,7 @@ def folders(tmp_path_factory) -> pathlib.Path:
 
 
 class Stripes(tfds.core.GeneratorBasedBuilder):
-    """As ImageNet in TFDS: `image` of any size, `label` with names, splits train and validation."""
+    """A dataset like ImageNet in TFDS: `image` of any size, `label` with names, splits train and validation."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -77,7 +77,7 @@ def config(make_config, folders):
 
 
 def test_an_encoder_learns_classes_and_hands_itself_over(config, make_config, tmp_path, capsys):
-    """All of it: folders -> training -> accuracy -> the encoder of a segmentation network."""
+    """The whole path: folders -> training -> accuracy -> the encoder of a segmentation network."""
     checks.check(config)
     assert loop.train(config, tmp_path / "classes")
     rows = read_metrics(tmp_path / "classes")

@@ -1,4 +1,4 @@
-"""Weights from another run, from files, and whole networks from PyTorch."""
+"""Initial weights from another run and from files; whole networks from PyTorch."""
 
 import hashlib
 import pathlib
@@ -28,7 +28,7 @@ _cache = {}
 
 
 def fresh(config, shift=0.0):
-    """A new state, compiled once for each network, with `shift` added to all of its weights."""
+    """A new state, compiled once per network, with `shift` added to all weights."""
     key = (config.model.to_json(), tuple(config.dataset.targets))
     if key not in _cache:
         _cache[key] = jax.device_get(_make(config))
@@ -95,7 +95,7 @@ def test_imagenet_offline_says_which_file_to_fetch(monkeypatch):
 
 
 def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
-    """As the hub's cache lies on disk: the name links to a file that is named after its content's SHA-256."""
+    """Imitates the hub's cache on disk: the name links to a file named after the SHA-256 of its content."""
     blob = tmp_path / "blobs" / hashlib.sha256(b"weights").hexdigest()
     link = tmp_path / "snapshots" / "model.safetensors"
     for path in (blob, link):
@@ -110,7 +110,7 @@ def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
 
 
 def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
-    """Lung first, then infection and lung: all but the head fits."""
+    """A run for lung starts a run for infection and lung: all arrays fit except the head."""
     first = make_config()
     first.dataset.targets = ("lung",)
     first.train.total_steps = 2
@@ -166,7 +166,7 @@ def test_other_networks_are_refused(tensors, sentence):
 
 
 def test_every_network_has_a_module_called_encoder(config):
-    """`optimizer.encoder_rate` and `init.run` find it by name."""
+    """`optimizer.encoder_rate` and `init.run` find the encoder by its name."""
     for name in ("unet", "resnet_unet", "separable_unet"):
         config.model.name, config.model.depth = name, 18
         shapes = jax.eval_shape(lambda: _make(config).params)

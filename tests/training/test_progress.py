@@ -1,4 +1,4 @@
-"""Speed, utilisation and the warning about slow input, on made-up calls."""
+"""Means, speed, utilisation and the warning about slow input, on invented calls."""
 
 import functools
 
@@ -15,7 +15,7 @@ from jaxunet.training.step import flops_per_image
 
 
 class Notes:
-    """Stands for the metric writer."""
+    """Replaces the metric writer."""
 
     def __init__(self):
         self.rows, self.messages, self.shown = [], [], {}
@@ -70,7 +70,7 @@ def test_means_are_over_steps_not_calls():
 def test_the_score_is_a_mean_over_the_images_that_have_one():
     notes = Notes()
     p = progress(notes)
-    for scored in (6, 0, 2):  # such as COVID-19 images in a batch
+    for scored in (6, 0, 2):  # for example COVID-19 images in a batch
         p.record(call(scored=scored), was_idle=False)
     p.log(6)
     p.record(call(scored=0), was_idle=False)
@@ -81,11 +81,11 @@ def test_the_score_is_a_mean_over_the_images_that_have_one():
 @pytest.mark.parametrize(
     ("scores", "stops"),
     [
-        ([0.5, 0.5, 0.5], [False, False, True]),  # as good as the best is not better
-        ([0.5, 0.4, 0.45], [False, False, True]),  # nor is better than the last one
+        ([0.5, 0.5, 0.5], [False, False, True]),  # equal to the best is not better
+        ([0.5, 0.4, 0.45], [False, False, True]),  # better than the last one is not better than the best
         ([0.5, 0.4, 0.6, 0.5, 0.6], [False, False, False, False, True]),
         ([0.0, 0.1, 0.2, 0.3], [False] * 4),
-        ([0.0, 0.0, 0.0], [False, False, True]),  # any first score is better than none
+        ([0.0, 0.0, 0.0], [False, False, True]),  # the first validation always counts as better
     ],
 )
 def test_patience_counts_validations_that_are_not_better(scores, stops):
@@ -98,7 +98,7 @@ def test_patience_counts_validations_that_are_not_better(scores, stops):
 
 
 @pytest.mark.parametrize(("idle", "warned"), [([True, False, True, True], True), ([False] * 4, False)])
-def test_a_waiting_device_is_said_once(idle, warned):
+def test_a_waiting_device_is_reported_once(idle, warned):
     notes = Notes()
     p = progress(notes)
     for step in (4, 8):
@@ -109,7 +109,7 @@ def test_a_waiting_device_is_said_once(idle, warned):
 
 
 def test_flops_of_a_small_network():
-    """One level: convolutions 1 -> 4 and 4 -> 4 of nine taps, a head 4 -> 1; borders and additions are small."""
+    """One level: 3 x 3 convolutions 1 -> 4 and 4 -> 4, a head 4 -> 1. Borders and additions are negligible."""
     settings = default.get_config().model
     settings.channels, settings.stem, settings.dtype = (4,), 1, "float32"
     model = build_model(settings, ("infection",), axis_name=None)

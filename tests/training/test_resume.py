@@ -1,4 +1,4 @@
-"""Whatever happens to a run, the same command ends where an uninterrupted run does."""
+"""After any interruption, the same command ends with the result of an uninterrupted run."""
 
 import os
 import pathlib
@@ -33,7 +33,7 @@ def test_streaming_trains_the_same(finished, make_config, tmp_path):
 
 
 def test_run_that_is_stopped_after_every_step_ends_the_same(finished, finished_config, tmp_path, monkeypatch):
-    """SIGTERM in every step: also where the step should be validated, which the next process does first."""
+    """SIGTERM in every step. If the step is due for validation, the next process validates it first."""
     build, calls = programs.build_advance, []
 
     def interrupting(*args):
@@ -77,7 +77,7 @@ def test_kill_and_resume_ends_where_the_uninterrupted_run_does(finished, finishe
 @pytest.mark.parametrize(
     "what", ["bit flipped", "array file cut", "metadata cut", "score cut", "array file gone", "progress cut"]
 )
-def test_damaged_checkpoint_is_said_and_the_one_before_is_used(what, finished, finished_config, tmp_path, capsys):
+def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(what, finished, finished_config, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     folder = workdir / "checkpoints" / "6"
@@ -118,7 +118,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error(finished, finished_config, 
 
 
 def test_checkpoint_set_aside_by_a_crash_comes_back(finished, finished_config, tmp_path):
-    """A kill between renaming the unvalidated checkpoint and saving it with its score."""
+    """The process was killed after it renamed an unvalidated checkpoint, before it saved the validated one."""
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     (workdir / "checkpoints" / "6").rename(workdir / "checkpoints" / "6.replaced")
@@ -127,8 +127,8 @@ def test_checkpoint_set_aside_by_a_crash_comes_back(finished, finished_config, t
     assert not list((workdir / "checkpoints").glob("*.replaced"))
 
 
-def test_best_is_the_largest_score_and_is_kept(config, tmp_path):
-    """Scores 0.2, 0.9, 0.5, one best and one latest kept: the first goes, "best" is the second, now and later."""
+def test_best_is_the_largest_rank_value_and_is_kept(config, tmp_path):
+    """Rank values 0.2, 0.9, 0.5; one best and one latest are kept. The first is removed; "best" is the second."""
     config.checkpoint.keep_best = config.checkpoint.keep_latest = 1
     with checkpoint.Checkpoints(tmp_path, config.checkpoint) as checkpoints:
         for step, score in ((1, 0.2), (2, 0.9), (3, 0.5)):
@@ -151,7 +151,7 @@ def test_two_processes_cannot_train_in_one_folder(finished_config, tmp_path):
 
 
 def test_patience(make_config, tmp_path, capsys):
-    """Nothing is learnt, so the first validation stays the best: two more, then it stops, for good."""
+    """Nothing is learnt, so the first validation stays the best. Training stops after two more and stays stopped."""
     config = make_config()
     config.train.total_steps, config.train.patience_evals = 40, 2
     config.optimizer.learning_rate, config.train.ema_decay, config.model.bn_momentum = 1e-30, 0.0, 0.999999
