@@ -73,6 +73,7 @@ class DatasetSpec:
       channels: of the stored images.
       splits: of the prepared dataset.
       archive: the layout of the download; None if there is none.
+      frontal: whether it has real, frontal chest X-rays only, so that a network trained on it is asked about no others.
     """
 
     name: str
@@ -87,6 +88,7 @@ class DatasetSpec:
     channels: int = 1
     splits: tuple[str, ...] = ("train", "val", "test")
     archive: ArchiveLayout | None = None
+    frontal: bool = False
 
     @property
     def layout(self) -> ArchiveLayout:
@@ -147,6 +149,7 @@ COVID_QU_EX = DatasetSpec(
     },
     builder="jaxunet.data.covid_qu_ex",
     size=256,
+    frontal=True,
     archive=ArchiveLayout(
         parts={"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"},
         kinds={"image": "images", "lung": "lung masks", "infection": "infection masks"},

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.data import batches
 from jaxunet.data.examples import RawBatch
-from jaxunet.data.specs import image_size
+from jaxunet.data.specs import image_size, spec_of
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models.build import Forward, predict_step
@@ -78,6 +78,11 @@ class Predictor:
         return self.answers_covid19 and self.config.eval.gate
 
     @property
+    def checked(self) -> bool:
+        """Whether pictures that are no frontal chest X-ray get no severity and no answer; see `frontal.refusal`."""
+        return spec_of(self.config.dataset).frontal
+
+    @property
     def threshold(self) -> float:
         """A pixel is positive if its probability exceeds this; see `counts.positive`."""
         return self.config.eval.threshold
@@ -135,6 +140,7 @@ class Predictor:
                 threshold=self.threshold,
                 rule=self.rule,
                 gate=self.gate,
+                checked=self.checked,
             )
             for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
         ]

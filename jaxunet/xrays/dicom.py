@@ -83,7 +83,7 @@ def _read(pydicom: Any, data: bytes) -> Xray:
     if not (rows or columns):
         rows, columns = orientation.by_vectors(said.numbers("ImageOrientationPatient"))
     pixels, mirrored, turned = orientation.by_patient(pixels, rows, columns)
-    moved = turned.startswith("turned")
+    moved, other = turned.startswith("turned"), _doubts(said)
     spacing, spacing_from = _spacing(said)
     if moved and spacing and columns[:1] in ("L", "R"):
         spacing = spacing[::-1]
@@ -93,7 +93,8 @@ def _read(pydicom: Any, data: bytes) -> Xray:
         spacing_mm=spacing,
         spacing_from=spacing_from,
         mirrored=mirrored,
-        notes=(*notes, *[turned] * bool(turned), *_doubts(said), *orientation.not_square(*aspect)),
+        notes=(*notes, *[turned] * bool(turned), *other, *orientation.not_square(*aspect)),
+        other=tuple(other),
         header=None if frames > 1 or moved else _without_patient(pydicom, header),
     )
 

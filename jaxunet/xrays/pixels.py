@@ -27,6 +27,7 @@ class Xray:
       spacing_from: the DICOM attribute that says them.
       mirrored: whether the patient's left is at the left of the image; it is at the right otherwise.
       notes: sentences about what is unusual in the file.
+      other: those of `notes` by which it is no frontal chest X-ray.
       header: of a DICOM file, what a segmentation has to say about it; no name, number or date of the patient.
     """
 
@@ -35,6 +36,7 @@ class Xray:
     spacing_from: str = ""
     mirrored: bool = False
     notes: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
     header: Any = None
 
 

@@ -390,7 +390,7 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     pick(browser, tmp_path / hostile)
     row = ask(server["url"], encoded(xray_of(1)))[1]["row"]
     assert find(browser, "#severity").text == f"{row['infected_share_percent']:.1f} %"  # this network has no lung
-    assert find(browser, "#decision").text == "COVID-19 detected"
+    assert find(browser, "#decision").text == "Resembles the COVID-19 images of the training data"
     assert f"{row['infected_pixels']:,} pixels" in find(browser, "#numbers").text
     assert find(browser, "#status").text.startswith(hostile)
     assert browser.find_elements("css selector", "img") == []

@@ -255,3 +255,13 @@ def test_old_names_reach_the_program(tmp_path, capsys):
         config.init = ConfigDict({"weights": "", "checkpoint": ""})
     with pytest.raises(UserError, match=r"config.init.run is missing \(its old name is init.checkpoint\)"):
         checks.check(config)
+
+
+def test_the_gate_is_off_until_it_is_asked_for(config):
+    """Also of runs and files that were saved while it was on."""
+    assert not config.eval.gate
+    config.eval.gate = True
+    again = from_json(to_json(config))
+    assert not again.eval.gate
+    config_file.override(again, {"eval.gate": True})
+    assert again.eval.gate
