@@ -1,4 +1,4 @@
-"""Draws 28 pictures that are no frontal chest X-ray and that had no part in making the check; see not_chest_xrays.py."""
+"""Draws 28 pictures that are no frontal chest X-ray and were not used to make the check; see not_chest_xrays.py."""
 
 import numpy as np
 from PIL import ImageFont

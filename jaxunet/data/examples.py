@@ -175,12 +175,12 @@ def fingerprint(source: Source | Split, *, threads: int) -> dict[str, str | int]
         example = {k: v[i] for k, v in source.arrays.items()} if isinstance(source, Split) else source[i]
         crc = 0
         for name in sorted(example):
-            crc = zlib.crc32(np.ascontiguousarray(example[name]), crc)
+            crc = zlib.crc32(np.ascontiguousarray(example[name]).tobytes(), crc)
         return crc
 
     with ThreadPoolExecutor(threads) as pool:
         each = np.fromiter(pool.map(pixels, range(len(source.ids)), chunksize=64), np.uint32)
-    return found | {"pixels": f"{zlib.crc32(each):08x}"}
+    return found | {"pixels": f"{zlib.crc32(each.tobytes()):08x}"}
 
 
 def load_split(source: Source, *, threads: int) -> Split:
