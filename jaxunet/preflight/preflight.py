@@ -157,13 +157,7 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
         program = programs.streamed_program(step, make_batch, batch_size=batch, devices=devices)
         return program.lower(state, _raw((len(devices), per_chip), size, targets), replicas)
     program = programs.resident_program(
-        step,
-        make_batch,
-        seed=config.seed,
-        batch_size=batch,
-        num_examples=images,
-        max_steps=1,
-        devices=devices,
+        step, make_batch, seed=config.seed, batch_size=batch, num_examples=images, max_steps=1, devices=devices
     )
     return program.lower(state, _raw((images,), size, targets), jax.ShapeDtypeStruct((), jnp.int32), replicas)
 
