@@ -130,9 +130,9 @@ COVID_QU_EX = DatasetSpec(
     title="COVID-QU-Ex",
     citation="Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
     terms=(
-        "third parties state CC BY-SA 4.0 for the dataset (https://www.kaggle.com/datasets/anasmohammedtahir/covidqu), and "
-        "weights learnt from it derive from it. The public collections that it was compiled from have terms of their own: "
-        "check them before you pass on weights."
+        "third parties state CC BY-SA 4.0 for the dataset (https://www.kaggle.com/datasets/anasmohammedtahir/covidqu), "
+        "and weights learnt from it derive from it. The public collections that it was compiled from have terms of "
+        "their own: check them before you pass on weights."
     ),
     classes=_CLASSES,
     positive="COVID-19",

@@ -189,9 +189,7 @@ def _read_torch(path: pathlib.Path) -> Tensors:
     try:
         return {name: value.detach().float().numpy() for name, value in loaded.items()}
     except Exception as error:  # sparse, quantized or without data
-        raise UserError(
-            f"{path} holds tensors that are not plain arrays ({error}): save it with dense tensors."
-        ) from error
+        raise UserError(f"{path} holds tensors that are not plain arrays ({error}): save dense tensors.") from error
 
 
 def _check_torch_zip(path: pathlib.Path) -> None:
