@@ -48,7 +48,7 @@ class Archive:
     def __init__(self, path: pathlib.Path, spec: DatasetSpec):
         self.path, self.spec, self._entry = path, spec, _entry(spec)
         if path.is_dir() and in_bucket(path):
-            raise UserError(f"{path} is a folder in a bucket: put the zip there, and give its place as the source.")
+            raise UserError(f"{path} is a folder in a bucket: give the path of the zip as the source.")
         if path.is_dir():
             self._zip, self._sizes = None, _list_folder(path)
         elif path.is_file():
@@ -58,21 +58,20 @@ class Archive:
         for entry in self._sizes:
             match = self._entry.fullmatch(entry)
             if match and not _SAFE_NAME.fullmatch(match["name"]):
-                raise UserError(
-                    f"{path} holds a file called {match['name']!r}: names may have up to 100 letters, digits, spaces "
-                    f"and ()[].,+-_ in them; rename it."
-                )
+                allowed = "names may have up to 100 letters, digits, spaces and ()[].,+-_"
+                raise UserError(f"{path} holds a file called {match['name']!r}: {allowed}. Rename the file.")
 
     def read(self, entry: str) -> bytes:
         """The bytes of one file, as listed by `records`."""
         if self._sizes[entry] > _LARGEST_FILE:
-            raise UserError(f"{entry} in {self.path} claims {self._sizes[entry]:,} bytes: this is no chest X-ray.")
+            claimed, limit = f"claims {self._sizes[entry]:,} bytes", f"{_LARGEST_FILE:,}"
+            raise UserError(f"{entry} in {self.path} {claimed}, but X-rays have at most {limit}: remove it.")
         try:
             if self._zip is None:
                 return (self.path / entry).read_bytes()
             info = self._zip.getinfo(entry)
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a limit
-                raise NotImplementedError("it is packed with another method than Deflate")
+                raise NotImplementedError("it is compressed with another method than Deflate")
             with self._zip.open(info) as file:
                 return file.read(info.file_size)  # plain read() would inflate all of it, whatever size it claims
         except Exception as error:  # damaged files raise many kinds of errors in zipfile and zlib
@@ -94,14 +93,13 @@ class Archive:
             name, kind = f"{match['split']}/{match['label']}/{match['name']}", kinds[match["kind"]]
             files = found.setdefault(name, Record(name, match["split"], match["label"], {})).files
             if kind in files:
-                raise UserError(f"{self.path} holds {match['name']} twice: {files[kind]} and {entry}.")
+                raise UserError(f"{self.path} holds {match['name']} twice: remove {files[kind]} or {entry}.")
             files[kind] = entry
         records = [found[name] for name in sorted(found)]
         for split in self.spec.layout.splits:
             if not any(r.split == split for r in records):
-                raise UserError(
-                    f"{self.path} has no X-rays in '{folder}/{split}': is this {self.spec.title}, and complete?"
-                )
+                wanted = f"give a complete copy of {self.spec.title}"
+                raise UserError(f"{self.path} has no X-rays in '{folder}/{split}': {wanted}.")
         return records
 
     @property
@@ -115,12 +113,9 @@ class Archive:
         """Digest of the names and sizes of all files. It tells archives apart without reading the files."""
         digest = hashlib.sha256()
         for entry, size in sorted(self._sizes.items()):
-            match = self._entry.fullmatch(entry)
-            if match:
+            if match := self._entry.fullmatch(entry):
                 part, *rest = match.groups()
-                names = "/".join(
-                    (part.partition(" ")[0], *rest)
-                )  # prepared datasets on disk hold digests of these names
+                names = "/".join((part.partition(" ")[0], *rest))  # prepared datasets hold digests of these names
                 digest.update(f"{names}:{size}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -149,9 +144,7 @@ def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
     for info in archive.infolist():
         parts = info.filename.split("/")
         if ".." in parts or info.filename.startswith("/") or "\\" in info.filename or ":" in parts[0]:
-            raise UserError(
-                f"{path} holds an entry that leaves its folder ({info.filename!r}): do not trust this file."
-            )
+            raise UserError(f"{path} holds an entry that leaves its folder ({info.filename!r}): do not trust it.")
         if info.filename in sizes:
             raise UserError(f"{path} holds {info.filename!r} twice: download it again.")
         if not info.is_dir():
@@ -165,7 +158,7 @@ def _list_folder(path: pathlib.Path) -> dict[str, int]:
         for name in (*folders, *names):
             full = os.path.join(folder, name)
             if os.path.islink(full) and not os.path.realpath(full).startswith(root + os.sep):
-                raise UserError(f"{full} is a link that leaves {path}: copy the file there instead.")
+                raise UserError(f"{full} is a link that leaves {path}: replace the link with a copy of the file.")
         for name in names:
             full = os.path.join(folder, name)
             if os.path.isfile(full):  # reading a pipe would block
@@ -198,7 +191,7 @@ def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Arch
         return Archive(_fetch_from_kaggle(layout.kaggle, manual), spec)
     raise UserError(
         f"The {spec.title} dataset was not found. Download it from {layout.homepage} ({layout.download}) and put "
-        f"the zip, under any name, into {manual}; or give its place with --config.dataset.source=FILE.zip."
+        f"the zip, under any name, into {manual}, or give its path with --config.dataset.source=FILE.zip."
     )
 
 
@@ -232,6 +225,6 @@ def _fetch_from_kaggle(handle: str, manual: pathlib.Path) -> pathlib.Path:
         try:
             kaggle.api.dataset_download_files(handle, path=folder, quiet=False)
         except Exception as error:  # the client raises whatever its HTTP library does
-            raise UserError(f"Kaggle did not deliver {handle} ({error}): download it by hand into {manual}.") from error
+            raise UserError(f"Kaggle did not send {handle} ({error}): download it by hand into {manual}.") from error
         (path,) = pathlib.Path(folder).glob("*.zip")
         return path.rename(manual / path.name)

@@ -98,8 +98,7 @@ class ExampleSource:
         if self._block > 1:
             image = np.rint(_block_means(image, self._block)).astype(np.uint8)
             masks = [_block_means(mask, self._block) >= 0.5 for mask in masks]
-        packed = [np.packbits(mask, axis=1) for mask in masks]
-        raw = {"image": image, "mask": np.stack(packed, axis=-1)}
+        raw = {"image": image, "mask": np.packbits(np.stack(masks, axis=-1), axis=1)}
         return raw | ({COVID19: np.uint8(self.positive[i])} if self._with_covid19 else {})
 
 

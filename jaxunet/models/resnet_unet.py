@@ -52,7 +52,7 @@ class Decoder(nn.Module):
 
 
 class ResNetUNet(nn.Module):
-    """The baseline of the original study. `depth` of the ResNet: 18, 34, 50, 101 or 152. Other attributes as in `UNet`."""
+    """The baseline of the original study, with a ResNet of `depth` 18, 34, 50, 101 or 152; the rest is as in `UNet`."""
 
     masks: int
     depth: int

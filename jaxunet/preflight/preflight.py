@@ -58,9 +58,7 @@ def preflight(
         raise UserError("--topology is missing: name slices, such as --topology=v5e:1x1,v5e:2x2, or local.")
     if "local" not in topologies:
         jax.config.update("jax_platforms", "cpu")  # libtpu shall compile, and not look for a TPU
-        os.environ.setdefault(
-            "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
-        )  # so that several processes may compile at the same time
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several processes may compile at the same time
     checks.check(config, training=False)
     if config.dataset.name == LABELLED_IMAGES:
         raise UserError("--mode=preflight is for segmentation: choose a config whose network predicts masks.")

@@ -137,7 +137,7 @@ def _header(pydicom: Any, data: bytes) -> tuple[Any, str]:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         content = inflater.decompress(data[head.tell() :], _MOST_INFLATED)
         if not inflater.eof and len(content) >= _MOST_INFLATED:
-            raise UserError(f"it inflates to more than {_MOST_INFLATED:,} bytes: save it without deflate compression.")
+            raise UserError(f"it is deflated and takes more than {_MOST_INFLATED:,} bytes: save it uncompressed.")
         return pydicom.filereader.read_dataset(_Counted(content), False, True), syntax
     whole = _Counted(data[4:] if start == 4 else data)
     return pydicom.filereader.read_partial(whole, force=True), syntax

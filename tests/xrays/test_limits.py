@@ -73,7 +73,7 @@ WORK = {
     "segments of a JPEG": (lambda: encoded("jpeg")[:2] + b"\xff\xfe\0\2" * 1_000_000 + encoded("jpeg")[2:], "segments"),
     "pages of a TIFF": (lambda: pages(20_000), "pages"),
     "strips of a TIFF": (lambda: strips(1_000_000), "values"),
-    "strips that overlap": (lambda: tiff_of([(SHOWN.astype(np.uint16), {279: (8000,) * 4})]), "more bytes than the file"),
+    "strips that overlap": (lambda: tiff_of([(SHOWN.astype(np.uint16), {279: (8000,) * 4})]), "than the file has"),
     "chunks of a PNG": (lambda: png_that_claims(64, 64)[:33] + chunk(b"tEXt", b"") * 200_000, "chunks"),
     "a line of pixels": (lambda: png_that_claims(79_000_000, 1), "per side"),
     "a line of pixels in DICOM": (lambda: dicom_of(TWELVE, Columns=65535, **IN_12), "per side"),
