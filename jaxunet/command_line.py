@@ -15,6 +15,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 import jaxunet
 from jaxunet.commands import MODES, Flags, execute
+from jaxunet.core.terminal import keep_working
 from jaxunet.export.formats import FORMATS
 from jaxunet.runs.settings import RENAMED, with_new_names
 
@@ -24,6 +25,7 @@ CONFIGS = next(path for folder in jaxunet.__path__ if (path := pathlib.Path(fold
 
 def jaxunet_command() -> NoReturn:
     """The console script `jaxunet MODE --flag=value ...`: the first word is the mode."""
+    keep_working()
     mode, *rest = sys.argv[1:] or ["--help"]
     if mode in MODES:
         leave(main(["jaxunet", f"--mode={mode}", *rest], mode=mode))

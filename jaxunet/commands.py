@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError, run_or_explain
-from jaxunet.core.files import locate
+from jaxunet.core.files import local_path, locate
 
 if TYPE_CHECKING:
     from jaxunet.prediction.predictor import Predictor
@@ -224,8 +224,10 @@ def _cache_programs() -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxunet"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        if folder.startswith("~"):  # there is no home folder
+            return
+        jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "jaxunet"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -240,7 +242,7 @@ def _path(name: str | None, missing: str) -> pathlib.Path:
         raise UserError(missing)
     if "://" in name:
         raise UserError(f"{name} must be a local path: copy the files to or from the bucket.")
-    return pathlib.Path(name).expanduser()
+    return local_path(name)
 
 
 def _workdir(flags: Flags) -> pathlib.Path:

@@ -1,7 +1,9 @@
 """A dataset as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
 
-The files lie as the spec's `ArchiveLayout` says. Outer folders are allowed, and the part's folder may be doubled.
-Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is unpacked.
+The files lie as the spec's `ArchiveLayout` says, under any number of outer folders, the name of the part doubled,
+followed by one more folder, or left out. Capitals, underscores for spaces, backslashes for slashes and COVID for
+COVID-19 make no difference. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever
+unpacked.
 """
 
 import dataclasses
@@ -14,7 +16,9 @@ import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, locate
@@ -46,7 +50,7 @@ class Archive:
     """A zip file or a folder, read-only. Worker processes make their own from `path` and `spec`."""
 
     def __init__(self, path: pathlib.Path, spec: DatasetSpec):
-        self.path, self.spec, self._entry = path, spec, _entry(spec)
+        self.path, self.spec = path, spec
         if path.is_dir() and in_bucket(path):
             raise UserError(f"{path} is a folder in a bucket: give the path of the zip as the source.")
         if path.is_dir():
@@ -55,11 +59,11 @@ class Archive:
             self._zip, self._sizes = _open_zip(path)
         else:
             raise UserError(f"{path} does not exist: give the downloaded zip or its extracted folder as the source.")
-        for entry in self._sizes:
-            match = self._entry.fullmatch(entry)
-            if match and not _SAFE_NAME.fullmatch(match["name"]):
+        self._places = _places(spec, self._sizes)
+        for place in self._places.values():
+            if not _SAFE_NAME.fullmatch(place.name):
                 allowed = "names may have up to 100 letters, digits, spaces and ()[].,+-_"
-                raise UserError(f"{path} holds a file called {match['name']!r}: {allowed}. Rename the file.")
+                raise UserError(f"{path} holds a file called {place.name!r}: {allowed}. Rename the file.")
 
     def read(self, entry: str) -> bytes:
         """The bytes of one file, as listed by `records`."""
@@ -86,51 +90,119 @@ class Archive:
         folder = self.spec.layout.parts[part]
         kinds = {name: kind for kind, name in self.spec.layout.kinds.items()}
         found: dict[str, Record] = {}
-        for entry in self._sizes:
-            match = self._entry.fullmatch(entry)
-            if not match or match["part"] != folder or match["name"].startswith("._") or "__MACOSX" in entry:
+        for entry, place in self._places.items():
+            if place.part != folder or place.name.startswith("._") or "__MACOSX" in entry:
                 continue
-            name, kind = f"{match['split']}/{match['label']}/{match['name']}", kinds[match["kind"]]
-            files = found.setdefault(name, Record(name, match["split"], match["label"], {})).files
+            name, kind = f"{place.split}/{place.label}/{place.name}", kinds[place.kind]
+            files = found.setdefault(name, Record(name, place.split, place.label, {})).files
             if kind in files:
-                raise UserError(f"{self.path} holds {match['name']} twice: remove {files[kind]} or {entry}.")
+                raise UserError(f"{self.path} holds {place.name} twice: remove {files[kind]} or {entry}.")
             files[kind] = entry
         records = [found[name] for name in sorted(found)]
         for split in self.spec.layout.splits:
-            if not any(r.split == split for r in records):
-                wanted = f"give a complete copy of {self.spec.title}"
-                raise UserError(f"{self.path} has no X-rays in '{folder}/{split}': {wanted}.")
+            there = {r.label for r in records if r.split == split}
+            if not there:
+                raise UserError(
+                    f"{self.path} has no X-rays in '{folder}/{split}': give a complete copy of {self.spec.title}. "
+                    f"{self._found_and_expected(folder, split)}"
+                )
+            if self.spec.positive and self.spec.positive not in there:
+                raise UserError(
+                    f"{self.path} has no {self.spec.positive} X-rays in '{folder}/{split}', only "
+                    f"{', '.join(sorted(there))}: every split needs some. {self._found_and_expected(folder, split)}"
+                )
         return records
+
+    def _found_and_expected(self, folder: str, split: str) -> str:
+        layout, label = self.spec.layout, self.spec.positive or self.spec.classes[0]
+        names = [entry for entry in self._sizes if "__MACOSX" not in entry]
+        inner = [entry for entry in names if entry.lower().endswith(".zip")]
+        if inner and not self._places:
+            return f"It holds another zip ({inner[0]!r}): extract that zip, and give it as the source."
+        folders = sorted({name.replace("\\", "/").rpartition("/")[0] or "." for name in names})
+        found = ", ".join(map(repr, folders[:6])) + (f" and {len(folders) - 6} more" if len(folders) > 6 else "")
+        return (
+            f"It has {len(names):,} files in {len(folders)} folders ({found or 'none'}), but should have files like "
+            f"'{folder}/{split}/{label}/{layout.kinds['image']}/NAME.png'."
+        )
 
     @property
     def parts(self) -> list[str]:
         """The parts that have at least one file."""
-        present = {match["part"] for entry in self._sizes if (match := self._entry.fullmatch(entry))}
+        present = {place.part for place in self._places.values()}
         return [part for part, folder in self.spec.layout.parts.items() if folder in present]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the names and sizes of all files. It tells archives apart without reading the files."""
         digest = hashlib.sha256()
-        for entry, size in sorted(self._sizes.items()):
-            if match := self._entry.fullmatch(entry):
-                part, *rest = match.groups()
-                names = "/".join((part.partition(" ")[0], *rest))  # prepared datasets hold digests of these names
-                digest.update(f"{names}:{size}\n".encode())
+        for entry, place in sorted(self._places.items()):
+            part = place.part.partition(" ")[0]  # prepared datasets on disk hold digests of these names
+            digest.update(f"{'/'.join((part, *place[1:]))}:{self._sizes[entry]}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def contents(self, part: str) -> str:
+        """Digest of the CRC-32s of the files of `part`, the same for a zip and its folder, whose files are read."""
+        digest = hashlib.sha256()
+        for record in self.records(part):
+            for kind, entry in sorted(record.files.items()):
+                crc = self._zip.getinfo(entry).CRC if self._zip else zlib.crc32(self.read(entry))
+                digest.update(f"{record.id}:{kind}:{crc:08x}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def modified(self, part: str) -> str:
+        """Digest of when the files of `part` were changed; "" for a zip."""
+        if self._zip:
+            return ""
+        digest = hashlib.sha256()
+        for record in self.records(part):
+            for entry in record.files.values():
+                digest.update(f"{entry}:{(self.path / entry).stat().st_mtime_ns}\n".encode())
         return digest.hexdigest()[:16]
 
 
-def _entry(spec: DatasetSpec) -> re.Pattern[str]:
-    """Matches the files of the dataset; groups part, split, label, kind, name."""
+class _Place(NamedTuple):
+    """What the path of a file says, in the words of the spec's layout."""
+
+    part: str
+    split: str
+    label: str
+    kind: str
+    name: str
+
+
+def _places(spec: DatasetSpec, entries: Iterable[str]) -> dict[str, _Place]:
+    """Entry -> its place, of the files that belong to the dataset."""
     layout = spec.layout
+    words = {_plain(name): name for name in (*layout.parts.values(), *layout.splits, *layout.kinds.values())}
+    words |= {_plain(label): label for label in spec.classes}
+    words |= {_plain(label).removesuffix(" 19"): label for label in spec.classes if label.endswith("-19")}
 
     def one_of(names: Iterable[str]) -> str:
-        return "|".join(map(re.escape, names))
+        return "|".join(re.escape(plain) for plain, name in words.items() if name in set(names))
 
-    return re.compile(
-        rf"(?:.*/)?(?P<part>{one_of(layout.parts.values())})/(?:(?P=part)/)?(?P<split>{one_of(layout.splits)})/"
-        rf"(?P<label>{one_of(spec.classes)})/(?P<kind>{one_of(layout.kinds.values())})/(?P<name>[^/]+\.png)"
+    pattern = re.compile(
+        rf"(?:(?:.*/)?({one_of(layout.parts.values())})/(?:\1/)?(?:[^/]+/)?|)(?:.*/)??({one_of(layout.splits)})/"
+        rf"({one_of(spec.classes)})/({one_of(layout.kinds.values())})/"
     )
+    matches: dict[str, tuple[re.Match[str], str]] = {}
+    for entry in entries:
+        folders, slash, name = entry.replace("\\", "/").rpartition("/")
+        if name.lower().endswith(".png") and (match := pattern.fullmatch(_plain(folders + slash))):
+            matches[entry] = match, name[:-4] + ".png"
+    marked = {match[4] for match, _ in matches.values()}  # which part it is, where no folder says so
+    mask_kinds = {part: {_plain(layout.kinds[mask]) for mask in spec.part_masks(part)} for part in layout.parts}
+    fitting = [part for part, kinds in mask_kinds.items() if kinds == marked - {_plain(layout.kinds["image"])}]
+    unnamed = layout.parts[fitting[0]] if fitting else ""
+    return {
+        entry: _Place(words[match[1]] if match[1] else unnamed, *(words[match[i]] for i in (2, 3, 4)), name)
+        for entry, (match, name) in matches.items()
+        if match[1] or unnamed
+    }
+
+
+def _plain(name: str) -> str:
+    return re.sub("[_ -]+", " ", name.lower())
 
 
 def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
@@ -142,8 +214,8 @@ def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
         raise UserError(f"{path} is not a complete zip file ({error}): download it again.") from error
     sizes: dict[str, int] = {}
     for info in archive.infolist():
-        parts = info.filename.split("/")
-        if ".." in parts or info.filename.startswith("/") or "\\" in info.filename or ":" in parts[0]:
+        parts = info.filename.replace("\\", "/").split("/")
+        if ".." in parts or not parts[0] or ":" in parts[0]:
             raise UserError(f"{path} holds an entry that leaves its folder ({info.filename!r}): do not trust it.")
         if info.filename in sizes:
             raise UserError(f"{path} holds {info.filename!r} twice: download it again.")
@@ -177,15 +249,15 @@ def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Arch
     Raises:
       UserError: if there is none. It says what to download and where to put it.
     """
-    layout, entry = spec.layout, _entry(spec)
+    layout = spec.layout
     if source:
         archive = Archive(locate(source), spec)
         return Archive(_fetch_from_bucket(archive.path, data_dir), spec) if in_bucket(archive.path) else archive
     manual = data_dir / "downloads" / "manual"
     for path in sorted(manual.glob("*.zip")) if manual.is_dir() else []:
-        if any(entry.fullmatch(name) for name in _open_zip(path)[1]):
+        if _places(spec, _open_zip(path)[1]):
             return Archive(path, spec)
-    if manual.is_dir() and any(entry.fullmatch(name) for name in _list_folder(manual)):
+    if manual.is_dir() and _places(spec, _list_folder(manual)):
         return Archive(manual, spec)
     if _kaggle_is_ready():
         return Archive(_fetch_from_kaggle(layout.kaggle, manual), spec)
@@ -209,8 +281,8 @@ def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.
 
 
 def _kaggle_is_ready() -> bool:
-    """Whether the client is installed and has credentials. Importing it without credentials ends the process."""
-    token = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser() / "kaggle.json"
+    """Whether the client is installed and has credentials; importing it without ends the process."""
+    token = pathlib.Path(os.path.expanduser(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle"))) / "kaggle.json"
     has_credentials = token.is_file() or {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= os.environ.keys()
     return has_credentials and importlib.util.find_spec("kaggle") is not None
 

@@ -5,6 +5,7 @@ the target "covid19" also `covid19` uint8 {0, 1} [B]. With the target "class": `
 """
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -155,6 +156,30 @@ class Split:
         """The examples `index` int [K], in that order."""
         arrays = {name: array[index] for name, array in self.arrays.items()}
         return dataclasses.replace(self, arrays=arrays, labels=self.labels[index], ids=[self.ids[i] for i in index])
+
+
+def fingerprint(source: Source | Split, *, threads: int) -> dict[str, str | int]:
+    """What tells images apart: their number, and CRC-32s of their names and classes, and of pixels and masks.
+
+    Args:
+      source: the images; those with one class each and no masks, of which there may be millions, are not decoded.
+      threads: that decode.
+    """
+    names = "\n".join(f"{name} {label}" for name, label in zip(source.ids, source.labels.tolist(), strict=True))
+    found: dict[str, str | int] = {"number": len(source.ids), "names": f"{zlib.crc32(names.encode()):08x}"}
+    if isinstance(source, Split) and "label" in source.arrays or not isinstance(source, Split | ExampleSource):
+        return found
+
+    def pixels(i: int) -> int:
+        example = {k: v[i] for k, v in source.arrays.items()} if isinstance(source, Split) else source[i]
+        crc = 0
+        for name in sorted(example):
+            crc = zlib.crc32(np.ascontiguousarray(example[name]), crc)
+        return crc
+
+    with ThreadPoolExecutor(threads) as pool:
+        each = np.fromiter(pool.map(pixels, range(len(source.ids)), chunksize=64), np.uint32)
+    return found | {"pixels": f"{zlib.crc32(each):08x}"}
 
 
 def load_split(source: Source, *, threads: int) -> Split:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.data.prepared import reading
 from jaxunet.xrays.read import decode
 
@@ -36,7 +37,7 @@ class LabelledImages:
         split: "train" or "val".
         image_size: pixels per side; each image is resized, its centre cropped.
         """
-        folder = pathlib.Path(source).expanduser()
+        folder = local_path(source)
         if not source or not folder.is_dir():
             wanted = "give one that holds train/<class>/<image>"
             raise UserError(f"config.dataset.source={source!r} is not a local folder: {wanted}.")

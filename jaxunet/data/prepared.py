@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import in_bucket, locate
+from jaxunet.core.files import in_bucket, local_path, locate
 from jaxunet.data import verify
 from jaxunet.data.archive import Archive, find_archive
 from jaxunet.data.specs import spec_of
@@ -30,14 +30,17 @@ def data_root(dataset: ConfigDict) -> pathlib.Path:
     """The local folder of all prepared datasets.
 
     Raises:
-      UserError: if `data_dir` is in a bucket.
+      UserError: for a bucket, and if there is no home folder.
     """
     if in_bucket(dataset.data_dir):
         raise UserError(
             f"config.dataset.data_dir={dataset.data_dir} must be a local folder, because array_record cannot read "
             f"buckets. Only the archive can be in one: config.dataset.source=gs://BUCKET/covidqu.zip."
         )
-    return pathlib.Path(dataset.data_dir or "~/tensorflow_datasets").expanduser().absolute()
+    try:
+        return local_path(dataset.data_dir or "~/tensorflow_datasets").absolute()
+    except UserError as error:
+        raise UserError("There is no home folder: name a folder with config.dataset.data_dir.") from error
 
 
 def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
@@ -137,8 +140,13 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
     source = locate(dataset.source)
     if not source.exists():
         return
-    built_from = verification(builder)
-    if Archive(source, builder.spec).fingerprint != built_from["fingerprint"]:
+    built_from, archive = verification(builder), Archive(source, builder.spec)
+    part = builder.spec.subsets[builder.builder_config.name].part
+    same = archive.fingerprint == built_from["fingerprint"]
+    if same and (contents := built_from.get("contents")):  # of older versions there are names and sizes alone
+        unchanged = built_from["source"] == str(source) and built_from["modified"] not in ("", None)
+        same = (unchanged and archive.modified(part) == built_from["modified"]) or archive.contents(part) == contents
+    if not same:
         raise UserError(
             f"{builder.data_dir} was built from another archive ({built_from['source']}) than {source}: "
             f"set config.dataset.data_dir to another folder, or delete {builder.data_dir} to build it again."

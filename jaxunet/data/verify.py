@@ -40,8 +40,9 @@ class Report:
     """Findings about one part of an archive. `errors` stop a build, `warnings` do not.
 
     `counts`: split -> class -> number of X-rays; the first split is the training split.
-    `identical`, `near`: pairs of ids in different splits. `near_bits`: number of differing hash bits of each near pair.
-    `dropped_from_train`: the training ids in `identical`. Training leaves them out by default.
+    `identical` and `near` are pairs of ids in different splits, `near_bits` the bits in which the hashes of each near
+    pair differ; `fingerprint`, `contents` and `modified` are those of `Archive`;
+    `dropped_from_train` are the Train ids among the identical ones, which training leaves out by default.
     """
 
     source: str
@@ -53,6 +54,8 @@ class Report:
     identical: tuple[tuple[str, str], ...]
     near: tuple[tuple[str, str], ...]
     near_bits: tuple[int, ...]
+    contents: str = ""
+    modified: str = ""
 
     @property
     def dropped_from_train(self) -> tuple[str, ...]:
@@ -153,6 +156,8 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
         identical=tuple(duplicates.identical_pairs(looks, splits)),
         near=tuple(near),
         near_bits=tuple(near.values()),
+        contents=archive.contents(part) if not any(c.errors for c in checked) else "",
+        modified=archive.modified(part),
     )
     return report, {r.id: c.masks for r, c in zip(records, checked, strict=True)}
 

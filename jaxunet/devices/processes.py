@@ -79,6 +79,11 @@ def join(
         found = jax.process_count()
         multihost_utils.sync_global_devices("joined")  # CPUs must connect within 30 s of the first exchange
     except Exception as error:  # JAX and its network layer raise many types
+        if "Failed to start RPC server" in str(error):
+            raise UserError(
+                f"--coordinator_address={coordinator_address}: process 0 cannot listen there, as another program uses "
+                f"that port: choose another."
+            ) from error
         raise UserError(
             f"The {expected} processes did not find each other ({' '.join(str(error).split())[:200]}): give each "
             f"--coordinator_address, --num_processes and --process_id, or run one alone with --num_processes=1."

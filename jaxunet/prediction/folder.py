@@ -1,13 +1,14 @@
 """`--mode=predict`: X-ray files -> masks, pictures and tables. Reading, predicting and writing overlap."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
+from jaxunet.core.pictures import is_whole_png
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.prediction import Prediction, mask_path
+from jaxunet.prediction.prediction import Prediction, picture_paths
 from jaxunet.prediction.predictor import Fitted, Predictor
 from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.read import read_xray
@@ -37,7 +40,7 @@ def predict(
 ) -> int:
     """Predicts every X-ray at `source` and writes masks, overlays, `predictions.csv` and `.json` into `output`.
 
-    Skips images that were predicted with the same settings and have not changed.
+    Images that are finished, unchanged and predicted with the same settings are skipped, if their pictures are whole.
 
     Args:
       predictor: the network.
@@ -68,7 +71,8 @@ def predict(
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
-            todo = _unfinished(mine, log, bar, output, predictor.targets)
+            pictures = functools.partial(picture_paths, output, targets=predictor.targets, probabilities=probabilities)
+            todo = _unfinished(mine, log, bar, pictures)
             for file, row in _rows(predictor, todo, output, size, probabilities=probabilities):
                 if row.get("error"):
                     bar.write(f"skipped {shown(file.name)}: {row['error']}", sys.stderr)
@@ -103,7 +107,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
     for leaf in jax.tree.leaves(predictor.variables):
         crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
     return {
-        "input": str(pathlib.Path(source).expanduser().absolute()),
+        "input": str(local_path(source).absolute()),
         "checkpoint_step": predictor.step,
         "weights_crc32": f"{crc:08x}",
         "targets": list(predictor.targets),
@@ -121,10 +125,10 @@ def _count(files: Iterable[XrayFile], bar: tqdm) -> None:
 
 
 def _unfinished(
-    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, output: pathlib.Path, targets: tuple[str, ...]
+    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, pictures: Callable[[str], list[pathlib.Path]]
 ) -> Iterator[XrayFile]:
     for file in files:
-        if log.has(file) and all(mask_path(output, file.name, target).is_file() for target in targets):
+        if log.has(file) and all(map(is_whole_png, pictures(file.name))):
             bar.initial, bar.n = bar.initial + 1, bar.n + 1
         else:
             yield file

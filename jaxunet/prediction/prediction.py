@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import write_atomically
+from jaxunet.core.files import local_path, write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding, organ
 from jaxunet.prediction import journal, overlay
@@ -112,15 +112,15 @@ class Prediction:
         Returns:
           The row. Its warnings say if no DICOM segmentation could be written.
         """
-        out, name, row = pathlib.Path(folder).expanduser(), output_name(self.name), self.row
+        out, name, row = local_path(folder), output_name(self.name), self.row
         if self.xray.header is not None:
             row["warnings"] += self._write_segmentation(out / "segmentations" / f"{name}.seg.dcm")
         for i, (target, mask) in enumerate(self.masks.items()):
             if probabilities:
                 levels = np.rint(self._probability(i, of=255)).astype(np.uint8)
-                _write_png(out / "probabilities" / f"{name}_{target}.png", levels)
-            _write_png(mask_path(out, self.name, target), mask.astype(np.uint8) * 255)
-        _write_png(out / "overlays" / f"{name}.png", self.overlay())
+                _write_png(_picture(out, "probabilities", f"{name}_{target}"), levels)
+            _write_png(_picture(out, "masks", f"{name}_{target}"), mask.astype(np.uint8) * 255)
+        _write_png(_picture(out, "overlays", name), self.overlay())
         if table:
             journal.put_row(out / "predictions.csv", {"input": self.name, **row})
         return row
@@ -154,9 +154,17 @@ class Prediction:
         return []
 
 
-def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
-    """The file of a mask of the X-ray `name`."""
-    return output / "masks" / f"{output_name(name)}_{target}.png"
+def picture_paths(
+    output: pathlib.Path, name: str, *, targets: tuple[str, ...], probabilities: bool
+) -> list[pathlib.Path]:
+    """Where the pictures of the X-ray `name` are written."""
+    stem, folders = output_name(name), ("masks", "probabilities") if probabilities else ("masks",)
+    paths = [_picture(output, folder, f"{stem}_{target}") for folder in folders for target in targets]
+    return [*paths, _picture(output, "overlays", stem)]
+
+
+def _picture(output: pathlib.Path, folder: str, stem: str) -> pathlib.Path:
+    return output / folder / f"{stem}.png"
 
 
 def _write_png(path: pathlib.Path, pixels: np.ndarray) -> None:

@@ -147,6 +147,7 @@ _ROWS = (
 
     Setting("init.weights", str),
     Setting("init.run", str, was="init.checkpoint"),
+    Setting("init.accept_changes", bool, free=True, since=False),
 
     Setting("loss.name", choices=_losses),
     Setting("loss.smooth", float, above=0),

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.xrays import listing
 from jaxunet.xrays.kinds import HEAD, kind_of
 from jaxunet.xrays.pixels import MAX_BYTES
@@ -72,7 +73,7 @@ class XrayFiles:
     """
 
     def __init__(self, source: str, skip: pathlib.Path):
-        self._source, self._skip = pathlib.Path(source).expanduser(), os.path.realpath(skip)
+        self._source, self._skip = local_path(source), os.path.realpath(skip)
         self.skipped: listing.Skipped = collections.Counter()
         self._list: Callable[[listing.Skipped], Iterator[XrayFile]]
         if self._source.is_dir():
