@@ -279,7 +279,7 @@ def test_networks_that_are_not_there(given, words, tmp_path, monkeypatch):
         (np.zeros((8, 8), bool), "dtype bool"),
         (np.zeros((0, 8), np.uint8), "0 x 8 pixels"),
         (np.full((8, 8), np.nan), "finite"),
-        (7, "this is of type int"),
+        (7, "not of type int"),
     ],
 )
 def test_xrays_that_cannot_be_used(source, words, net, tmp_path, monkeypatch):

@@ -1,9 +1,6 @@
 """A dataset as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
 
-The files lie as the spec's `ArchiveLayout` says, under any number of outer folders, the name of the part doubled,
-followed by one more folder, or left out. Capitals, underscores for spaces, backslashes for slashes and COVID for
-COVID-19 make no difference. Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is ever
-unpacked.
+Nothing is ever unpacked.
 """
 
 import dataclasses
@@ -17,11 +14,10 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, locate
+from jaxunet.data.listing import list_folder, open_zip, places
 from jaxunet.data.specs import DatasetSpec
 
 _LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB
@@ -54,12 +50,12 @@ class Archive:
         if path.is_dir() and in_bucket(path):
             raise UserError(f"{path} is a folder in a bucket: give the path of the zip as the source.")
         if path.is_dir():
-            self._zip, self._sizes = None, _list_folder(path)
+            self._zip, self._sizes = None, list_folder(path)
         elif path.is_file():
-            self._zip, self._sizes = _open_zip(path)
+            self._zip, self._sizes = open_zip(path)
         else:
             raise UserError(f"{path} does not exist: give the downloaded zip or its extracted folder as the source.")
-        self._places = _places(spec, self._sizes)
+        self._places = places(spec, self._sizes)
         for place in self._places.values():
             if not _SAFE_NAME.fullmatch(place.name):
                 allowed = "names may have up to 100 letters, digits, spaces and ()[].,+-_"
@@ -161,86 +157,6 @@ class Archive:
         return digest.hexdigest()[:16]
 
 
-class _Place(NamedTuple):
-    """What the path of a file says, in the words of the spec's layout."""
-
-    part: str
-    split: str
-    label: str
-    kind: str
-    name: str
-
-
-def _places(spec: DatasetSpec, entries: Iterable[str]) -> dict[str, _Place]:
-    """Entry -> its place, of the files that belong to the dataset."""
-    layout = spec.layout
-    words = {_plain(name): name for name in (*layout.parts.values(), *layout.splits, *layout.kinds.values())}
-    words |= {_plain(label): label for label in spec.classes}
-    words |= {_plain(label).removesuffix(" 19"): label for label in spec.classes if label.endswith("-19")}
-
-    def one_of(names: Iterable[str]) -> str:
-        return "|".join(re.escape(plain) for plain, name in words.items() if name in set(names))
-
-    pattern = re.compile(
-        rf"(?:(?:.*/)?({one_of(layout.parts.values())})/(?:\1/)?(?:[^/]+/)?|)(?:.*/)??({one_of(layout.splits)})/"
-        rf"({one_of(spec.classes)})/({one_of(layout.kinds.values())})/"
-    )
-    matches: dict[str, tuple[re.Match[str], str]] = {}
-    for entry in entries:
-        folders, slash, name = entry.replace("\\", "/").rpartition("/")
-        if name.lower().endswith(".png") and (match := pattern.fullmatch(_plain(folders + slash))):
-            matches[entry] = match, name[:-4] + ".png"
-    marked = {match[4] for match, _ in matches.values()}  # which part it is, where no folder says so
-    mask_kinds = {part: {_plain(layout.kinds[mask]) for mask in spec.part_masks(part)} for part in layout.parts}
-    fitting = [part for part, kinds in mask_kinds.items() if kinds == marked - {_plain(layout.kinds["image"])}]
-    unnamed = layout.parts[fitting[0]] if fitting else ""
-    return {
-        entry: _Place(words[match[1]] if match[1] else unnamed, *(words[match[i]] for i in (2, 3, 4)), name)
-        for entry, (match, name) in matches.items()
-        if match[1] or unnamed
-    }
-
-
-def _plain(name: str) -> str:
-    return re.sub("[_ -]+", " ", name.lower())
-
-
-def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
-    try:
-        archive = zipfile.ZipFile(path.open("rb") if in_bucket(path) else path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # damaged files raise many kinds of errors
-        raise UserError(f"{path} is not a complete zip file ({error}): download it again.") from error
-    sizes: dict[str, int] = {}
-    for info in archive.infolist():
-        parts = info.filename.replace("\\", "/").split("/")
-        if ".." in parts or not parts[0] or ":" in parts[0]:
-            raise UserError(f"{path} holds an entry that leaves its folder ({info.filename!r}): do not trust it.")
-        if info.filename in sizes:
-            raise UserError(f"{path} holds {info.filename!r} twice: download it again.")
-        if not info.is_dir():
-            sizes[info.filename] = info.file_size
-    return archive, sizes
-
-
-def _list_folder(path: pathlib.Path) -> dict[str, int]:
-    root, sizes = os.path.realpath(path), {}
-    for folder, folders, names in os.walk(root):
-        for name in (*folders, *names):
-            full = os.path.join(folder, name)
-            if os.path.islink(full) and not os.path.realpath(full).startswith(root + os.sep):
-                raise UserError(f"{full} is a link that leaves {path}: replace the link with a copy of the file.")
-        for name in names:
-            full = os.path.join(folder, name)
-            if os.path.isfile(full):  # reading a pipe would block
-                sizes[os.path.relpath(full, root).replace(os.sep, "/")] = os.path.getsize(full)
-    return sizes
-
-
-# ---- where it is -----------------------------------------------------------------------------------------------------
-
-
 def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Archive:
     """The archive at `source`. For "", the one in `<data_dir>/downloads/manual`; the Kaggle client may fetch it there.
 
@@ -255,9 +171,9 @@ def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Arch
         return Archive(_fetch_from_bucket(archive.path, data_dir), spec) if in_bucket(archive.path) else archive
     manual = data_dir / "downloads" / "manual"
     for path in sorted(manual.glob("*.zip")) if manual.is_dir() else []:
-        if _places(spec, _open_zip(path)[1]):
+        if places(spec, open_zip(path)[1]):
             return Archive(path, spec)
-    if manual.is_dir() and _places(spec, _list_folder(manual)):
+    if manual.is_dir() and places(spec, list_folder(manual)):
         return Archive(manual, spec)
     if _kaggle_is_ready():
         return Archive(_fetch_from_kaggle(layout.kaggle, manual), spec)

@@ -159,11 +159,9 @@ class Split:
 
 
 def fingerprint(source: Source | Split, *, threads: int) -> dict[str, str | int]:
-    """What tells images apart: their number, and CRC-32s of their names and classes, and of pixels and masks.
+    """What tells images apart: their number, a CRC-32 of names and classes, and one of pixels and masks.
 
-    Args:
-      source: the images; those with one class each and no masks, of which there may be millions, are not decoded.
-      threads: that decode.
+    `threads` decode the images. Images with a class and no mask are not decoded: there may be millions.
     """
     names = "\n".join(f"{name} {label}" for name, label in zip(source.ids, source.labels.tolist(), strict=True))
     found: dict[str, str | int] = {"number": len(source.ids), "names": f"{zlib.crc32(names.encode()):08x}"}
@@ -174,12 +172,12 @@ def fingerprint(source: Source | Split, *, threads: int) -> dict[str, str | int]
         example = {k: v[i] for k, v in source.arrays.items()} if isinstance(source, Split) else source[i]
         crc = 0
         for name in sorted(example):
-            crc = zlib.crc32(np.ascontiguousarray(example[name]), crc)
+            crc = zlib.crc32(np.asarray(example[name]).tobytes(), crc)
         return crc
 
     with ThreadPoolExecutor(threads) as pool:
         each = np.fromiter(pool.map(pixels, range(len(source.ids)), chunksize=64), np.uint32)
-    return found | {"pixels": f"{zlib.crc32(each):08x}"}
+    return found | {"pixels": f"{zlib.crc32(each.tobytes()):08x}"}
 
 
 def load_split(source: Source, *, threads: int) -> Split:
