@@ -80,8 +80,7 @@ class Archive:
     def records(self, part: str) -> list[Record]:
         """The X-rays of one part, sorted by id. A record lacks the files that are missing.
 
-        Raises:
-          UserError: if a split of the part has no X-rays, or a file occurs twice.
+        Raises UserError if a split of the part has no X-rays, or a file occurs twice.
         """
         folder = self.spec.layout.parts[part]
         kinds = {name: kind for kind, name in self.spec.layout.kinds.items()}
@@ -161,9 +160,7 @@ def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Arch
     """The archive at `source`. For "", the one in `<data_dir>/downloads/manual`; the Kaggle client may fetch it there.
 
     An archive in a bucket is copied into `<data_dir>/downloads/gs`: reading thousands of small files remotely is slow.
-
-    Raises:
-      UserError: if there is none. It says what to download and where to put it.
+    Raises UserError if there is none. It says what to download and where to put it.
     """
     layout = spec.layout
     if source:

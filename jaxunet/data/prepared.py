@@ -27,11 +27,7 @@ _ABANDONED_SECONDS = 3600.0
 
 
 def data_root(dataset: ConfigDict) -> pathlib.Path:
-    """The local folder of all prepared datasets.
-
-    Raises:
-      UserError: for a bucket, and if there is no home folder.
-    """
+    """The local folder of all prepared datasets. Raises UserError for a bucket, and if there is no home folder."""
     if in_bucket(dataset.data_dir):
         raise UserError(
             f"config.dataset.data_dir={dataset.data_dir} must be a local folder, because array_record cannot read "
@@ -114,11 +110,7 @@ def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
 
 
 def archive_of(dataset: ConfigDict) -> Archive:
-    """The archive that the dataset is built from.
-
-    Raises:
-      UserError: if it has none, or none was found.
-    """
+    """The archive that the dataset is built from. Raises UserError if it has none, or none was found."""
     return find_archive(spec_of(dataset), dataset.source, data_root(dataset))
 
 

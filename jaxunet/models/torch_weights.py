@@ -141,8 +141,7 @@ def fold_rgb_stem(variables: Any, *, mean: float, std: float) -> Any:
 def read_tensors(path: pathlib.Path) -> Tensors:
     """Name -> array of a `.safetensors`, `.pth`, `.pt` or `.bin` file, without wrappers and DDP's `module.`.
 
-    Raises:
-      UserError: if the file is missing, damaged, of another kind, or holds other things than tensors.
+    Raises UserError if the file is missing, damaged, of another kind, or holds other things than tensors.
     """
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")

@@ -35,11 +35,7 @@ class Attributes:
         return next(iter(self.texts(name)), "")
 
     def numbers(self, name: str) -> list[float]:
-        """Its values, without those that are empty.
-
-        Raises:
-          ValueError: if one is no number.
-        """
+        """Its values, without those that are empty. Raises ValueError if one is no number."""
         return [float(text) for text in self.texts(name) if text]
 
     def number(self, name: str, default: float) -> float:
@@ -47,11 +43,7 @@ class Attributes:
         return next(iter(self.numbers(name)), default)
 
     def count(self, name: str, default: int) -> int:
-        """`number` as a whole number.
-
-        Raises:
-          UserError: if it is not one.
-        """
+        """`number` as a whole number. Raises UserError if it is not one."""
         number = self.number(name, default)
         if not (0 <= number < 2**32 and number == int(number)):
             raise UserError(f"it is damaged: its {name} is not a whole number.")

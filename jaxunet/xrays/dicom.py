@@ -43,10 +43,7 @@ def read(data: bytes) -> Xray:
     """Decodes a DICOM file: modality LUT, then VOI LUT or the first window, MONOCHROME1 inverted, padding black.
 
     Without either of the two, the 0.5 and 99.5 percentiles become black and white. Of several frames, the first is
-    taken.
-
-    Raises:
-      UserError: if it cannot be used, or pydicom is not installed.
+    taken. Raises UserError if it cannot be used, or pydicom is not installed.
     """
     try:
         import pydicom

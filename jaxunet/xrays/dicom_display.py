@@ -42,11 +42,7 @@ def gray(stored: np.ndarray, said: Attributes, *, big_endian: bool) -> tuple[np.
 
 
 def photometric(said: Attributes) -> str:
-    """PhotometricInterpretation.
-
-    Raises:
-      UserError: if it is not supported.
-    """
+    """PhotometricInterpretation. Raises UserError if it is not supported."""
     channels = said.count("SamplesPerPixel", 1)
     kind = said.text("PhotometricInterpretation") or ("MONOCHROME2" if channels == 1 else "RGB")
     if channels != (1 if kind in _GRAY else 3) or kind not in _GRAY and not kind.startswith(("RGB", "YBR")):
@@ -195,8 +191,7 @@ def _by_window(values: np.ndarray, said: Attributes) -> np.ndarray | None:
 def window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     """uint8, of the shape of `values`: the window functions of DICOM PS3.3 C.11.2, to [0, 255].
 
-    Raises:
-      UserError: if there is no such function or the width is too small.
+    Raises UserError if there is no such function or the width is too small.
     """
     if function not in _FUNCTIONS:
         raise UserError("its VOILUTFunction is not LINEAR, LINEAR_EXACT or SIGMOID.")

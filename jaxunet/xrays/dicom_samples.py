@@ -41,8 +41,7 @@ class Layout:
 def of_bytes(data: bytes, layout: Layout, *, big_endian: bool) -> np.ndarray:
     """Numbers [H, W, channels] of the first frame, not compressed; three channels are red, green and blue.
 
-    Raises:
-      UserError: if there are fewer than the header says, or their layout is not supported.
+    Raises UserError if there are fewer than the header says, or their layout is not supported.
     """
     height, width, channels = layout.shape
     halved = layout.kind == "YBR_FULL_422"  # two of luminance, then the two of colour that both share
@@ -63,8 +62,7 @@ def of_bytes(data: bytes, layout: Layout, *, big_endian: bool) -> np.ndarray:
 def of_stream(stream: bytes, layout: Layout, syntax: str) -> np.ndarray:
     """The same, of a compressed frame; what the stream is, it says itself, not the transfer syntax `syntax`.
 
-    Raises:
-      UserError: if it is damaged, another picture than the header says, or compressed as is not supported.
+    Raises UserError if it is damaged, another picture than the header says, or compressed as is not supported.
     """
     height, width, channels = layout.shape
     found = streams.describe(stream)

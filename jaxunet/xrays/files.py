@@ -38,11 +38,7 @@ class XrayFile:
     _info: zipfile.ZipInfo | None = None
 
     def read(self) -> bytes:
-        """Its content.
-
-        Raises:
-          UserError: if it is too large or cannot be read.
-        """
+        """Its content. Raises UserError if it is too large or cannot be read."""
         if self._zip is None or self._info is None:
             found = self.path.stat()
             if not stat.S_ISREG(found.st_mode):

@@ -41,8 +41,7 @@ class Stream:
 def describe(data: bytes) -> Stream | None:
     """What the stream `data` claims; None if it is none of those kinds.
 
-    Raises:
-      UserError: if it is damaged, or made to keep a decoder busy.
+    Raises UserError if it is damaged, or made to keep a decoder busy.
     """
     if data[:2] == b"\xff\xd8":
         return _jpeg(data)

@@ -56,11 +56,7 @@ class Page:
 
     @property
     def colours(self) -> int:
-        """How many samples of a pixel are its colour.
-
-        Raises:
-          UserError: if what they mean is not known here.
-        """
+        """How many samples of a pixel are its colour. Raises UserError if what they mean is not known here."""
         if (photometric := self.one(PHOTOMETRIC, 1)) not in (0, 1, 2, 3):
             raise UserError(f"its TIFF layout (PhotometricInterpretation {photometric}) is not supported.")
         return 3 if photometric == 2 else 1
@@ -130,8 +126,7 @@ class Page:
 def first_page(data: bytes) -> tuple[Page, int]:
     """The first page that is no thumbnail, and how many there are.
 
-    Raises:
-      UserError: if the file is damaged, or made to keep a reader busy.
+    Raises UserError if the file is damaged, or made to keep a reader busy.
     """
     order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
     word = "Q" if big else "I"

@@ -18,11 +18,7 @@ _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 
 
 def of_page(page: tiff.Page) -> np.ndarray:
-    """Numbers [H, W, channels], as stored.
-
-    Raises:
-      UserError: if the layout is not supported.
-    """
+    """Numbers [H, W, channels], as stored. Raises UserError if the layout is not supported."""
     height, width = page.size
     channels, planar = page.one(tiff.CHANNELS, 1), page.one(tiff.PLANAR, 1) == 2
     bits, kinds = set(page.values(tiff.BITS, (1,))), set(page.values(tiff.FORMAT, (1,)))
@@ -77,11 +73,7 @@ def _without_predictor(
 
 
 def palette(page: tiff.Page, indices: np.ndarray) -> np.ndarray:
-    """Red, green and blue, uint8 [H, W, 3], of indices [H, W].
-
-    Raises:
-      UserError: if there is no table.
-    """
+    """Red, green and blue, uint8 [H, W, 3], of indices [H, W]. Raises UserError if there is no table."""
     table = np.array(page.values(tiff.COLOURS), np.int64)
     if not len(table) or len(table) % 3:
         raise UserError("it is damaged: its table of colours is missing.")
