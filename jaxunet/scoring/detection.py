@@ -55,11 +55,11 @@ class Rule:
         """
         known = np.unique(values)
         middles = (known[1:] + known[:-1]) / 2 if len(known) > 1 else known
-        sensitivity, specificity = (
-            1 - np.searchsorted(np.sort(values[positive]), middles, side="right") / positive.sum(),
-            np.searchsorted(np.sort(values[~positive]), middles, side="right") / (~positive).sum(),
+        missed, specificity = (
+            np.searchsorted(np.sort(values[chosen]), middles, side="right") / chosen.sum()
+            for chosen in (positive, ~positive)
         )
-        best = float(middles[np.argmax(sensitivity + specificity)])
+        best = float(middles[np.argmax((1 - missed) + specificity)])
         return cls(decides, best, "the largest Youden's J on these images")
 
     # ---- applied
@@ -115,12 +115,9 @@ class Rule:
           ValueError, TypeError, KeyError: if this is not a rule for such a network.
         """
         decides, threshold = saved["score"], float(saved["threshold"])
-        if (
-            decides not in (PROBABILITY, *known_masks(), IMAGE)
-            or (decides == PROBABILITY) != answers
-            or not 0 <= threshold <= 1
-        ):
-            raise ValueError(f"COVID-19 is not told by {decides!r} above {threshold}")
+        able = (PROBABILITY,) if answers else (*known_masks(), IMAGE)
+        if decides not in able or not 0 <= threshold <= 1:
+            raise ValueError(f"the network cannot decide on COVID-19 by {decides!r} above {threshold}")
         return cls(decides, threshold, str(saved.get("from", saved.get("threshold_from", ""))))
 
     @classmethod
@@ -142,8 +139,7 @@ class Rule:
             return None
 
     def valid_for(self, settings: dict[str, Any], chosen_with: dict[str, Any]) -> bool:
-        """Whether `settings` equal `chosen_with`. Only rules on mask area depend on the pixel
-        threshold, `settings["threshold"]`."""
+        """Whether `settings` equal `chosen_with`. Only rules on areas depend on `settings["threshold"]` of a pixel."""
         keys = settings.keys() - ({"threshold"} if self.decides == PROBABILITY else set())
         return all(chosen_with[key] == settings[key] for key in keys)
 

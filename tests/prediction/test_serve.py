@@ -413,7 +413,7 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     assert (mask == 255).sum() == row["infected_pixels"]
 
     pick(browser, tmp_path / "notes.txt")
-    assert find(browser, "#error").text == "notes.txt: this is no PNG, JPEG, TIFF or DICOM file."
+    assert find(browser, "#error").text == "notes.txt: it is not a PNG, JPEG, TIFF or DICOM file."
     assert not find(browser, "#result").is_displayed()
 
     opened = "window.opened = 0; document.getElementById('file').addEventListener('click', (e) => {"

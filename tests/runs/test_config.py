@@ -109,7 +109,7 @@ def test_every_key_is_read():
             "rotate_degrees=60.0 must be .*, at most 45: set config.augment.quarter_turns",
         ),
         ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
-        ("dataset.name", "labelled_images", "go together: use all three, or none"),
+        ("dataset.name", "labelled_images", "go together: set all three or none"),
         ("init.weights", "x.pth", "init.weights is for resnet_unet and separable_unet"),
     ],
 )
