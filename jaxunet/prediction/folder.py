@@ -63,7 +63,7 @@ def predict(
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
     print(predictor.in_words)
-    print(f"{predictor.rule}{_GATED if settings['gate'] else ''}")
+    print(f"{predictor.rule_in_words}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
     if config.dataset.train_config == "infection":
@@ -80,7 +80,8 @@ def predict(
                 bar.update()
         log.write_tables(mine)
     failed = f", {log.failed} failed (column error)" if log.failed else ""
-    print(f"{log.finished} X-rays predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
+    xrays = "X-ray" if log.finished == 1 else "X-rays"
+    print(f"{log.finished} {xrays} predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
     if log.failed:
         return SOME_FAILED if log.finished else 1
     return 0
