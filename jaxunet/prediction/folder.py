@@ -64,7 +64,7 @@ def predict(
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
     print(predictor.in_words)
-    print(f"The answer is whether an X-ray {RESEMBLES}: {predictor.rule}{_GATED if settings['gate'] else ''}")
+    print(f"The answer is whether an X-ray {RESEMBLES}: {predictor.rule_in_words}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19:
         print(ELSEWHERE)
     if predictor.answers_covid19 and not predictor.gate:
@@ -85,7 +85,8 @@ def predict(
     failed = f", {log.failed} failed (column error)" if log.failed else ""
     if log.unusable:
         failed = f", {log.unusable} not usable as frontal chest X-rays (columns usable, warnings){failed}"
-    print(f"{log.finished} X-rays predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
+    xrays = "X-ray" if log.finished == 1 else "X-rays"
+    print(f"{log.finished} {xrays} predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
     if log.failed and not log.finished:
         return 1
     return SOME_FAILED if log.failed or log.unusable else 0
