@@ -71,14 +71,24 @@ def by_lesion_size(columns: Columns) -> Block:
     A group holds areas from its `from_pixels` up to, but not including, `from_pixels` of the next group.
     """
     area = columns["tp"] + columns["fn"]
-    edges = np.quantile(area, [0, 0.25, 0.5, 0.75, 1])
-    group = np.searchsorted(edges[1:4], area, side="right")
+    edges, group = size_quarters(area, np.ones(len(area), bool))
     groups = []
     for i, (low, high) in enumerate(zip(edges.tolist(), edges[1:].tolist(), strict=False)):
         chosen = group == i
         means = {name: mean(columns[name][chosen]) for name in ("dice", "iou", "hd95")} if chosen.any() else {}
         groups.append({"from_pixels": low, "to_pixels": high, "n": int(chosen.sum())} | means)
     return {"edges_pixels": edges.tolist(), "groups": groups}
+
+
+def size_quarters(area: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The quarter of each true area, int [N] in pixels, among the areas of the `ranked` images, bool [N], at least one.
+
+    Returns:
+      float64 [5]: smallest area, quartiles, largest area; and int [N] in [0, 3]. An area on a limit is in the upper
+      quarter.
+    """
+    edges = np.quantile(area[ranked], [0, 0.25, 0.5, 0.75, 1])
+    return edges, np.searchsorted(edges[1:4], area, side="right")
 
 
 # ---- severity --------------------------------------------------------------------------------------------------------
