@@ -102,7 +102,7 @@ def quantize(logits: np.ndarray, threshold: float) -> np.ndarray:
     """uint8 in [0, TOP], of the shape of `logits`: TOP x the probability, rounded to the nearest code on its side of
     `threshold`. So `quantize(logits, t) > threshold_code(t)` equals `counts.positive(logits, t)` in every pixel."""
     code = threshold_code(threshold)
-    nearest = np.rint(TOP / 2 * (1 + np.tanh(np.asarray(logits, np.float64) / 2)))  # sigmoid, without overflow
+    nearest = np.rint(counts.sigmoid(np.asarray(logits, np.float64), of=TOP))
     positive = np.asarray(counts.positive(logits, threshold))
     return np.where(positive, np.fmax(nearest, code + 1), np.fmin(nearest, code)).astype(np.uint8)
 
