@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
+from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
 from jaxunet.prediction.prediction import Prediction, mask_path
 from jaxunet.prediction.predictor import Fitted, Predictor
@@ -63,7 +64,7 @@ def predict(
     print(f"{predictor.rule}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
-    if config.dataset.train_config == "infection":
+    if not spec_of(config.dataset).has_controls(config.dataset.train_config):
         print("The network was trained on COVID-19 X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
