@@ -19,6 +19,7 @@ from tqdm import tqdm
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path
 from jaxunet.core.pictures import is_whole_png
+from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
 from jaxunet.prediction.prediction import Prediction, picture_paths
 from jaxunet.prediction.predictor import Fitted, Predictor
@@ -69,7 +70,7 @@ def predict(
         print(ELSEWHERE)
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
-    if config.dataset.train_config == "infection":
+    if not spec_of(config.dataset).has_controls(config.dataset.train_config):
         print("The network was trained on COVID-19 X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:

@@ -20,7 +20,8 @@ from jaxunet.devices import replicas
 from jaxunet.models.build import Forward, predict_step
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.scoring import split_pass
-from jaxunet.scoring.detection import Rule, sigmoid
+from jaxunet.scoring.counts import sigmoid
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import names_of
 from jaxunet.xrays.pixels import Xray
@@ -150,7 +151,7 @@ class Predictor:
         if not xrays:
             return []
         found = self.outputs(np.stack([x.square for x in xrays]), batch_size)
-        answers = sigmoid(found[COVID19]).tolist() if COVID19 in found else [None] * len(xrays)
+        answers = sigmoid(found[COVID19].astype(np.float64)).tolist() if COVID19 in found else [None] * len(xrays)
         return [
             Prediction(
                 *(x.name, x.xray, x.place, logits, self.targets, answer),
