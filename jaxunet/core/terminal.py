@@ -29,7 +29,7 @@ def keep_working() -> None:
 class _LastingFile(io.FileIO):
     """A descriptor that leads to nothing after its first error."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError:

@@ -196,7 +196,7 @@ def _places(spec: DatasetSpec, entries: Iterable[str]) -> dict[str, _Place]:
     fitting = [part for part, kinds in mask_kinds.items() if kinds == marked - {_plain(layout.kinds["image"])}]
     unnamed = layout.parts[fitting[0]] if fitting else ""
     return {
-        entry: _Place(words[match[1]] if match[1] else unnamed, *(words[match[i]] for i in (2, 3, 4)), name)
+        entry: _Place(words[match[1]] if match[1] else unnamed, words[match[2]], words[match[3]], words[match[4]], name)
         for entry, (match, name) in matches.items()
         if match[1] or unnamed
     }
