@@ -38,7 +38,7 @@ def load(
         `--mode=export --format=safetensors` wrote; or a list of runs and files, to predict their mean probability.
       checkpoint: for runs: "latest", "best" (by validation) or a step.
       overrides: settings to change, such as {"eval.threshold": 0.4}; configs/default.py lists them.
-      settings: settings of `config.eval` to change: threshold=0.4, flips=False, gate=False, batch_size=8.
+      settings: settings of `config.eval` to change: threshold=0.4, flips=False, gate=True, batch_size=8.
 
     Raises:
       UserError: if a network or setting does not exist or cannot be used, or the networks do not fit together.

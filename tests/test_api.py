@@ -302,8 +302,8 @@ def test_networks_that_are_not_there(given, words, tmp_path, monkeypatch):
     [
         ("nowhere.png", "^nowhere.png cannot be read .No such file"),
         (pathlib.Path("."), "is a folder: give a list"),
-        (b"text", "^this is no PNG"),
-        ("text.png", "^text.png: this is no PNG"),
+        (b"text", "^it is not a PNG"),
+        ("text.png", "^text.png: it is not a PNG"),
         (["nowhere.png"], "^nowhere.png cannot be read"),
         ([drawn(0), b"text"], "^Element 1 of the list: this is no PNG"),
         ([drawn(0), np.zeros((8, 8), bool)], "^Element 1 of the list: .*dtype bool"),
@@ -311,7 +311,7 @@ def test_networks_that_are_not_there(given, words, tmp_path, monkeypatch):
         (np.zeros((8, 8), bool), "dtype bool"),
         (np.zeros((0, 8), np.uint8), "0 x 8 pixels"),
         (np.full((8, 8), np.nan), "finite"),
-        (7, "this is of type int"),
+        (7, "not of type int"),
     ],
 )
 def test_xrays_that_cannot_be_used(source, words, net, tmp_path, monkeypatch):

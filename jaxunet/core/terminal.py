@@ -29,9 +29,9 @@ def keep_working() -> None:
 class _LastingFile(io.FileIO):
     """A descriptor that leads to nothing after its first error."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())

@@ -74,6 +74,7 @@ class DatasetSpec:
       channels: of the stored images.
       splits: of the prepared dataset.
       archive: the layout of the download; None if there is none.
+      frontal: whether it has real, frontal chest X-rays only, so that a network trained on it is asked about no others.
     """
 
     name: str
@@ -88,6 +89,7 @@ class DatasetSpec:
     channels: int = 1
     splits: tuple[str, ...] = SPLITS
     archive: ArchiveLayout | None = None
+    frontal: bool = False
 
     @property
     def layout(self) -> ArchiveLayout:
@@ -148,6 +150,7 @@ COVID_QU_EX = DatasetSpec(
     },
     builder="jaxunet.data.covid_qu_ex",
     size=256,
+    frontal=True,
     archive=ArchiveLayout(
         parts={"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"},
         kinds={"image": "images", "lung": "lung masks", "infection": "infection masks"},

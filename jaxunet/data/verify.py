@@ -67,9 +67,9 @@ class Report:
 
     def table(self, title: str) -> str:
         """The findings as text under `title`. Lists are cut after 5 entries; `verify.json` has all."""
-        lines = [f"{title} in {self.source}"]
+        classes = next(iter(self.counts.values()))
+        lines = [f"{title} in {self.source}", f"{'':8s}" + "".join(f"{name:>11s}" for name in classes)]
         for split, counts in self.counts.items():
-            lines += [f"{'':8s}" + "".join(f"{name:>11s}" for name in counts)] if len(lines) == 1 else []
             lines.append(f"{split:8s}" + "".join(f"{n:>11,d}" for n in counts.values()))
         findings = {
             "errors": self.errors,
@@ -87,8 +87,8 @@ class Report:
 
     def raise_if_unusable(self) -> None:
         if self.errors:
-            more = f" (and {len(self.errors) - 1} more problems: --mode=verify lists them)" if self.errors[1:] else ""
-            raise UserError(f"{self.source}: {self.errors[0]}{more}. Nothing was built: download the archive again.")
+            more = f" (and {len(self.errors) - 1} more errors: --mode=verify lists them)" if self.errors[1:] else ""
+            raise UserError(f"{self.source}: {self.errors[0]}{more}. No dataset was built: download the archive again.")
 
 
 def check_record(archive: Archive, record: Record, part: str) -> Checked:
@@ -103,19 +103,17 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
         try:
             pixels[kind] = decode_gray_png(archive.read(record.files[kind]), spec.size)
             if kind != "image" and (bad := set(np.unique(pixels[kind]).tolist()) - {0, 255}):
-                raise ValueError(f"has the value {min(bad)} where a mask may hold only 0 and 255")
+                raise ValueError(f"has the value {min(bad)}, but a mask may have only 0 and 255")
         except (UserError, ValueError) as error:
             errors.append(f"the {words} of {record.id} {error}")
     if errors:
         return Checked(errors=tuple(errors))
-
+    warnings, image = tuple(_implausible(spec, record, pixels)), pixels.pop("image")
     return Checked(
-        warnings=tuple(_implausible(spec, record, pixels)),
-        digest=hashlib.sha256(pixels["image"].tobytes()).hexdigest(),
-        hash=duplicates.gradient_hash(pixels["image"]),
-        masks={
-            kind: png((mask > 0).astype(np.uint8), compress_level=1) for kind, mask in pixels.items() if kind != "image"
-        },
+        warnings=warnings,
+        digest=hashlib.sha256(image.tobytes()).hexdigest(),
+        hash=duplicates.gradient_hash(image),
+        masks={kind: png((mask > 0).astype(np.uint8), compress_level=1) for kind, mask in pixels.items()},
     )
 
 
@@ -217,14 +215,15 @@ def write_findings(archive: Archive, out: pathlib.Path | None) -> int:
             path.unlink(missing_ok=True)  # may be left from an earlier archive
             if picture:
                 write_atomically(path, picture)
-                print(f"The X-rays that are in two splits, side by side: {path}")
+                print(f"{path} shows the X-rays that are in two splits side by side.")
     return int(any(report.errors for report in reports))
 
 
 def draw_duplicates(archive: Archive, report: Report) -> bytes | None:
     """PNG of the pairs in `report`; None if there are none."""
     images = {record.id: record.files.get("image", "") for record in archive.records(report.part)}  # no pair lacks one
-    near = dict(zip(report.near, report.near_bits, strict=True))
-    return duplicates.draw(
-        report.identical, near, lambda name: decode_gray_png(archive.read(images[name]), archive.spec.size)
-    )
+
+    def pixels(name: str) -> np.ndarray:
+        return decode_gray_png(archive.read(images[name]), archive.spec.size)
+
+    return duplicates.draw(report.identical, dict(zip(report.near, report.near_bits, strict=True)), pixels)

@@ -25,11 +25,8 @@ from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import bootstrap, protocols
 from jaxunet.scoring.counts import positive
-from jaxunet.scoring.detection import IMAGE, Rule
+from jaxunet.scoring.detection import IMAGE, Rule, rule_settings
 from jaxunet.scoring.split_pass import EvalFn, build_eval_fn, load_eval_split, map_split, measure_step, summarize
-
-# Keys of metrics.json. A rule chosen on Val is valid only for an evaluation with the same values.
-_RULE_SETTINGS = ("dataset", "image_size", "target", "flips", "checkpoint_step", "members", "threshold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +94,17 @@ def evaluate_predictor(
     table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
 
     out = workdir / "eval" / split
+    settings = rule_settings(config, step=predictor.step, members=members)
     result = {
         "split": split,
-        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
-        "image_size": list(data.image.shape[1:]),
-        "target": targets[0],
-        "threshold": config.eval.threshold,
-        "flips": config.eval.flips,
-        "checkpoint_step": predictor.step,
-        "members": list(members),
+        **settings,
         "empty_mask_rule": protocols.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
     rule = None
     if split != "val":
         path = out.parent / "val" / "metrics.json"
-        wanted = {key: result[key] for key in _RULE_SETTINGS}
-        rule = Rule.of_val(path, wanted, answers=predictor.answers_covid19, source=f"chosen in {path}")
+        rule = Rule.of_val(path, settings, answers=predictor.answers_covid19, source=f"chosen in {path}")
         rule = rule or predictor.rule
     share_of = organ(targets) or IMAGE
     for i, target in enumerate(targets):

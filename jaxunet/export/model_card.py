@@ -202,8 +202,8 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
 
 # For networks with the target "covid19".
 UNGATED = (
-    "Infection was learnt from COVID-19 images only. Its mask shows where infection is if the X-ray shows COVID-19; "
-    "covid19 is the probability of that. Blank the mask if covid19 is not above the threshold of detection."
+    "Infection was learnt from COVID-19 images only: on other X-rays its mask can mark healthy lungs. covid19 is the "
+    "probability that an X-ray resembles the COVID-19 images of the training data."
 )
 
 

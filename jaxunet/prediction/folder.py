@@ -19,9 +19,11 @@ from tqdm import tqdm
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path
 from jaxunet.core.pictures import is_whole_png
+from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
 from jaxunet.prediction.prediction import Prediction, picture_paths
 from jaxunet.prediction.predictor import Fitted, Predictor
+from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
 from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.read import read_xray
 
@@ -50,7 +52,7 @@ def predict(
       share: (i, n): this process takes images i, i + n, i + 2n, ...
 
     Returns:
-      Exit status: 0; 1 if all files failed; 2 if some failed.
+      Exit status: 0; 1 if all files failed; 2 if some failed or are not usable as frontal chest X-rays.
 
     Raises:
       UserError: if `source` has no images.
@@ -63,10 +65,12 @@ def predict(
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
     print(predictor.in_words)
-    print(f"{predictor.rule_in_words}{_GATED if settings['gate'] else ''}")
+    print(f"The answer is whether an X-ray {RESEMBLES}: {predictor.rule_in_words}{_GATED if settings['gate'] else ''}")
+    if predictor.answers_covid19:
+        print(ELSEWHERE)
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
-    if config.dataset.train_config == "infection":
+    if not spec_of(config.dataset).has_controls(config.dataset.train_config):
         print("The network was trained on COVID-19 X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
@@ -80,11 +84,13 @@ def predict(
                 bar.update()
         log.write_tables(mine)
     failed = f", {log.failed} failed (column error)" if log.failed else ""
+    if log.unusable:
+        failed = f", {log.unusable} not usable as frontal chest X-rays (columns usable, warnings){failed}"
     xrays = "X-ray" if log.finished == 1 else "X-rays"
     print(f"{log.finished} {xrays} predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
-    if log.failed:
-        return SOME_FAILED if log.finished else 1
-    return 0
+    if log.failed and not log.finished:
+        return 1
+    return SOME_FAILED if log.failed or log.unusable else 0
 
 
 def shown(name: str) -> str:
@@ -117,6 +123,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "flips": predictor.config.eval.flips,
         "detection": predictor.rule.to_dict(),
         "gate": predictor.gate,
+        "frontal_check": predictor.checked,
         "probabilities": probabilities,
     }
 

@@ -22,7 +22,7 @@ from jaxunet.xrays.files import XrayFile
 
 COLUMNS = (
     *("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm"),
-    *("covid19_probability", "covid19_detected", "warnings", "error"),
+    *("covid19_probability", "covid19_detected", "usable", "warnings", "error"),
 )
 
 
@@ -41,7 +41,7 @@ class PredictionLog:
         name = "predictions" if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}"
         self._output, self._name, self._settings = output, name, settings
         self._lines: dict[int, tuple[int, int]] = {}  # image -> its version, and where its row is; below 0 if it failed
-        self.finished = self.failed = 0
+        self.finished = self.failed = self.unusable = 0
         output.mkdir(parents=True, exist_ok=True)
         self._file = (output / f"{name}.jsonl").open("a+b")
         try:
@@ -129,12 +129,13 @@ class PredictionLog:
         return at
 
     def write_tables(self, files: Iterable[XrayFile]) -> None:
-        """Writes the CSV and the JSON file, with a row for each of `files`, and counts the rows."""
-        self.finished = self.failed = 0
+        """Writes the CSV and JSON files with a row for each of `files`; counts finished, failed and unusable images."""
+        self.finished = self.failed = self.unusable = 0
         ascii_alone = True
         for row in self._rows(files):
             self.failed += bool(row["error"])
             self.finished += not row["error"]
+            self.unusable += row["usable"] is False
             ascii_alone &= _is_ascii(row)
         _write_csv(self._output / f"{self._name}.csv", self._rows(files), ascii_alone=ascii_alone)
         with atomic_file(self._output / f"{self._name}.json") as file:

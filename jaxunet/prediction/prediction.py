@@ -15,9 +15,9 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path, write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding, organ
-from jaxunet.prediction import journal, overlay
-from jaxunet.prediction.measures import measure, quality_warnings
-from jaxunet.scoring.counts import positive
+from jaxunet.prediction import frontal, journal, overlay
+from jaxunet.prediction.measures import SEVERITY, measure, quality_warnings
+from jaxunet.scoring.counts import positive, sigmoid
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import output_name
@@ -34,10 +34,11 @@ class Prediction:
       place: where the X-ray lies in the square that the network saw.
       square: float32 [S, S, C], logits of `targets` in that square.
       targets: names of the masks.
-      covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not predict it.
+      answer: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not predict it.
       threshold: a pixel is marked if its probability exceeds this.
       rule: when the X-ray counts as COVID-19.
       gate: whether masks learnt from COVID-19 images only are blank if `rule` does not call the X-ray COVID-19.
+      checked: whether `refusal` looks for pictures that are no frontal chest X-ray.
     """
 
     name: str
@@ -45,16 +46,32 @@ class Prediction:
     place: letterbox.Placement
     square: np.ndarray
     targets: tuple[str, ...]
-    covid19: float | None
+    answer: float | None
     threshold: float
     rule: Rule
     gate: bool
+    checked: bool = False
+
+    @functools.cached_property
+    def refusal(self) -> str:
+        """Why the picture is not usable as a frontal chest X-ray, in words; "" if it is, or `checked` is False.
+
+        Masks are drawn all the same; there is no severity and no answer.
+        """
+        if not self.checked:
+            return ""
+        return "; ".join(self.xray.other) or frontal.refusal(self.xray.pixels, self._organ)
+
+    @property
+    def covid19(self) -> float | None:
+        """Probability of COVID-19, in [0, 1]; None if the network does not answer that, or the picture is refused."""
+        return None if self.refusal else self.answer
 
     @functools.cached_property
     def masks(self) -> dict[str, np.ndarray]:
         """Target -> bool [H, W], True where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
-        if self.gate and self.covid19 is not None and not self.rule.calls(self.covid19):
+        if self.gate and self.answer is not None and not self.rule.calls(self.answer):
             return {name: np.zeros_like(x) if TARGETS[name].learnt_from else x for name, x in masks.items()}
         return masks
 
@@ -65,19 +82,25 @@ class Prediction:
 
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
-        """Areas, shares and counts, such as "severity_percent"; see `measures.measure`."""
+        """Areas, shares and counts, such as "severity_percent"; see `measures.measure`.
+
+        A refused picture has no severity.
+        """
         found = self.masks.get(finding(self.targets) or "")
-        return measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        result = measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        return result | dict.fromkeys(SEVERITY) if self.refusal else result
 
     @property
     def detected(self) -> bool | None:
-        """Whether the X-ray counts as COVID-19 by `rule`; None if the network does not predict infection."""
-        return self.rule.calls_xray(self.measures, self.covid19)
+        """Whether the X-ray counts as COVID-19 by `rule`; None if the network does not predict infection, or the
+        picture is refused."""
+        return None if self.refusal else self.rule.calls_xray(self.measures, self.covid19)
 
     @functools.cached_property
     def warnings(self) -> list[str]:
         """Reasons why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
-        return [*self.xray.notes, *quality_warnings(self.xray.pixels, self._organ)]
+        refused = [f"not usable as a frontal chest X-ray: {self.refusal}"] if self.refusal else []
+        return [*refused, *self.xray.notes, *quality_warnings(self.xray.pixels, self._organ)]
 
     @property
     def row(self) -> dict[str, Any]:
@@ -92,6 +115,7 @@ class Prediction:
             "pixel_width_mm": pixel_width,
             "covid19_probability": None if self.covid19 is None else round(self.covid19, 6),
             "covid19_detected": self.detected,
+            "usable": not self.refusal,
             "warnings": list(self.warnings),
         }
 
@@ -141,7 +165,7 @@ class Prediction:
 
     def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
         """float32 [H, W], in [0, `of`]."""
-        return of / (1 + np.exp(-np.clip(self._logits[..., target], -80, 80)))
+        return sigmoid(self._logits[..., target], of=of)
 
     def _write_segmentation(self, path: pathlib.Path) -> list[str]:
         """Returns [], or the reason why it was not written."""

@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
 from jaxunet.data.examples import RawBatch
-from jaxunet.data.specs import image_size
+from jaxunet.data.specs import image_size, spec_of
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models.build import Forward, predict_step
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.scoring import split_pass
-from jaxunet.scoring.detection import Rule, sigmoid
+from jaxunet.scoring.counts import sigmoid
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import names_of
 from jaxunet.xrays.pixels import Xray
@@ -78,6 +79,11 @@ class Predictor:
     def gate(self) -> bool:
         """Whether the infection mask is blank in an X-ray that is not called COVID-19."""
         return self.answers_covid19 and self.config.eval.gate
+
+    @property
+    def checked(self) -> bool:
+        """Whether pictures that are no frontal chest X-ray get no severity and no answer; see `frontal.refusal`."""
+        return spec_of(self.config.dataset).frontal
 
     @property
     def threshold(self) -> float:
@@ -145,13 +151,14 @@ class Predictor:
         if not xrays:
             return []
         found = self.outputs(np.stack([x.square for x in xrays]), batch_size)
-        answers = sigmoid(found[COVID19]).tolist() if COVID19 in found else [None] * len(xrays)
+        answers = sigmoid(found[COVID19].astype(np.float64)).tolist() if COVID19 in found else [None] * len(xrays)
         return [
             Prediction(
                 *(x.name, x.xray, x.place, logits, self.targets, answer),
                 threshold=self.threshold,
                 rule=self.rule,
                 gate=self.gate,
+                checked=self.checked,
             )
             for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
         ]

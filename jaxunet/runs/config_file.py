@@ -50,7 +50,9 @@ def from_json(text: str) -> ConfigDict:
         older, old_name = _place(settings, row.was)
         if row.was and old_name in older:
             section.setdefault(name, older.pop(old_name))
-        if row.since is not None:
+        if not row.kept:
+            section[name] = row.since
+        elif row.since is not None:
             section.setdefault(name, row.since)
     return ConfigDict(settings).lock()
 

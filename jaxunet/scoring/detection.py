@@ -3,12 +3,20 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from jaxunet.data.targets import known_masks
+from jaxunet.data.specs import image_size
+from jaxunet.data.targets import known_masks, mask_targets
 
+RESEMBLES = "resembles the COVID-19 images of the training data"  # the meaning of the answer "COVID-19"
+ELSEWHERE = (  # measured with the shipped network
+    "On 54 X-rays of another hospital group the answer has a ROC AUC of 0.46 (on COVID-QU-Ex 0.993): "
+    "it is no better than chance there."
+)
 PROBABILITY, IMAGE = "probability", "image"  # values of `Rule.decides` that are not the name of an organ
 
 
@@ -50,11 +58,11 @@ class Rule:
         """
         known = np.unique(values)
         middles = (known[1:] + known[:-1]) / 2 if len(known) > 1 else known
-        sensitivity, specificity = (
-            1 - np.searchsorted(np.sort(values[positive]), middles, side="right") / positive.sum(),
-            np.searchsorted(np.sort(values[~positive]), middles, side="right") / (~positive).sum(),
+        missed, specificity = (
+            np.searchsorted(np.sort(values[chosen]), middles, side="right") / chosen.sum()
+            for chosen in (positive, ~positive)
         )
-        best = float(middles[np.argmax(sensitivity + specificity)])
+        best = float(middles[np.argmax((1 - missed) + specificity)])
         return cls(decides, best, "the largest Youden's J on these images")
 
     # ---- applied
@@ -110,12 +118,9 @@ class Rule:
           ValueError, TypeError, KeyError: if this is not a rule for such a network.
         """
         decides, threshold = saved["score"], float(saved["threshold"])
-        if (
-            decides not in (PROBABILITY, *known_masks(), IMAGE)
-            or (decides == PROBABILITY) != answers
-            or not 0 <= threshold <= 1
-        ):
-            raise ValueError(f"COVID-19 is not told by {decides!r} above {threshold}")
+        able = (PROBABILITY,) if answers else (*known_masks(), IMAGE)
+        if decides not in able or not 0 <= threshold <= 1:
+            raise ValueError(f"the network cannot decide on COVID-19 by {decides!r} above {threshold}")
         return cls(decides, threshold, str(saved.get("from", saved.get("threshold_from", ""))))
 
     @classmethod
@@ -124,7 +129,7 @@ class Rule:
 
         Args:
           metrics: `eval/val/metrics.json`.
-          settings: see `valid_for`; keys as in metrics.json.
+          settings: see `rule_settings`.
           answers: whether the network gives a probability.
           source: origin of the threshold, in words.
         """
@@ -137,15 +142,30 @@ class Rule:
             return None
 
     def valid_for(self, settings: dict[str, Any], chosen_with: dict[str, Any]) -> bool:
-        """Whether `settings` equal `chosen_with`. Only rules on mask area depend on the pixel
-        threshold, `settings["threshold"]`."""
+        """Whether `settings`, some or all of `rule_settings`, equal those of `chosen_with`. Only rules on mask area
+        depend on the pixel threshold, `settings["threshold"]`."""
         keys = settings.keys() - ({"threshold"} if self.decides == PROBABILITY else set())
         return all(chosen_with[key] == settings[key] for key in keys)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logits float [N] -> probabilities float64 [N], on the host."""
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+def rule_settings(config: ConfigDict, *, step: int, members: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What a rule is valid for, with the keys and values of metrics.json. A rule chosen with others is not used.
+
+    Args:
+      config: of the network.
+      step: of its checkpoint.
+      members: entries of metrics.json for the runs that the network averages.
+    """
+    size = image_size(config.dataset)
+    return {
+        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
+        "image_size": [size, size],
+        "target": mask_targets(config.dataset.targets)[0],
+        "threshold": config.eval.threshold,
+        "flips": config.eval.flips,
+        "checkpoint_step": step,
+        "members": list(members),
+    }
 
 
 def detection_rates(called: np.ndarray, positive: np.ndarray) -> dict[str, float]:

@@ -9,9 +9,6 @@ Empty masks: a ratio 0/0 is 1 where truth and prediction are both empty, else 0.
 truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from jaxunet.scoring.bootstrap import interval, times_drawn
@@ -24,6 +21,7 @@ PROTOCOLS = {
     "P3": "mean over images of all classes",
 }
 POOLED = ("P2", "P2_all")
+_STATISTICS = ("mean", "median", "min", "max")  # of the others; functions of NumPy
 EMPTY_MASK_RULE = (
     "a ratio 0/0 is 1 where ground truth and prediction are both empty, else 0 "
     "(empty prediction on empty truth: Dice 1; any predicted pixel on empty truth: Dice 0)"
@@ -31,7 +29,7 @@ EMPTY_MASK_RULE = (
 
 
 def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics of each row of `counts` int64 [N, 4] (tp, fp, fn, tn): name -> float64 [N]."""
+    """Metrics of `counts` int64 [..., 4] (tp, fp, fn, tn): name -> float64 [...]."""
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.int64), -1, 0)
     empty = (tp + fp + fn) == 0
 
@@ -82,14 +80,8 @@ def protocol_images(protocol: str, positive: np.ndarray) -> np.ndarray:
 
 
 def _averaged(counts: np.ndarray) -> dict[str, dict[str, float]]:
-    statistics: dict[str, Callable[[np.ndarray], Any]] = {
-        "mean": np.mean,
-        "median": np.median,
-        "min": np.min,
-        "max": np.max,
-    }
     return {
-        name: {key: float(f(values)) for key, f in statistics.items()} | {"n": len(values)}
+        name: {key: float(getattr(np, key)(values)) for key in _STATISTICS} | {"n": len(values)}
         for name, values in ratios(counts).items()
     }
 
@@ -102,18 +94,20 @@ def _pooled(counts: np.ndarray) -> dict[str, dict[str, float]]:
 def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np.ndarray]:
     """The protocol's metrics on bootstrap samples of the images (Efron 1979): metric -> float64 [resamples].
 
+    Counts [N, K, 4], such as at K thresholds, give [resamples, K].
+
     Samples depend only on the number of images. So two systems on the same images in the same order get the same
     samples, and differences of these arrays are paired.
 
     Args:
       protocol: a key of `PROTOCOLS`.
-      counts: int [N, 4], the images of that protocol.
+      counts: int [N, 4] or [N, K, 4], the images of that protocol.
       resamples: number of bootstrap samples.
     """
     n = len(counts)
     times = times_drawn(n, resamples)
     if protocol in POOLED:
-        return ratios(np.rint(times @ counts.astype(np.float64)).astype(np.int64))
+        return ratios(np.rint(np.tensordot(times, counts.astype(np.float64), 1)).astype(np.int64))
     return {name: times @ values / n for name, values in ratios(counts).items()}
 
 
@@ -128,7 +122,7 @@ def table(summary: dict[str, dict]) -> str:
             continue
         n = block[METRICS[0]]["n"]
         lines.append(f"{protocol}: {meaning} (n = {n})")
-        for statistic in [s for s in ("value", "mean", "median", "min", "max") if s in block[METRICS[0]]]:
+        for statistic in [s for s in ("value", *_STATISTICS) if s in block[METRICS[0]]]:
             cells = "".join(f"{block[m][statistic]:>{width}.4f}" for m in METRICS)
             lines.append(f"{'pooled' if statistic == 'value' else statistic:>34s}{cells}")
         for words, end in (("95 % interval, from", 0), ("to", 1)):

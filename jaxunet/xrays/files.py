@@ -38,15 +38,11 @@ class XrayFile:
     _info: zipfile.ZipInfo | None = None
 
     def read(self) -> bytes:
-        """Its content.
-
-        Raises:
-          UserError: if it is too large or cannot be read.
-        """
+        """Its content. Raises UserError if it is too large or cannot be read."""
         if self._zip is None or self._info is None:
             found = self.path.stat()
             if not stat.S_ISREG(found.st_mode):
-                raise UserError("it is no file, but a folder, a pipe or a device.")
+                raise UserError("it is not a file, but a folder, a pipe or a device.")
             _check_bytes(found.st_size)
             return self.path.read_bytes()
         _check_bytes(self._info.file_size)
@@ -59,7 +55,7 @@ class XrayFile:
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise UserError(f"it claims {size:,} bytes, more than {MAX_BYTES:,}: this is no X-ray.")
+        raise UserError(f"it has {size:,} bytes, more than any X-ray ({MAX_BYTES:,}).")
 
 
 class XrayFiles:

@@ -42,9 +42,7 @@ def read_xray(source: Source) -> Xray:
     if isinstance(source, bytes):
         return decode(source)
     if not isinstance(source, str | os.PathLike):
-        raise UserError(
-            f"An X-ray is a path, bytes, a NumPy array [H, W] or an Xray, and this is of type {type(source).__name__}."
-        )
+        raise UserError(f"An X-ray is a path, bytes, an array [H, W] or an Xray, not of type {type(source).__name__}.")
     path = local_path(source)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a list of its files, or use --mode=predict --input={path}.")

@@ -182,7 +182,7 @@ def test_broken_files_among_good_ones(run, tmp_path, capsys):
     assert rows[1]["infected_pixels"] == rows[1]["covid19_detected"] == ""
     said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
     assert len(said) == 4
-    assert "2.png: this is no PNG" in said[0]
+    assert "2.png: it is not a PNG" in said[0]
     assert {p.name for p in (tmp_path / "out/masks").iterdir()} == {
         f"{n}_{t}.png" for n in (1, 6) for t in ("infection", "lung")
     }

@@ -262,9 +262,9 @@ def test_the_more_likely_answer_counts_until_a_threshold_is_chosen():
 @pytest.mark.parametrize(
     ("targets", "train_config", "model", "words"),
     [
-        (("covid19", "infection"), "infection_all", "unet", "comes last"),
-        (("lung", "covid19"), "infection_all", "unet", "goes with 'infection' first"),
-        (("lung", "infection", "covid19"), "infection_all", "unet", "goes with 'infection' first"),
+        (("covid19", "infection"), "infection_all", "unet", "must begin with .* and end with"),
+        (("lung", "covid19"), "infection_all", "unet", "must begin with 'infection' and end"),
+        (("lung", "infection", "covid19"), "infection_all", "unet", "must begin with 'infection' and end"),
         (("covid19",), "infection_all", "unet", "must name"),
         (("infection", "covid19"), "infection", "unet", "train_config='infection_all'"),
         (("infection", "covid19"), "infection_all", "separable_unet", "separable_unet"),

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from jaxunet.core.errors import UserError
+from jaxunet.data.examples import ExampleSource, fingerprint, load_split
 from jaxunet.data.prepared import open_builder
 from jaxunet.runs import checkpoint
 from jaxunet.training import loop
+from jaxunet.training.state import TrainState
 
 _REFUSED = ["a[1]", "a]b", "a*b", "a?b", "a\\b", "a\udcffb"]
 
@@ -28,7 +30,7 @@ def test_every_other_character_works(name, finished, finished_config, tmp_path):
     shutil.rmtree(workdir / "checkpoints")
     with checkpoint.Checkpoints(finished, finished_config.checkpoint) as saved:
         state = saved.restore_weights(6)
-    step = loop.TrainState(np.int32(6), state["params"], state["batch_stats"], {}, None, None)
+    step = TrainState(np.int32(6), state["params"], state["batch_stats"], {}, None, None)
     with checkpoint.Checkpoints(workdir, finished_config.checkpoint) as checkpoints:
         checkpoints.save(step, finished_config, rank_value=None, progress={})  # reads it back
         assert checkpoints._proven
@@ -72,7 +74,7 @@ def test_edited_config_is_noticed(finished_config, copy):
 def test_other_images_are_refused_by_what_differs(finished_config, copy, monkeypatch):
     config = finished_config.copy_and_resolve_references()
     with monkeypatch.context() as patch:
-        read = loop.load_split.__globals__["ExampleSource"].__getitem__
+        read = ExampleSource.__getitem__
         patch.setattr(
             "jaxunet.data.examples.ExampleSource.__getitem__",
             lambda self, i: read(self, i) | {"image": read(self, i)["image"] ^ (i == 3)},
@@ -91,7 +93,6 @@ def test_checkpoint_of_an_older_version_without_the_images_goes_on(finished_conf
 
 
 def test_streamed_and_resident_images_have_one_fingerprint(config):
-    from jaxunet.data.examples import ExampleSource, fingerprint, load_split
 
     builder = open_builder(config.dataset, "infection")
     source = ExampleSource(builder, "train", ("infection", "lung"))
