@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
+from jaxunet.core.errors import UserError
 from jaxunet.data import batches
 from jaxunet.data.examples import RawBatch
 from jaxunet.data.specs import image_size
@@ -95,25 +96,31 @@ class Predictor:
         )
 
     @overload
-    def predict(self, xray: Source) -> Prediction: ...
+    def predict(self, xray: Source, *, name: str | None = None) -> Prediction: ...
 
     @overload
     def predict(self, xray: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
 
-    def predict(self, xray: Source | list[Any] | tuple[Any, ...]) -> Prediction | list[Prediction]:
+    def predict(
+        self, xray: Source | list[Any] | tuple[Any, ...], *, name: str | None = None
+    ) -> Prediction | list[Prediction]:
         """Predicts one X-ray, or several in batches of at most `config.eval.batch_size`.
 
         Args:
           xray: a path, the bytes of a file, a NumPy array [H, W] or an `Xray`, of any size; or a list or tuple of them.
+          name: of the prediction of one X-ray, such as "patient7.png". None takes the file's name, or "xray.png".
 
         Returns:
           The prediction; for a list, the list of predictions in the same order.
 
         Raises:
-          UserError: if an X-ray cannot be used.
+          UserError: if an X-ray cannot be used, or `name` is given for a list.
         """
         sources: list[Any] = list(xray) if isinstance(xray, list | tuple) else [xray]
-        names, size, found = names_of(sources), self.batch_size(len(sources)), []
+        if name is not None and isinstance(xray, list | tuple):
+            raise UserError(f"name={name!r} names one X-ray, but a list was given: predict its X-rays one by one.")
+        names = names_of(sources) if name is None else [name]
+        size, found = self.batch_size(len(sources)), []
         for start in range(0, len(sources), size):
             part = range(start, min(start + size, len(sources)))
             found += self.predict_fitted([self.fit(names[i], read_xray(sources[i])) for i in part], batch_size=size)
