@@ -164,6 +164,31 @@ def test_saved_files_are_those_of_the_command(net, folder, tmp_path):
     assert (tmp_path / "saved/predictions.csv").read_bytes() == expected["predictions.csv"]
 
 
+def test_arrays_can_be_named(net, tmp_path):
+    for name in ("p1.png", "p2.png"):
+        net.predict(drawn(0), name=name).save(tmp_path)
+    assert [line.split(",")[0] for line in (tmp_path / "predictions.csv").read_text().splitlines()[1:]] == [
+        "p1.png",
+        "p2.png",
+    ]
+    assert (tmp_path / "overlays/p1.png").is_file()
+    with pytest.raises(jaxunet.UserError, match="a list was given"):
+        net.predict([drawn(0)], name="p1.png")
+
+
+def test_places_that_cannot_be_saved_to_stay_as_they_are(net, tmp_path):
+    found, file = net.predict(drawn(0)), tmp_path / "predictions.csv"
+    file.write_text("patient,age\n7,50\n")
+    with pytest.raises(jaxunet.UserError, match="is not a table of predictions"):
+        found.save(tmp_path)
+    with pytest.raises(jaxunet.UserError, match="cannot be created"):
+        found.save(file)
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == "patient,age\n7,50\n"
+    found.save(tmp_path, table=False)
+    assert (tmp_path / "overlays/xray.png").is_file()
+
+
 def test_dicom_is_saved_with_its_segmentation(config, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
     data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 2], WindowCenter=2040.5, WindowWidth=4081)

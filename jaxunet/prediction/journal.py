@@ -163,8 +163,16 @@ class PredictionLog:
         self._file.close()
 
 
+def check_table(path: pathlib.Path) -> None:
+    """Raises UserError if the file `path` exists, and its columns are not `COLUMNS`."""
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if file.readline().rstrip("\r\n") != ",".join(COLUMNS):
+                raise UserError(f"{path} is not a table of predictions: choose another folder, or table=False.")
+
+
 def put_row(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Writes a row into the CSV file `path`. It replaces the row with the same `input`, else it is added at the end."""
+    """Writes a row into the table `path`. It replaces the row with the same `input`, else it is added at the end."""
     rows: dict[str, dict[str, Any]] = {}
     if path.is_file():
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

@@ -128,15 +128,26 @@ class Prediction:
     ) -> dict[str, Any]:
         """Writes the same pictures as `--mode=predict`, and the row into `predictions.csv`.
 
+        They replace the pictures and the row of an earlier prediction with the same name.
+
         Args:
           folder: folder to write to; it is created if missing.
           probabilities: also write the probabilities as 8-bit pictures.
-          table: write the row into `predictions.csv`; it replaces an earlier row of the same name.
+          table: write the row into `predictions.csv`.
 
         Returns:
           The row. Its warnings say if no DICOM segmentation could be written.
+
+        Raises:
+          UserError: if the folder cannot be created, or has another `predictions.csv`. Nothing is written then.
         """
         out, name, row = local_path(folder), output_name(self.name), self.row
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{out} cannot be created ({error.strerror}): choose another folder.") from error
+        if table:
+            journal.check_table(out / "predictions.csv")
         if self.xray.header is not None:
             row["warnings"] += self._write_segmentation(out / "segmentations" / f"{name}.seg.dcm")
         for i, (target, mask) in enumerate(self.masks.items()):

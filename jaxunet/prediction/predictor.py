@@ -107,26 +107,33 @@ class Predictor:
         return f"{self.rule} ({self.rule.source})"
 
     @overload
-    def predict(self, xray: Source) -> Prediction: ...
+    def predict(self, xray: Source, *, name: str | None = None) -> Prediction: ...
 
     @overload
     def predict(self, xray: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
 
-    def predict(self, xray: Source | list[Any] | tuple[Any, ...]) -> Prediction | list[Prediction]:
+    def predict(
+        self, xray: Source | list[Any] | tuple[Any, ...], *, name: str | None = None
+    ) -> Prediction | list[Prediction]:
         """Predicts one X-ray, or several in batches of at most `config.eval.batch_size`.
 
         Args:
           xray: a path, the bytes of a file, a NumPy array [H, W] or an `Xray`, of any size; or a list or tuple of them.
+          name: of the prediction of one X-ray, such as "patient7.png". None takes the file's name, or "xray.png".
 
         Returns:
           The prediction; for a list, the list of predictions in the same order.
 
         Raises:
-          UserError: if an X-ray cannot be used. The sentence names its path, or its index in the list.
+          UserError: if an X-ray cannot be used (the sentence names its path, or its index in the list), or `name` is given
+            for a list.
         """
         several = isinstance(xray, list | tuple)
         sources: list[Any] = list(xray) if isinstance(xray, list | tuple) else [xray]
-        names, size, found = names_of(sources), self.batch_size(len(sources)), []
+        if name is not None and several:
+            raise UserError(f"name={name!r} names one X-ray, but a list was given: predict its X-rays one by one.")
+        names = names_of(sources) if name is None else [name]
+        size, found = self.batch_size(len(sources)), []
 
         def read(i: int) -> Xray:
             try:
