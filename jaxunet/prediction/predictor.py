@@ -125,8 +125,8 @@ class Predictor:
           The prediction; for a list, the list of predictions in the same order.
 
         Raises:
-          UserError: if an X-ray cannot be used (the sentence names its path, or its index in the list), or `name` is given
-            for a list.
+          UserError: if an X-ray cannot be used (the sentence names its path, or its index in the list), or if `name` is
+            given for a list.
         """
         several = isinstance(xray, list | tuple)
         sources: list[Any] = list(xray) if isinstance(xray, list | tuple) else [xray]
