@@ -24,9 +24,10 @@ from jaxunet.evaluation.per_image import COUNTS  # noqa: E402
 from jaxunet.prediction import loading
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json, to_json  # noqa: E402
-from jaxunet.scoring import detection, protocols, split_pass
+from jaxunet.scoring import protocols, split_pass
 from jaxunet.scoring.bootstrap import RESAMPLES  # noqa: E402
-from jaxunet.scoring.counts import pixel_counts
+from jaxunet.scoring.counts import pixel_counts, sigmoid
+from jaxunet.scoring.detection import gate
 from jaxunet.xrays import letterbox  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs/unet.py"))
@@ -61,13 +62,13 @@ def main(_: list[str]) -> None:
         for logits, place, mask in zip(found["masks"], places, truth, strict=True):
             masks = letterbox.restore(logits, place)
             counted.append(pixel_counts(jnp.asarray(masks[None]), jnp.asarray(mask[None]), network.threshold)[0])
-        answers = detection.sigmoid(found["covid19"]) if "covid19" in found else np.ones(len(images))
+        answers = sigmoid(found["covid19"].astype(np.float64)) if "covid19" in found else np.ones(len(images))
         decided.append(network.rule.calls(answers) if network.answers_covid19 else answers > 0)
     counts, called = np.asarray(counted, np.int64), np.concatenate(decided)
     print(f"{len(data.ids)} images of {_SPLIT.value} at {data.image.shape[1]}x{data.image.shape[2]}, {network.origin}")
     for c, target in enumerate(network.targets):
         print(f"\n{target}\n{protocols.table(protocols.summarize(counts[:, c], data.positive, resamples=RESAMPLES))}")
-    gated = protocols.summarize(detection.gate(counts[:, 0], called), data.positive, resamples=RESAMPLES)
+    gated = protocols.summarize(gate(counts[:, 0], called), data.positive, resamples=RESAMPLES)
     print(f"\n{network.targets[0]}, blank where not called COVID-19\n{protocols.table(gated)}")
     covid = counts[data.positive, 0]
     columns = dict(zip(COUNTS, covid.T, strict=True)) | protocols.ratios(covid) | {"hd95": np.zeros(len(covid))}

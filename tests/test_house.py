@@ -1,4 +1,4 @@
-"""The house: a package imports only from those above it, and some libraries have one home each (docs/house.md)."""
+"""The house: a package imports only from those above it, and some libraries have one home (jaxunet/__init__.py)."""
 
 import ast
 import pathlib

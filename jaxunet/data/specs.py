@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import drawing
 
+SPLITS = ("train", "val", "test")
 LABELLED_IMAGES = "labelled_images"  # the one `config.dataset.name` without a row in SPECS
 
 
@@ -86,7 +87,7 @@ class DatasetSpec:
     builder: str
     size: int
     channels: int = 1
-    splits: tuple[str, ...] = ("train", "val", "test")
+    splits: tuple[str, ...] = SPLITS
     archive: ArchiveLayout | None = None
     frontal: bool = False
 

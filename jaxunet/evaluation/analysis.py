@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxunet.data.examples import Split
 from jaxunet.evaluation.per_image import COUNTS, Columns
-from jaxunet.scoring import bootstrap, outlines, protocols
+from jaxunet.scoring import outlines, protocols
 from jaxunet.scoring.bootstrap import RESAMPLES, auc, in_words, mean, pearson, spearman, value
 from jaxunet.scoring.counts import PROBABILITY_UNIT, THRESHOLDS
 from jaxunet.scoring.detection import PROBABILITY, Rule, gate
@@ -71,14 +71,24 @@ def by_lesion_size(columns: Columns) -> Block:
     A group holds areas from its `from_pixels` up to, but not including, `from_pixels` of the next group.
     """
     area = columns["tp"] + columns["fn"]
-    edges = np.quantile(area, [0, 0.25, 0.5, 0.75, 1])
-    group = np.searchsorted(edges[1:4], area, side="right")
+    edges, group = size_quarters(area, np.ones(len(area), bool))
     groups = []
     for i, (low, high) in enumerate(zip(edges.tolist(), edges[1:].tolist(), strict=False)):
         chosen = group == i
         means = {name: mean(columns[name][chosen]) for name in ("dice", "iou", "hd95")} if chosen.any() else {}
         groups.append({"from_pixels": low, "to_pixels": high, "n": int(chosen.sum())} | means)
     return {"edges_pixels": edges.tolist(), "groups": groups}
+
+
+def size_quarters(area: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The quarter of each true area, int [N] in pixels, among the areas of the `ranked` images, bool [N], at least one.
+
+    Returns:
+      float64 [5]: smallest area, quartiles, largest area; and int [N] in [0, 3]. An area on a limit is in the upper
+      quarter.
+    """
+    edges = np.quantile(area[ranked], [0, 0.25, 0.5, 0.75, 1])
+    return edges, np.searchsorted(edges[1:4], area, side="right")
 
 
 # ---- severity --------------------------------------------------------------------------------------------------------
@@ -186,14 +196,10 @@ def threshold_sweep(histogram: np.ndarray, covid: np.ndarray) -> Block:
         chosen = counts[protocols.protocol_images(protocol, covid)]
         if not len(chosen):
             continue
-        drawn = bootstrap.times_drawn(len(chosen), RESAMPLES)
-        if protocol in protocols.POOLED:
-            dice = _dice(chosen.sum(axis=0))
-            pooled = np.rint(drawn @ chosen.reshape(len(chosen), -1).astype(np.float64)).astype(np.int64)
-            resampled = _dice(pooled.reshape(RESAMPLES, -1, 4))
-        else:
-            dice = _dice(chosen).mean(axis=0)
-            resampled = drawn @ _dice(chosen) / len(chosen)
+        pooled = protocol in protocols.POOLED
+        dice = protocols.ratios(chosen.sum(axis=0) if pooled else chosen)["dice"]
+        dice = dice if pooled else dice.mean(axis=0)
+        resampled = protocols.resampled(protocol, chosen, RESAMPLES)["dice"]
         best = int(np.argmax(dice))
         result[protocol] = {
             "dice": dice.tolist(),
@@ -201,11 +207,6 @@ def threshold_sweep(histogram: np.ndarray, covid: np.ndarray) -> Block:
             "best": {"threshold": THRESHOLDS[best], "dice": float(dice[best])},
         }
     return result
-
-
-def _dice(counts: np.ndarray) -> np.ndarray:
-    """int [..., 4] -> float64 [...]."""
-    return protocols.ratios(counts.reshape(-1, 4))["dice"].reshape(counts.shape[:-1])
 
 
 # ---- in words --------------------------------------------------------------------------------------------------------

@@ -11,24 +11,22 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.examples import Split
+from jaxunet.data.specs import SPLITS
 from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
 from jaxunet.evaluation import analysis, figures, per_image, report
 from jaxunet.evaluation.per_image import Columns, Measured
-from jaxunet.prediction.loading import ensemble
 from jaxunet.prediction.loading import load as load_predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import bootstrap, protocols
 from jaxunet.scoring.counts import positive
-from jaxunet.scoring.detection import IMAGE, Rule
+from jaxunet.scoring.detection import IMAGE, Rule, rule_settings
 from jaxunet.scoring.split_pass import EvalFn, build_eval_fn, load_eval_split, map_split, measure_step, summarize
-
-# Keys of metrics.json. A rule chosen on Val is valid only for an evaluation with the same values.
-_RULE_SETTINGS = ("dataset", "image_size", "target", "flips", "checkpoint_step", "members", "threshold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,60 +60,51 @@ def score_checkpoint(config: ConfigDict, workdir: pathlib.Path, *, split: str, c
     return Scored(predictor, eval_fn, data, found["counts"])
 
 
-def evaluate(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    *,
-    split: str,
-    checkpoint: str,
-    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
-) -> dict[str, Any]:
-    """Evaluates a checkpoint of `workdir` on `split`, writes `eval/<split>/` and returns the content of `metrics.json`.
+def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> dict[str, Any]:
+    """`evaluate_predictor` for the run in `workdir`, into that folder.
 
     Args:
       config: of the run, as `config_file.load` gives it.
       workdir: of the run.
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
-      members: config and workdir of each of several runs. Their mean probability is evaluated on the data of `config`,
-        and `workdir` only receives the results.
     """
-    runs = list(members) or [(config, workdir)]
-    predictors = [load_predictor(c, w, checkpoint=checkpoint) for c, w in runs]
-    predictor = ensemble(predictors, [w for _, w in runs]) if members else predictors[0]
-    averaged = [
-        {"workdir": str(w), "checkpoint_step": p.step} for p, (_, w) in zip(predictors, runs, strict=True) if members
-    ]
-    return evaluate_predictor(predictor, workdir, split=split, members=averaged)
+    return evaluate_predictor(load_predictor(config, workdir, checkpoint=checkpoint), workdir, split=split)
 
 
 def evaluate_predictor(
     predictor: Predictor, workdir: pathlib.Path, *, split: str, members: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """As `evaluate`, for any network. `members`: the entry of `metrics.json` for each run that the network averages."""
+    """Scores a network on a split, writes `eval/<split>/` and returns the content of `metrics.json`.
+
+    Args:
+      predictor: the network; its config names the dataset.
+      workdir: folder that gets `eval/<split>/`.
+      split: "train", "val" or "test".
+      members: the entry of `metrics.json` for each run that the network averages.
+
+    Raises:
+      UserError: if there is no such split, or the dataset cannot be used.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split={split!r} is not one of {', '.join(SPLITS)}.")
     config = predictor.config
     data, targets = load_eval_split(config, split), predictor.targets
     measured = measure(predictor, data)
     table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
 
     out = workdir / "eval" / split
+    settings = rule_settings(config, step=predictor.step, members=members)
     result = {
         "split": split,
-        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
-        "image_size": list(data.image.shape[1:]),
-        "target": targets[0],
-        "threshold": config.eval.threshold,
-        "flips": config.eval.flips,
-        "checkpoint_step": predictor.step,
-        "members": list(members),
+        **settings,
         "empty_mask_rule": protocols.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
     rule = None
     if split != "val":
         path = out.parent / "val" / "metrics.json"
-        wanted = {key: result[key] for key in _RULE_SETTINGS}
-        rule = Rule.of_val(path, wanted, answers=predictor.answers_covid19, source=f"chosen in {path}")
+        rule = Rule.of_val(path, settings, answers=predictor.answers_covid19, source=f"chosen in {path}")
         rule = rule or predictor.rule
     share_of = organ(targets) or IMAGE
     for i, target in enumerate(targets):

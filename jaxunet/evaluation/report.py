@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from jaxunet.data.examples import Split
+from jaxunet.data.targets import finding
+from jaxunet.evaluation.analysis import size_quarters
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.settings import flatten
 from jaxunet.scoring import counts, protocols
@@ -58,10 +60,12 @@ def render(
         found = result.get("detection")  # absent if the split has no controls
         called = (Rule.from_dict(found, answers=True) if found else predictor.rule).calls(covid19)
     seed = predictor.config.seed
-    targets = [
-        _describe(target, counts[:, c], called if c == 0 else np.ones_like(called), seed=seed)
-        for c, target in enumerate(predictor.targets)
-    ]
+    targets = []
+    for c, target in enumerate(predictor.targets):
+        has_lesion = counts[:, c, [0, 2]].sum(axis=1) > 0
+        ranked = data.positive if target == finding(predictor.targets) else has_lesion
+        alarms = called if c == 0 else np.ones_like(called)
+        targets.append(_describe(target, counts[:, c], ranked, alarms, seed=seed))
     stored = _pictures_to_store(len(data.ids), targets, seed=seed)
     sweeps, pictures = _predict(predictor, data, counts, stored)
     page = {
@@ -99,7 +103,7 @@ def quantize(logits: np.ndarray, threshold: float) -> np.ndarray:
     """uint8 in [0, TOP], of the shape of `logits`: TOP x the probability, rounded to the nearest code on its side of
     `threshold`. So `quantize(logits, t) > threshold_code(t)` equals `counts.positive(logits, t)` in every pixel."""
     code = threshold_code(threshold)
-    nearest = np.rint(TOP / 2 * (1 + np.tanh(np.asarray(logits, np.float64) / 2)))  # sigmoid, without overflow
+    nearest = np.rint(counts.sigmoid(np.asarray(logits, np.float64), of=TOP))
     positive = np.asarray(counts.positive(logits, threshold))
     return np.where(positive, np.fmax(nearest, code + 1), np.fmin(nearest, code)).astype(np.uint8)
 
@@ -152,22 +156,21 @@ def _predict(
 # ---- tables and galleries --------------------------------------------------------------------------------------------
 
 
-def _describe(target: str, counts: np.ndarray, called: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """The table and the galleries of one target, from its counts [N, 4]. `called`, `seed`: see `galleries`."""
-    groups, names = size_groups(counts[:, 0] + counts[:, 2])
+def _describe(target: str, counts: np.ndarray, ranked: np.ndarray, called: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """The table and the galleries of one target, from its counts [N, 4]. `ranked`: see `size_groups`. `called`, `seed`:
+    see `galleries`."""
+    groups, names = size_groups(counts[:, 0] + counts[:, 2], ranked)
     table = {"name": target, "counts": counts.tolist(), "groups": groups.tolist(), "group_names": names}
     return table | {"galleries": galleries(counts, groups, called, seed=seed)}
 
 
-def size_groups(area: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Groups images by their true area, int [N] in pixels.
+def size_groups(area: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Groups images by their true area, int [N] in pixels. `ranked`: see `size_quarters`.
 
     Returns:
       int [N]: 0 for a blank truth, else the quarter, 1 (smallest) to 4; and names for the five groups.
     """
-    present = area[area > 0]
-    edges = np.quantile(present, (0.25, 0.5, 0.75)) if len(present) else np.zeros(3)
-    groups = np.where(area > 0, 1 + np.searchsorted(edges, area), 0)
+    groups = np.where(area > 0, 1 + size_quarters(area, ranked)[1], 0) if ranked.any() else np.zeros_like(area)
     names = ["blank truth"]
     for group, words in enumerate(("smallest quarter", "second quarter", "third quarter", "largest quarter"), 1):
         inside = area[groups == group]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path
 from jaxunet.core.pictures import is_whole_png
+from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
 from jaxunet.prediction.prediction import Prediction, picture_paths
 from jaxunet.prediction.predictor import Fitted, Predictor
@@ -64,12 +65,12 @@ def predict(
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
     print(predictor.in_words)
-    print(f"The answer is whether an X-ray {RESEMBLES}: {predictor.rule}{_GATED if settings['gate'] else ''}")
+    print(f"The answer is whether an X-ray {RESEMBLES}: {predictor.rule_in_words}{_GATED if settings['gate'] else ''}")
     if predictor.answers_covid19:
         print(ELSEWHERE)
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
-    if config.dataset.train_config == "infection":
+    if not spec_of(config.dataset).has_controls(config.dataset.train_config):
         print("The network was trained on COVID-19 X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
@@ -85,7 +86,8 @@ def predict(
     failed = f", {log.failed} failed (column error)" if log.failed else ""
     if log.unusable:
         failed = f", {log.unusable} not usable as frontal chest X-rays (columns usable, warnings){failed}"
-    print(f"{log.finished} X-rays predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
+    xrays = "X-ray" if log.finished == 1 else "X-rays"
+    print(f"{log.finished} {xrays} predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
     if log.failed and not log.finished:
         return 1
     return SOME_FAILED if log.failed or log.unusable else 0

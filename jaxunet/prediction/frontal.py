@@ -96,7 +96,7 @@ def features(thumbnails: np.ndarray) -> np.ndarray:
         edges[..., i] = strength * np.maximum(1 - away, 0)
     edges = edges.reshape(n, cells, _CELL, cells, _CELL, _DIRECTIONS).mean((2, 4))
     total = np.pad(edges.sum(-1), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    around = sum(total[:, i : i + cells, j : j + cells] for i in range(3) for j in range(3)) / 9
+    around = np.sum([total[:, i : i + cells, j : j + cells] for i in range(3) for j in range(3)], axis=0) / 9
     edges = np.sqrt(edges / (around[..., None] + 0.02))
     gray = centred.reshape(n, _GRAY, SIDE // _GRAY, _GRAY, SIDE // _GRAY).mean((2, 4))
     return np.concatenate([edges.reshape(n, -1), gray.reshape(n, -1)], 1)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.specs import LABELLED_IMAGES, image_size
-from jaxunet.data.targets import answers_covid19, mask_targets
+from jaxunet.data.targets import answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
 from jaxunet.models.averaging import Ensemble, Flipped
@@ -22,8 +22,8 @@ from jaxunet.models.build import Forward, Network, build_model
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json, override
-from jaxunet.scoring.detection import Rule
+from jaxunet.runs.config_file import from_json, override, to_json
+from jaxunet.scoring.detection import Rule, rule_settings
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
 
@@ -58,13 +58,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
 def _rule_of_val(config: ConfigDict, workdir: pathlib.Path, step: int) -> Rule:
     """The rule that `--mode=evaluate --split=val` chose for this checkpoint and these settings, else the default."""
     answers = answers_covid19(config.dataset.targets)
-    settings = _rule_settings(config) | {
-        "checkpoint_step": step,
-        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
-        "target": mask_targets(config.dataset.targets)[0],
-        "members": [],
-    }
-    metrics = workdir / "eval" / "val" / "metrics.json"
+    metrics, settings = workdir / "eval" / "val" / "metrics.json", rule_settings(config, step=step)
     return Rule.of_val(metrics, settings, answers=answers, source="chosen on val") or Rule.not_chosen(answers=answers)
 
 
@@ -73,9 +67,9 @@ def _forward(model: Network, config: ConfigDict) -> Forward:
 
 
 def _rule_settings(config: ConfigDict) -> dict[str, Any]:
-    """Settings that a rule is valid for, as `Rule.valid_for` takes them."""
-    size = image_size(config.dataset)
-    return {"image_size": [size, size], "threshold": config.eval.threshold, "flips": config.eval.flips}
+    """The settings that a rule in the metadata of a file is valid for. It can be used on any dataset."""
+    settings = rule_settings(config, step=0)
+    return {key: settings[key] for key in ("image_size", "threshold", "flips")}
 
 
 def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
@@ -104,6 +98,14 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
         origin=f"the mean of {len(predictors)} runs",
         rule=Rule.not_chosen(answers=first.answers_covid19),
     )
+
+
+def portable(predictor: Predictor) -> Predictor:
+    """The same network with the arithmetic that every device and runtime has. Not for an ensemble."""
+    config = from_json(to_json(predictor.config))
+    config.model.dtype, config.model.layout = "float32", "plain"
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
+    return dataclasses.replace(predictor, config=config, model=_forward(model, config))
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:

@@ -13,7 +13,7 @@ def paint(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
     """X-ray uint8 [H, W] and masks bool [H, W] -> uint8 [h, w, 3]: at most 1024 pixels per side, masks outlined."""
     picture, drawn = layers(image, masks)
     painted = np.repeat(picture[..., None], 3, axis=-1)
-    for target, layer in sorted(drawn.items(), reverse=True):  # infection on top
+    for target, layer in sorted(drawn.items(), key=lambda item: bool(TARGETS[item[0]].within)):  # findings on top
         painted[layer == OUTLINE] = TARGETS[target].colour
     return painted
 

@@ -17,7 +17,7 @@ from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding, organ
 from jaxunet.prediction import frontal, journal, overlay
 from jaxunet.prediction.measures import SEVERITY, measure, quality_warnings
-from jaxunet.scoring.counts import positive
+from jaxunet.scoring.counts import positive, sigmoid
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import output_name
@@ -165,7 +165,7 @@ class Prediction:
 
     def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
         """float32 [H, W], in [0, `of`]."""
-        return of / (1 + np.exp(-np.clip(self._logits[..., target], -80, 80)))
+        return sigmoid(self._logits[..., target], of=of)
 
     def _write_segmentation(self, path: pathlib.Path) -> list[str]:
         """Returns [], or the reason why it was not written."""

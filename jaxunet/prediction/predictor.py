@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
+from jaxunet.core.errors import UserError
 from jaxunet.data import batches
 from jaxunet.data.examples import RawBatch
 from jaxunet.data.specs import image_size, spec_of
@@ -18,7 +20,8 @@ from jaxunet.devices import replicas
 from jaxunet.models.build import Forward, predict_step
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.scoring import split_pass
-from jaxunet.scoring.detection import Rule, sigmoid
+from jaxunet.scoring.counts import sigmoid
+from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.files import names_of
 from jaxunet.xrays.pixels import Xray
@@ -98,6 +101,11 @@ class Predictor:
             f"threshold {self.threshold}"
         )
 
+    @property
+    def rule_in_words(self) -> str:
+        """When an image counts as COVID-19, and who chose that. `--mode=predict` and `--mode=serve` print it."""
+        return f"{self.rule} ({self.rule.source})"
+
     @overload
     def predict(self, xray: Source) -> Prediction: ...
 
@@ -114,14 +122,24 @@ class Predictor:
           The prediction; for a list, the list of predictions in the same order.
 
         Raises:
-          UserError: if an X-ray cannot be used.
+          UserError: if an X-ray cannot be used. The sentence names its path, or its index in the list.
         """
+        several = isinstance(xray, list | tuple)
         sources: list[Any] = list(xray) if isinstance(xray, list | tuple) else [xray]
         names, size, found = names_of(sources), self.batch_size(len(sources)), []
+
+        def read(i: int) -> Xray:
+            try:
+                return read_xray(sources[i])
+            except UserError as error:
+                if not several or isinstance(sources[i], str | os.PathLike):
+                    raise
+                raise UserError(f"Element {i} of the list: {error}") from error
+
         for start in range(0, len(sources), size):
             part = range(start, min(start + size, len(sources)))
-            found += self.predict_fitted([self.fit(names[i], read_xray(sources[i])) for i in part], batch_size=size)
-        return found if isinstance(xray, list | tuple) else found[0]
+            found += self.predict_fitted([self.fit(names[i], read(i)) for i in part], batch_size=size)
+        return found if several else found[0]
 
     def fit(self, name: str, xray: Xray) -> Fitted:
         """Scales an X-ray to `image_size`. `name`: the name of its prediction."""
@@ -133,7 +151,7 @@ class Predictor:
         if not xrays:
             return []
         found = self.outputs(np.stack([x.square for x in xrays]), batch_size)
-        answers = sigmoid(found[COVID19]).tolist() if COVID19 in found else [None] * len(xrays)
+        answers = sigmoid(found[COVID19].astype(np.float64)).tolist() if COVID19 in found else [None] * len(xrays)
         return [
             Prediction(
                 *(x.name, x.xray, x.place, logits, self.targets, answer),

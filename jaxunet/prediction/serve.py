@@ -71,6 +71,7 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
             print(warning, file=sys.stderr, flush=True)
         print(predictor.in_words)
+        print(predictor.rule_in_words)
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
         with contextlib.closing(server):
             server.run()

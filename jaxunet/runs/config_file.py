@@ -1,13 +1,30 @@
 """`config.json` of a run: written beside its results, read to resume or evaluate the run."""
 
+import importlib
 import json
 import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
+import jaxunet
 from jaxunet.core.errors import UserError
 from jaxunet.runs.settings import RENAMED, SETTINGS, check_kinds, flatten
+
+CONFIGS = next(path for folder in jaxunet.__path__ if (path := pathlib.Path(folder) / "configs").is_dir())
+
+
+def shipped_names() -> list[str]:
+    """The names of the config files that come with jaxunet."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
+def shipped(name: str) -> ConfigDict:
+    """A config that comes with jaxunet, by its name, such as "unet"."""
+    if name not in shipped_names():
+        raise UserError(f"config={name!r} is none of the shipped configs: {', '.join(shipped_names())}.")
+    config: ConfigDict = importlib.import_module(f"jaxunet.configs.{name}").get_config()
+    return config
 
 
 def to_json(config: ConfigDict) -> str:

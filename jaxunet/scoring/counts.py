@@ -20,6 +20,11 @@ def positive(logits: Logits, threshold: float) -> Logits:
     return logits > np.float32(np.log(threshold / (1 - threshold)))
 
 
+def sigmoid(logits: np.ndarray, *, of: int = 1) -> np.ndarray:
+    """Logits float [...] -> probabilities times `of`, of the same dtype, on the host. Never overflows."""
+    return of / (1 + np.exp(-np.clip(logits, -80, 80)))
+
+
 def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
     """Confusion counts of each image and class.
 
@@ -65,6 +70,7 @@ def batch_dice(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
     """
     counts = pixel_counts(outputs["masks"][..., :1], target["masks"][..., :1], 0.5)[:, 0]
     tp, fp, fn, _ = jnp.moveaxis(counts, -1, 0)
+    # Smoothed, to watch training only: 1 for two empty masks, almost 0 for one, as `protocols.EMPTY_MASK_RULE` says.
     dice = (2 * tp + 1e-6) / (2 * tp + fp + fn + 1e-6)
     if COVID19 not in target:
         return jnp.stack([jnp.sum(dice), jnp.float32(len(dice))])

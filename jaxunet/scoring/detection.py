@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from jaxunet.data.targets import known_masks
+from jaxunet.data.specs import image_size
+from jaxunet.data.targets import known_masks, mask_targets
 
 RESEMBLES = "resembles the COVID-19 images of the training data"  # the meaning of the answer "COVID-19"
 ELSEWHERE = (  # measured with the shipped network
@@ -126,7 +129,7 @@ class Rule:
 
         Args:
           metrics: `eval/val/metrics.json`.
-          settings: see `valid_for`; keys as in metrics.json.
+          settings: see `rule_settings`.
           answers: whether the network gives a probability.
           source: origin of the threshold, in words.
         """
@@ -139,14 +142,30 @@ class Rule:
             return None
 
     def valid_for(self, settings: dict[str, Any], chosen_with: dict[str, Any]) -> bool:
-        """Whether `settings` equal `chosen_with`. Only rules on areas depend on `settings["threshold"]` of a pixel."""
+        """Whether `settings`, some or all of `rule_settings`, equal those of `chosen_with`. Only rules on mask area
+        depend on the pixel threshold, `settings["threshold"]`."""
         keys = settings.keys() - ({"threshold"} if self.decides == PROBABILITY else set())
         return all(chosen_with[key] == settings[key] for key in keys)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logits float [N] -> probabilities float64 [N], on the host."""
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+def rule_settings(config: ConfigDict, *, step: int, members: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What a rule is valid for, with the keys and values of metrics.json. A rule chosen with others is not used.
+
+    Args:
+      config: of the network.
+      step: of its checkpoint.
+      members: entries of metrics.json for the runs that the network averages.
+    """
+    size = image_size(config.dataset)
+    return {
+        "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
+        "image_size": [size, size],
+        "target": mask_targets(config.dataset.targets)[0],
+        "threshold": config.eval.threshold,
+        "flips": config.eval.flips,
+        "checkpoint_step": step,
+        "members": list(members),
+    }
 
 
 def detection_rates(called: np.ndarray, positive: np.ndarray) -> dict[str, float]:

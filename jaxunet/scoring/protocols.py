@@ -29,7 +29,7 @@ EMPTY_MASK_RULE = (
 
 
 def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics of each row of `counts` int64 [N, 4] (tp, fp, fn, tn): name -> float64 [N]."""
+    """Metrics of `counts` int64 [..., 4] (tp, fp, fn, tn): name -> float64 [...]."""
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.int64), -1, 0)
     empty = (tp + fp + fn) == 0
 
@@ -94,18 +94,20 @@ def _pooled(counts: np.ndarray) -> dict[str, dict[str, float]]:
 def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np.ndarray]:
     """The protocol's metrics on bootstrap samples of the images (Efron 1979): metric -> float64 [resamples].
 
+    Counts [N, K, 4], such as at K thresholds, give [resamples, K].
+
     Samples depend only on the number of images. So two systems on the same images in the same order get the same
     samples, and differences of these arrays are paired.
 
     Args:
       protocol: a key of `PROTOCOLS`.
-      counts: int [N, 4], the images of that protocol.
+      counts: int [N, 4] or [N, K, 4], the images of that protocol.
       resamples: number of bootstrap samples.
     """
     n = len(counts)
     times = times_drawn(n, resamples)
     if protocol in POOLED:
-        return ratios(np.rint(times @ counts.astype(np.float64)).astype(np.int64))
+        return ratios(np.rint(np.tensordot(times, counts.astype(np.float64), 1)).astype(np.int64))
     return {name: times @ values / n for name, values in ratios(counts).items()}
 
 

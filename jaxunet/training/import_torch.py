@@ -37,12 +37,12 @@ def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     if (workdir / "config.json").exists():
         raise UserError(f"{workdir} already holds a run: choose another --workdir.")
     tensors = torch_weights.read_tensors(source)
-    name, depth, classes = detect_network(tensors, source)
+    name, depth, masks = detect_network(tensors, source)
     with config.unlocked():
-        config.model.name, config.dataset.targets, config.train.ema_decay = name, _TARGETS[classes], 0.0
+        config.model.name, config.dataset.targets, config.train.ema_decay = name, _TARGETS[masks], 0.0
         config.model.depth = depth or config.model.depth
     checks.check(config)
-    model = build_model(config.model, _TARGETS[classes], axis_name=None)
+    model = build_model(config.model, _TARGETS[masks], axis_name=None)
     tx = build_optimizer(config.optimizer, lambda _: 0.0)
     state = create_train_state(model, tx, seed=config.seed, image_shape=(256, 256, 1), ema=False)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -53,7 +53,7 @@ def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         checkpoints.save(state, config, rank_value=None, progress={})
     parameters, statistics = (sum(np.size(x) for x in jax.tree.leaves(variables[c])) for c in ("params", "batch_stats"))
     print(
-        f"{name}{f' of depth {depth}' if depth else ''}, {classes} mask(s): all tensors of {source} matched, "
+        f"{name}{f' of depth {depth}' if depth else ''}, {masks} mask(s): all tensors of {source} matched, "
         f"{parameters:,} parameters and {statistics:,} running statistics. "
         f"Evaluate it with --mode=evaluate --workdir={workdir}"
     )

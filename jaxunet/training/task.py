@@ -68,7 +68,7 @@ def _segmentation(config: ConfigDict) -> Task:
             return None
         counts = found["counts"]
         summary = split_pass.summarize(counts, val, targets)
-        values = {
+        values: dict[str, float] = {
             f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
             for protocol in protocols.PROTOCOLS
             for name, numbers in summary.get(protocol, {}).items()

@@ -21,7 +21,7 @@ from jaxunet.prediction import loading
 from jaxunet.runs import checks, config_file, settings
 from jaxunet.scoring import bootstrap, counts, protocols
 from jaxunet.scoring.counts import pixel_counts
-from jaxunet.scoring.detection import Rule
+from jaxunet.scoring.detection import Rule, rule_settings
 
 N, SIZE = 13, 16
 LABELS = np.array([0] * 7 + [1] * 3 + [2] * 3)
@@ -294,7 +294,7 @@ def test_threshold_of_val_is_used_on_test(finished, val, capsys):
     assert [x["gated"]["threshold_chosen_on_these_images"] for x in (val, test)] == [True, False]
     assert "outlines (P1): HD95" in capsys.readouterr().out
     path, read = finished / "eval" / "val" / "metrics.json", functools.partial(Rule.of_val, answers=False, source="")
-    settings = {key: val[key] for key in evaluate._RULE_SETTINGS}
+    settings = rule_settings(config, step=val["checkpoint_step"])
     assert read(path, settings).threshold == val["detection"]["threshold"]
     for other in ({"checkpoint_step": 3}, {"flips": True}, {"threshold": 0.25}, {"members": [{}]}):
         assert read(path, settings | other) is None

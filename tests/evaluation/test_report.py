@@ -225,17 +225,27 @@ def test_template_needs_nothing_else():
 
 def test_size_groups():
     area = np.array([0, 4, 8, 2, 6, 0, 1, 3, 5, 7])
-    groups, names = report.size_groups(area)
+    groups, names = report.size_groups(area, area > 0)
     assert groups.tolist() == [0, 2, 4, 1, 3, 0, 1, 2, 3, 4]
     assert names[0] == "blank truth"
     assert names[4] == "largest quarter, 7 to 8 px"
-    assert report.size_groups(np.zeros(3, int))[0].tolist() == [0, 0, 0]
+    assert report.size_groups(np.zeros(3, int), np.zeros(3, bool))[0].tolist() == [0, 0, 0]
+
+
+def test_size_groups_are_those_of_the_metrics():
+    area, covid = np.array([10, 20, 30, 40, 50, 0, 900]), np.array([True] * 5 + [False] * 2)
+    groups, _ = report.size_groups(area, covid)
+    columns = {"tp": area[covid], "fn": np.zeros(5, int)} | {name: np.ones(5) for name in ("dice", "iou", "hd95")}
+    metrics = analysis.by_lesion_size(columns)["groups"]
+    assert np.bincount(groups[covid], minlength=5)[1:].tolist() == [g["n"] for g in metrics] == [1, 1, 1, 2]
+    assert groups[~covid].tolist() == [0, 4]  # limits are those of the COVID-19 images
 
 
 def test_galleries():
     #        tp fp fn       small, missed   large, good    blank, alarm  blank, right  middle
     counts = [[0, 5, 10, 85], [60, 5, 5, 30], [0, 9, 0, 91], [0, 0, 0, 100], [20, 5, 5, 70]]
-    groups, _ = report.size_groups(np.array([10, 65, 0, 0, 25]))
+    area = np.array([10, 65, 0, 0, 25])
+    groups, _ = report.size_groups(area, area > 0)
     called = np.ones(5, bool)
     found = report.galleries(np.array(counts), groups, called, seed=0)
     shown = {g["title"].split(":")[0]: g["images"] for g in found}
@@ -377,7 +387,7 @@ def test_sorting_and_filtering(browser, scored):
         script = "const e = document.getElementById(arguments[0]); "
         script += "e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
         browser.execute_script(script, select, value)
-    groups, _ = report.size_groups(scored.counts[:, 0, [0, 2]].sum(axis=1))
+    groups, _ = report.size_groups(scored.counts[:, 0, [0, 2]].sum(axis=1), scored.data.positive)
     chosen = np.flatnonzero((groups == 1) & scored.data.positive)
     assert len(chosen)
     assert sorted(browser.execute_script("return state.order")) == chosen.tolist()
