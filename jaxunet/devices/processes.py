@@ -219,7 +219,8 @@ def stop_request() -> Iterator[Callable[[], bool]]:
         signal.signal(number, request)
 
     def stop() -> bool:
-        if together and not requests and _stop_agreed():
+        # JAX chooses a number of calls that no process has reached yet, and answers True to all at that call.
+        if together and not requests and multihost_utils.reached_preemption_sync_point(next(_calls)):
             requests.append(signal.SIGTERM)
         return bool(requests)
 
@@ -244,12 +245,3 @@ def _watch_for_preemption() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _stop_agreed() -> bool:
-    """Whether all processes must stop now because one of them got SIGTERM.
-
-    All must call this equally often: JAX chooses a number of calls that no process has reached yet, and answers True to
-    every process at that call.
-    """
-    return multihost_utils.reached_preemption_sync_point(next(_calls))

@@ -10,6 +10,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import IO
 
 from jaxunet.xrays.kinds import HEAD, is_dicomdir, kind_of
 
@@ -88,7 +89,7 @@ def in_zip(archive: zipfile.ZipFile, names: dict[zipfile.ZipInfo, str], skipped:
         if info.is_dir():
             continue
         folders = [_why_not(part, parts[:i] in tables) for i, part in enumerate(parts[:-1])]
-        reason = next(filter(None, folders), "") or _why_no_picture(parts[-1], functools.partial(_head, archive, info))
+        reason = next(filter(None, folders), "") or _why_no_picture(parts[-1], functools.partial(archive.open, info))
         if reason:
             skipped[reason] += 1
         else:
@@ -111,22 +112,12 @@ def _is_wanted(path: pathlib.Path, skipped: Skipped) -> bool:
     except OSError as error:
         gone = not path.is_symlink() and error.errno == errno.ENOENT  # since it was listed: who reads it will say so
         reason = "" if gone or error.errno == errno.EACCES else NOWHERE
-
-    def head() -> bytes:
-        with path.open("rb") as file:
-            return file.read(HEAD)
-
-    if reason := reason or _why_no_picture(path.name, head):
+    if reason := reason or _why_no_picture(path.name, lambda: path.open("rb")):
         skipped[reason] += 1
     return not reason
 
 
-def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    with archive.open(info) as file:
-        return file.read(HEAD)
-
-
-def _why_no_picture(name: str, head: Callable[[], bytes]) -> str:
+def _why_no_picture(name: str, opened: Callable[[], IO[bytes]]) -> str:
     """ "" if a file's name or, where that does not tell, its beginning is that of a picture."""
     if name.startswith("."):
         return HIDDEN
@@ -135,7 +126,8 @@ def _why_no_picture(name: str, head: Callable[[], bytes]) -> str:
     if name.lower().endswith(SUFFIXES):
         return ""
     try:
-        beginning = head()
+        with opened() as file:
+            beginning = file.read(HEAD)
     except Exception:  # damaged, encrypted or not to be read by this user, and maybe no picture at all
         return UNREADABLE
     if is_dicomdir(beginning):

@@ -29,6 +29,7 @@ from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
 from jaxunet.scoring.detection import Rule
+from jaxunet.xrays.read import read_xray
 
 ROOT = pathlib.Path(__file__).parents[2]
 MISSING = FORMATS["onnx"].missing()
@@ -223,6 +224,17 @@ def test_the_docs_show_these_examples():
         assert not row.extra or f"pip install 'jaxunet[{row.extra}]'" in docs
         name = "unet_torch.safetensors" if format == "torch" else f"unet{row.extension}"
         assert f"```python\n{example(format, name)}```" in docs
+
+
+@pytest.mark.parametrize("format", ["stablehlo", "onnx"])
+def test_the_examples_read_16_bits_as_the_program_does(format, tmp_path, monkeypatch):
+    values = np.linspace(100, 4000, 64 * 64).reshape(64, 64).astype(np.uint16)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(values).save("xray.png")
+    lines = example(format, "file").partition("image = Image.open")[1:]
+    names = {"Image": Image, "np": np, "size": 64}
+    exec("".join(lines).partition("[None]")[0], names)
+    np.testing.assert_array_equal(names["image"], read_xray("xray.png").pixels)
 
 
 def test_every_page_is_of_a_format():

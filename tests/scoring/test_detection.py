@@ -15,13 +15,13 @@ def test_rules_are_read_back(rule):
     saved = json.loads(json.dumps(rule.to_dict() | {"from": rule.source}))
     assert set(saved) == {"score", "threshold", "from"}
     assert Rule.from_dict(saved, answers=rule.decides == "probability") == rule
-    with pytest.raises(ValueError, match="is not told by"):
+    with pytest.raises(ValueError, match="cannot decide on COVID-19 by"):
         Rule.from_dict(saved, answers=rule.decides != "probability")
 
 
 @pytest.mark.parametrize("change", [{"score": "liver"}, {"threshold": 1.5}, {"threshold": float("nan")}])
 def test_what_is_no_rule_is_refused(change):
-    with pytest.raises(ValueError, match="is not told by"):
+    with pytest.raises(ValueError, match="cannot decide on COVID-19 by"):
         Rule.from_dict({"score": "lung", "threshold": 0.25} | change, answers=False)
 
 
