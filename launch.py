@@ -6,6 +6,8 @@
 import sys
 
 from jaxunet.command_line import leave, main
+from jaxunet.core.terminal import keep_working
 
 if __name__ == "__main__":
+    keep_working()
     leave(main(sys.argv))

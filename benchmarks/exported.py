@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in flags.formats.split(","):
             path = pathlib.Path(folder) / name
-            export(config, flags.workdir, checkpoint="latest", format=name, output=path)
+            export([source], format=name, output=path)
             runs[name], sizes[name] = FORMATS[name].read(source, path), path.stat().st_size
 
     seconds: dict[str, list[float]] = {name: [] for name in runs}

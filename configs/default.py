@@ -60,9 +60,10 @@ def get_config() -> ml_collections.ConfigDict:
     model.bn_momentum = 0.9  # share of the old running statistics kept at each step
     model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one
 
-    config.init = ml_collections.ConfigDict()  # of a new run; one that continues ignores it
+    config.init = ml_collections.ConfigDict()  # where a run starts; the first two are for a new run
     config.init.weights = ""  # "imagenet" (encoder, needs the extra [weights]), or a .safetensors or .pth file
     config.init.run = ""  # workdir of another run: its latest weights, wherever name and shape agree
+    config.init.accept_changes = False  # continue a run although its settings or images are not those it was trained on
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.name = "bce_dice"  # "bce", "dice", "bce_dice", "focal", "tversky"; "cross_entropy" for classes
@@ -106,7 +107,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.overlays = 8  # number of best images, and of worst images, to draw
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
-    config.eval.gate = True  # predict, serve: no infection where the target "covid19" says no
+    config.eval.gate = False  # predict, serve: no infection where "covid19" says no; not kept with a run
     config.eval.report = True  # one HTML page with all numbers and pictures, 10 to 35 KB per image of 256 x 256
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto

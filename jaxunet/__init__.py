@@ -3,10 +3,12 @@
 core/        errors as one sentence, atomic files, PNG pictures
 devices/     several processes, several devices (replicas.py is the only file with pmap), peak rates
 xrays/       X-ray file of any kind -> 8-bit gray pixels, scaled to a network
-data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches
+data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches;
+             what is known of each dataset (specs.py) and of each mask: name, colour, code (targets.py)
 models/      networks: image -> logits; weights named as in PyTorch
-scoring/     losses; integer counts -> protocols P1 to P3 with intervals; the detection rule; one pass over a split
-runs/        settings and their checks, config.json, checkpoints, metrics.jsonl
+scoring/     losses; integer counts -> ratios (with the empty-mask rule) and protocols P1 to P3 in protocols.py;
+             intervals; the detection rule; one pass over a split
+runs/        each setting (settings.py), combinations of them (checks.py), config.json, checkpoints, metrics.jsonl
 training/    the loop, the step, the optimizer, initial weights
 prediction/  trained networks on X-rays: masks, measures, tables, the web page
 evaluation/  exact scores of a checkpoint: tables, pictures, report; comparison of systems

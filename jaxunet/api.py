@@ -4,7 +4,8 @@ A mistake in the arguments raises `UserError`. Its message is one sentence that 
 """
 
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -37,7 +38,7 @@ def load(
         `--mode=export --format=safetensors` wrote; or a list of runs and files, to predict their mean probability.
       checkpoint: for runs: "latest", "best" (by validation) or a step.
       overrides: settings to change, such as {"eval.threshold": 0.4}; configs/default.py lists them.
-      settings: settings of `config.eval` to change: threshold=0.4, flips=False, gate=False, batch_size=8.
+      settings: settings of `config.eval` to change: threshold=0.4, flips=False, gate=True, batch_size=8.
 
     Raises:
       UserError: if a network or setting does not exist or cannot be used, or the networks do not fit together.
@@ -55,17 +56,15 @@ def load_members(
 ) -> list[Predictor]:
     """The networks that `load` averages. Arguments as for `load`."""
     changes = {f"eval.{name}": value for name, value in settings.items()} | (overrides or {})
-    places = [source] if source is None or isinstance(source, str | os.PathLike) else list(source)
-    if not places:
-        raise UserError("The list of networks is empty: name at least one run or file.")
-    return [_load_one(place, str(checkpoint), changes) for place in places]
+    return [_load_one(place, str(checkpoint), changes) for place in _places(source)]
 
 
-def train(config: ConfigDict, workdir: Place) -> None:
+def train(config: ConfigDict | str, workdir: Place) -> None:
     """Trains a network or continues the run in `workdir`, like `--mode=train`.
 
     Args:
-      config: all settings, from a config file such as `configs.unet.get_config()`.
+      config: all settings, from a config file such as `configs.unet.get_config()`; or the name of a shipped config,
+        such as "unet".
       workdir: the run's folder for config, metrics and checkpoints.
 
     Raises:
@@ -73,7 +72,10 @@ def train(config: ConfigDict, workdir: Place) -> None:
     """
     from jaxunet.training.loop import train as run  # late: prediction needs no optimizer
 
-    run(config, locate(str(workdir)))
+    config = config_file.shipped(config) if isinstance(config, str) else config
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config={config!r} is of type {type(config).__name__}: give a ConfigDict or a name.")
+    run(config, _locate(workdir, "workdir"))
 
 
 def evaluate(
@@ -101,30 +103,52 @@ def evaluate(
     """
     from jaxunet.evaluation.evaluate import evaluate_predictor  # late: it draws figures
 
-    members = load_members(source, checkpoint=checkpoint, overrides=overrides, **settings)
-    places = [locate(p.origin) for p in members]
+    places = _places(source)
     if output is not None:
-        out = locate(str(output))
-        if (out / "config.json").exists():
-            raise UserError(f"{out} is the folder of a run: choose another output.")
-    elif len(members) == 1 and source is not None and places[0].is_dir():
+        out = _locate(output, "output")
+        if out.is_file() or (out / "config.json").exists():
+            what = "a file" if out.is_file() else "the folder of a run"
+            raise UserError(f"{out} is {what}: choose another output.")
+    elif len(places) == 1 and places[0] and not _is_file(places[0]):
         out = places[0]
     else:
         raise UserError("output is missing: only a single run has its own folder for scores. Name a folder.")
+    members = load_members(source, checkpoint=checkpoint, overrides=overrides, **settings)
     if len(members) == 1:
         return evaluate_predictor(members[0], out, split=split)
-    averaged = [{"workdir": str(w), "checkpoint_step": p.step} for p, w in zip(members, places, strict=True)]
-    return evaluate_predictor(loading.ensemble(members, places), out, split=split, members=averaged)
+    averaged = [{"workdir": p.origin, "checkpoint_step": p.step} for p in members]
+    network = loading.ensemble(members, [locate(p.origin) for p in members])
+    return evaluate_predictor(network, out, split=split, members=averaged)
 
 
-def _load_one(place: Place | None, checkpoint: str, changes: dict[str, Any]) -> Predictor:
-    path = None if place is None else locate(str(place))
-    if path is None or path.is_file() or path.suffix == ".safetensors":
+def _places(source: Any) -> list[pathlib.Path | None]:
+    """The paths of networks; None for the one that comes with jaxunet."""
+    single = source is None or isinstance(source, str | os.PathLike) or not isinstance(source, Iterable)
+    places = [None if place is None else _locate(place, "source") for place in ([source] if single else source)]
+    if not places:
+        raise UserError("The list of networks is empty: name at least one run or file.")
+    return places
+
+
+def _locate(place: Any, name: str) -> pathlib.Path:
+    if not isinstance(place, str | os.PathLike):
+        raise UserError(f"{name}={place!r} is of type {type(place).__name__}: give a path.")
+    return locate(str(place))
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    return path.suffix == ".safetensors" or path.is_file()
+
+
+def _load_one(path: pathlib.Path | None, checkpoint: str, changes: dict[str, Any]) -> Predictor:
+    if path is None or _is_file(path):
         if checkpoint != "latest":
             raise UserError(
                 f"checkpoint={checkpoint} applies to runs only: leave it out for a file or shipped weights."
             )
         return loading.load_shipped(changes) if path is None else loading.load_safetensors(path, changes)
+    if not path.is_dir():
+        raise UserError(f"{path} is neither the folder of a run nor a .safetensors file.")
     config = config_file.load(path)
     config_file.override(config, changes)
     loading.fit_batch_size(config)

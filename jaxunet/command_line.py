@@ -15,18 +15,21 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 import jaxunet
 from jaxunet.commands import MODES, Flags, execute
+from jaxunet.core.terminal import keep_working
+from jaxunet.data.specs import SPLITS
 from jaxunet.export.formats import FORMATS
+from jaxunet.runs.config_file import CONFIGS, shipped_names
 from jaxunet.runs.settings import RENAMED, with_new_names
 
 _HELP = {"-h", "-help", "--help", "--helpshort"}
-CONFIGS = next(path for folder in jaxunet.__path__ if (path := pathlib.Path(folder) / "configs").is_dir())
 
 
 def jaxunet_command() -> NoReturn:
     """The console script `jaxunet MODE --flag=value ...`: the first word is the mode."""
+    keep_working()
     mode, *rest = sys.argv[1:] or ["--help"]
     if mode in MODES:
-        leave(main(["jaxunet", f"--mode={mode}", *rest], mode=mode))
+        leave(main(["jaxunet", *rest], mode=mode))
     if mode not in (*_HELP, "help", "--version"):
         leave(complain(f"the first word must be a mode, not {mode!r}: {', '.join(MODES)}."))
     print(f"jaxunet {jaxunet.__version__}" if mode == "--version" else _modes_help())
@@ -46,7 +49,7 @@ def main(argv: list[str], *, mode: str = "") -> int:
 
     Args:
       argv: the name of the program and the flags.
-      mode: the mode whose flags `--help` lists; "" for all.
+      mode: the mode, if the first word named it; "" if the flag `--mode` does.
     """
     try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
         app.define_help_flags()
@@ -70,11 +73,19 @@ def main(argv: list[str], *, mode: str = "") -> int:
         return complain(" ".join(str(error).split()))
     if len(rest) > 1:
         return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
+    if mode and flags.FLAGS["mode"].present:
+        return complain(f"--mode={flags.FLAGS.mode} comes after the mode {mode}: leave it out.")
+    mode = mode or flags.FLAGS.mode
+    for flag in _FLAGS:
+        if flags.FLAGS[flag.name].present and flag.modes and mode not in flag.modes:
+            return complain(f"--{flag.name} is not read by {mode}: leave it out.")
+    if mode in _TRAINED and flags.FLAGS["config"].present:
+        return complain(f"--config is not read by {mode}, as the network has its settings: {_CHANGES}.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.FATAL)  # Orbax and TFDS also raise what they log as errors
 
     given: dict[str, Any] = {flag.name: flags.FLAGS[flag.name].value for flag in _FLAGS}
-    return execute(flags.FLAGS.mode, Flags(config, overrides, **given))
+    return execute(mode, Flags(config, overrides, **given))
 
 
 def complain(sentence: str) -> int:
@@ -93,32 +104,34 @@ class _Flag:
     modes: tuple[str, ...]
     help: str
     define: Callable[..., Any] = flags.DEFINE_string
-    default: Any = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_NETWORK = ("evaluate", "predict", "serve", "compare", "export")  # modes that read trained networks
+_TRAINED = ("evaluate", "predict", "serve", "export")  # modes that take the settings of a trained network
+_NETWORK = (*_TRAINED, "compare")  # modes that read trained networks
 _SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes can share
 _CHOICE, _LIST, _INTEGER = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_integer
-_SPLITS, _FORMATS = {"enum_values": ["train", "val", "test"]}, {"enum_values": list(FORMATS)}
+_SPLITS, _FORMATS = {"enum_values": list(SPLITS)}, {"enum_values": list(FORMATS)}
 _FLAGS = (
-    _Flag("workdir", (), "folder of the run: config, metrics, checkpoints, evaluations"),
-    _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST, []),
-    _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step", default="latest"),
-    _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, "val", _SPLITS),
+    _Flag("workdir", (), "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
+    _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST),
+    _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step"),
+    _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, _SPLITS),
     _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
     _Flag("output", ("predict", "evaluate", "export"), "folder to write to; export: the file"),
-    _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool, False),
-    _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)", default="127.0.0.1"),
-    _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, 8080, {"lower_bound": 0, "upper_bound": 65535}),
-    _Flag("format", ("export",), "what to write (docs/export.md)", _CHOICE, "stablehlo", _FORMATS),
-    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", _LIST, []),
-    _Flag("batch_per_chip", ("preflight",), "images; 0 divides train.batch_size", _INTEGER, 0, {"lower_bound": 0}),
+    _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool),
+    _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)"),
+    _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, {"lower_bound": 0, "upper_bound": 65535}),
+    _Flag("format", ("export",), "what to write (docs/export.md)", _CHOICE, _FORMATS),
+    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", _LIST),
+    _Flag("batch_per_chip", ("preflight",), "images; 0 divides train.batch_size", _INTEGER, {"lower_bound": 0}),
     _Flag("source", ("import_torch",), "state dict, .pth or .safetensors"),
     _Flag("coordinator_address", _SEVERAL, "of several processes: HOST:PORT of process 0 (docs/multihost.md)"),
     _Flag("num_processes", _SEVERAL, "of several processes: their number; 1 ignores SLURM and the like", _INTEGER),
     _Flag("process_id", _SEVERAL, "of several processes: the number of this one, from 0", _INTEGER),
 )
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Flags)}
+_CHANGES = "--config.section.key=value changes a setting"
 
 
 def _define_flags(argv: list[str]) -> None:
@@ -126,11 +139,7 @@ def _define_flags(argv: list[str]) -> None:
     flags.FLAGS["config"].parser = _ConfigParser("config")
     flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
     for flag in _FLAGS:
-        flag.define(flag.name, default=flag.default, help=flag.help, **flag.options)
-
-
-def _shipped_configs() -> str:
-    return ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
+        flag.define(flag.name, default=_DEFAULTS[flag.name], help=flag.help, **flag.options)
 
 
 class _ConfigParser(ConfigFileFlagParser):
@@ -140,10 +149,10 @@ class _ConfigParser(ConfigFileFlagParser):
         name, *argument = path.split(":", 1)
         if not pathlib.Path(name).is_file():
             stem = re.sub(r"^configs/|\.py$", "", name)  # `unet`, and outside a clone `configs/unet.py`
-            if stem in _shipped_configs().split(", "):
+            if stem in shipped_names():
                 path = ":".join([str(CONFIGS / f"{stem}.py"), *argument])
             elif stem == name:
-                raise ValueError(f"neither a file nor a shipped config ({_shipped_configs()})")
+                raise ValueError(f"neither a file nor a shipped config ({', '.join(shipped_names())})")
         try:
             return super().parse(path)
         except (TypeError, ValueError) as error:  # the text is a traceback
@@ -161,21 +170,24 @@ def _modes_help(command: str = "jaxunet MODE") -> str:
 def _flags_help(mode: str) -> str:
     """The help of a mode and its flags; of all modes and flags for ""."""
     first = f"jaxunet {mode}: {MODES[mode].help}" if mode else _modes_help("python launch.py --mode=MODE")
-    lines = [first, "", "--config"] + _indented(_config_help())
+    lines = [first, "", "--config.section.key=value" if mode in _TRAINED else "--config"]
+    lines += _indented(_config_help(mode))
     for flag in _FLAGS:
         if not mode or not flag.modes or mode in flag.modes:
             choices = "|".join(flag.options.get("enum_values", ()))
             lines.append(f"--{flag.name}" + (f"={choices}" if choices else ""))
-            default = f"; {flag.default} if not given" if flag.default else ""
+            default = f"; {value} if not given" if (value := _DEFAULTS[flag.name]) else ""
             whose = f"{', '.join(flag.modes)}: " if flag.modes and not mode else ""
             lines += _indented(f"{whose}{flag.help}{default}")
     return "\n".join(lines)
 
 
-def _config_help() -> str:
+def _config_help(mode: str = "") -> str:
+    if mode in _TRAINED:
+        return "changes a setting of the trained network; configs/default.py explains them. --config is not read"
     return (
-        f"settings: a file, or the name of a shipped config ({_shipped_configs()}). --config.section.key=value changes "
-        "a setting; configs/default.py explains them"
+        f"settings: a file, or the name of a shipped config ({', '.join(shipped_names())}). {_CHANGES}; "
+        f"configs/default.py explains them. {', '.join(_TRAINED)} take the settings of the network instead of --config"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError, run_or_explain
-from jaxunet.core.files import locate
+from jaxunet.core.files import local_path, locate
 
 if TYPE_CHECKING:
     from jaxunet.prediction.predictor import Predictor
@@ -55,12 +55,8 @@ def execute(mode: str, flags: Flags) -> int:
             systems = mode == "compare" and "systems" in flags.config
             several = flags.coordinator_address, flags.num_processes, flags.process_id
             processes.join(*several, preemption=mode == "train" or systems)
-        elif mode != "predict" and flags.num_processes not in (None, 1):
-            raise UserError(f"--mode={mode} runs in one process: leave out --num_processes and --process_id.")
 
     def action() -> int | None:
-        if flags.runs and mode not in ("evaluate", "predict", "serve", "compare", "export"):
-            raise UserError(f"--mode={mode} does not read --runs: leave it out.")
         if MODES[mode].compiles:
             _cache_programs()
         return MODES[mode].function(flags)
@@ -78,17 +74,14 @@ def _train(flags: Flags) -> None:
 
 
 def _evaluate(flags: Flags) -> None:
-    from jaxunet.evaluation.evaluate import evaluate, evaluate_predictor
+    from jaxunet import api
 
-    if not flags.workdir and not flags.runs:
-        out = _path(flags.output, "--workdir is missing. To score the network that comes with jaxunet, name --output.")
-        evaluate_predictor(_network(flags), _not_of_a_run(out, "--output"), split=flags.split)
-        return
-    if flags.output:
-        raise UserError("--output is for the shipped network: the scores of runs are written to --workdir.")
-    folder = _not_of_a_run(_workdir(flags), "--workdir") if flags.runs else _workdir(flags)
-    config, members = _configs(folder, flags)
-    evaluate(config, folder, split=flags.split, checkpoint=flags.checkpoint, members=members)
+    if flags.runs and flags.output:
+        raise UserError("--output is for a single network: the scores of --runs are written to --workdir.")
+    if not flags.workdir and (flags.runs or not flags.output):
+        raise UserError("--workdir is missing. To score the network that comes with jaxunet, name --output.")
+    out = flags.workdir if flags.runs else flags.output
+    api.evaluate(_source(flags), split=flags.split, output=out, checkpoint=flags.checkpoint, overrides=flags.overrides)
 
 
 def _predict(flags: Flags) -> int:
@@ -117,10 +110,9 @@ def _compare(flags: Flags) -> None:
 def _export(flags: Flags) -> None:
     from jaxunet.export.export import export
 
-    folder = _workdir(flags)
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
-    config, members = _configs(folder, flags)
-    export(config, folder, checkpoint=flags.checkpoint, format=flags.format, output=out, members=members)
+    scores = locate(flags.workdir) if flags.runs and flags.workdir else None
+    export(_members(flags), format=flags.format, output=out, scores=scores)
 
 
 def _preflight(flags: Flags) -> None:
@@ -179,7 +171,7 @@ MODES = {
     "predict": Mode(_predict, "write masks and a table for the X-rays at --input into --output"),
     "serve": Mode(_serve, "start a web page at --port that predicts X-rays"),
     "compare": Mode(_compare, "train configs/compare.py, or take --runs; score them side by side", together=True),
-    "export": Mode(_export, "write a checkpoint of --workdir as --format to --output, with a model card beside it"),
+    "export": Mode(_export, "write --workdir, or without one the shipped network, as --format to --output"),
     "preflight": Mode(_preflight, "predict memory, traffic and times on --topology, without having it", compiles=False),
     "verify": Mode(_verify, "check every file of the dataset at config.dataset.source", compiles=False),
     "data": Mode(_data, "prepare the datasets that training and evaluation with --config read", compiles=False),
@@ -187,25 +179,24 @@ MODES = {
 }
 
 
+def _source(flags: Flags) -> tuple[str, ...] | str | None:
+    """The networks of --runs, or of --workdir; None for the one that comes with jaxunet."""
+    return flags.runs or flags.workdir or None
+
+
+def _members(flags: Flags) -> "list[Predictor]":
+    from jaxunet import api
+
+    return api.load_members(_source(flags), checkpoint=flags.checkpoint, overrides=flags.overrides)
+
+
 def _network(flags: Flags) -> "Predictor":
-    """The network of --workdir, the mean of --runs, or without both the network that comes with jaxunet."""
+    """The network of `_source`, or the mean of several."""
     from jaxunet import api
 
     if flags.workdir and flags.runs:
         raise UserError("--workdir and --runs both name networks: leave out one of the two.")
-    if flags.checkpoint != "latest" and not (flags.workdir or flags.runs):
-        raise UserError(f"--checkpoint={flags.checkpoint} applies to a run: name the run with --workdir.")
-    return api.load(flags.runs or flags.workdir or None, checkpoint=flags.checkpoint, overrides=flags.overrides)
-
-
-def _configs(folder: pathlib.Path, flags: Flags) -> tuple[ConfigDict, list[tuple[ConfigDict, pathlib.Path]]]:
-    """The config of the first run, and (config, workdir) of all --runs; without --runs the config of `folder`, []."""
-    from jaxunet.runs import config_file
-
-    runs = [(config_file.load(run), run) for run in [locate(run) for run in flags.runs] or [folder]]
-    for config, _ in runs:
-        config_file.override(config, flags.overrides)
-    return runs[0][0], runs if flags.runs else []
+    return api.load(_source(flags), checkpoint=flags.checkpoint, overrides=flags.overrides)
 
 
 def _share(flags: Flags) -> tuple[int, int]:
@@ -224,15 +215,11 @@ def _cache_programs() -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxunet"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        if folder.startswith("~"):  # there is no home folder
+            return
+        jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "jaxunet"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _not_of_a_run(folder: pathlib.Path, flag: str) -> pathlib.Path:
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder} is the folder of a run: choose another {flag}.")
-    return folder
 
 
 def _path(name: str | None, missing: str) -> pathlib.Path:
@@ -240,7 +227,7 @@ def _path(name: str | None, missing: str) -> pathlib.Path:
         raise UserError(missing)
     if "://" in name:
         raise UserError(f"{name} must be a local path: copy the files to or from the bucket.")
-    return pathlib.Path(name).expanduser()
+    return local_path(name)
 
 
 def _workdir(flags: Flags) -> pathlib.Path:

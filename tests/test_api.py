@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import jaxunet
+from configs import demo
 from jaxunet import commands
 from jaxunet.data.drawing import draw_chest_xray
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
+from jaxunet.training import loop
 from jaxunet.xrays.pixels import to_8_bits
 from tests.support.xrays import SIZE, Threshold, dicom, encoded, picture
 
@@ -232,19 +234,19 @@ def test_runs_are_averaged_by_the_command_and_exported(finished, folder, tmp_pat
     flags = commands.Flags(loading.load_shipped().config, runs=runs, overrides={"eval.threshold": 0.4})
     flags = dataclasses.replace(flags, input=str(folder / "a.png"), output=str(tmp_path / "out"))
     assert commands.execute("predict", flags) == 0
-    assert "the mean of 2 runs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the mean of 2 runs" in said
+    assert "(not chosen on val: any infected pixel counts)" in said
     jaxunet.load(finished, threshold=0.4).predict(folder / "a.png").save(tmp_path / "one")
     assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "one/predictions.csv").read_bytes()
     assert commands.execute("predict", dataclasses.replace(flags, workdir=str(finished))) == 1
     assert "--workdir and --runs" in capsys.readouterr().err
 
-    flags = dataclasses.replace(flags, workdir=str(tmp_path / "scores"), output=str(tmp_path / "mean.zip"))
+    flags = dataclasses.replace(flags, output=str(tmp_path / "mean.zip"))
     assert commands.execute("export", flags) == 0
     assert "the mean of 2 runs" in (tmp_path / "MODEL_CARD.md").read_text()
     assert commands.execute("export", dataclasses.replace(flags, format="safetensors")) == 1
     assert "use --format=stablehlo or onnx" in capsys.readouterr().err
-    assert commands.execute("train", flags) == 1
-    assert "--runs" in capsys.readouterr().err
 
 
 # ---- settings, training, mistakes ------------------------------------------------------------------------------------
@@ -268,14 +270,42 @@ def test_training_and_scores(config, tmp_path, capsys):
     assert (tmp_path / "both/eval/test/metrics.json").is_file()
     with pytest.raises(jaxunet.UserError, match="is the folder of a run"):
         jaxunet.evaluate(output=tmp_path / "run")
+    with pytest.raises(jaxunet.UserError, match="split='foo' is not one of train, val, test"):
+        jaxunet.evaluate(tmp_path / "run", split="foo")
     with pytest.raises(jaxunet.UserError, match="output is missing"):
         jaxunet.evaluate()
+
+
+def test_what_cannot_be_trained_or_scored_is_said_at_once(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "load_safetensors", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    with pytest.raises(jaxunet.UserError, match="file is a file: choose another output"):
+        jaxunet.evaluate(output="file")
+    for arguments, words in [
+        ((config, None), "workdir=None is of type NoneType: give a path"),
+        ((3, "run"), "config=3 is of type int"),
+        (("nothing", "run"), "config='nothing' is none of the shipped configs: .*unet"),
+    ]:
+        with pytest.raises(jaxunet.UserError, match=words):
+            jaxunet.train(*arguments)
+    assert not list(tmp_path.glob("None*"))
+
+
+def test_train_takes_the_name_of_a_config(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(loop, "train", lambda *arguments: found.extend(arguments))
+    jaxunet.train("demo", tmp_path)
+    assert found[0].to_dict() == demo.get_config().to_dict()
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"source": "nowhere"}, "nowhere holds no run"),
+        ({"source": "nowhere"}, "^nowhere is neither the folder of a run nor a .safetensors file"),
+        ({"source": "."}, "holds no run"),
+        ({"source": 3}, "source=3 is of type int: give a path"),
+        ({"source": ["a", None, 3]}, "source=3 is of type int: give a path"),
         ({"source": "no.safetensors"}, "no.safetensors does not exist"),
         ({"source": []}, "list of networks is empty"),
         ({"checkpoint": "best"}, "checkpoint=best applies to runs only"),
@@ -297,14 +327,16 @@ def test_networks_that_are_not_there(given, words, tmp_path, monkeypatch):
     [
         ("nowhere.png", "^nowhere.png cannot be read .No such file"),
         (pathlib.Path("."), "is a folder: give a list"),
-        (b"text", "^this is no PNG"),
-        ("text.png", "^text.png: this is no PNG"),
+        (b"text", "^it is not a PNG"),
+        ("text.png", "^text.png: it is not a PNG"),
         (["nowhere.png"], "^nowhere.png cannot be read"),
+        ([drawn(0), b"text"], "^Element 1 of the list: this is no PNG"),
+        ([drawn(0), np.zeros((8, 8), bool)], "^Element 1 of the list: .*dtype bool"),
         (np.zeros((8, 8, 3)), r"shape \(8, 8, 3\) and the dtype float64: give gray pixels"),
         (np.zeros((8, 8), bool), "dtype bool"),
         (np.zeros((0, 8), np.uint8), "0 x 8 pixels"),
         (np.full((8, 8), np.nan), "finite"),
-        (7, "this is of type int"),
+        (7, "not of type int"),
     ],
 )
 def test_xrays_that_cannot_be_used(source, words, net, tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ def run_or_explain(action: Callable[[], int | None], *, process: str = "") -> in
       action: returns the status; None means 0.
       process: `processes.process_suffix()`, which names this process; "" if there is only one.
     """
-    # On a full disk, many threads of Orbax and tensorboardX fail at once. One sentence is enough.
+    # On a full disk, or in a folder that was removed, many threads of Orbax and tensorboardX fail.
     threading.excepthook = _quiet_about_the_disk
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
@@ -85,7 +85,11 @@ def _bucket_trouble(error: BaseException | None) -> str | None:
 
 
 def _quiet_about_the_disk(args: threading.ExceptHookArgs) -> None:
-    if not _disk_trouble(args.exc_value):
+    if not (
+        _disk_trouble(args.exc_value)
+        or isinstance(args.exc_value, FileNotFoundError)
+        or "NOT_FOUND" in str(args.exc_value)
+    ):
         threading.__excepthook__(args)
 
 

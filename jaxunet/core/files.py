@@ -75,7 +75,7 @@ def locate(place: str) -> pathlib.Path:
     if not place.startswith("gs://"):
         if "://" in place:
             raise UserError(f"{place} is neither a local path nor gs://BUCKET/PATH: use one of these.")
-        return pathlib.Path(place).expanduser()
+        return local_path(place)
     # No cached listings of folders: TensorStore and other hosts write there too.
     os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # a protocol for other kinds of buckets
@@ -106,6 +106,20 @@ def locate(place: str) -> pathlib.Path:
             f"storage.buckets.get, and get, list, create and delete for the bucket's objects."
         ) from error
     return epath.Path(place)
+
+
+def local_path(place: str | os.PathLike[str]) -> pathlib.Path:
+    """`place` as a path, "~" and "~user" at its beginning replaced by a home folder.
+
+    Raises:
+      UserError: if there is no such home folder.
+    """
+    try:
+        return pathlib.Path(place).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{place} begins with a home folder that does not exist: give the whole path (./~NAME for a name with ~)."
+        ) from error
 
 
 def in_bucket(path: str | pathlib.Path) -> bool:

@@ -1,7 +1,6 @@
 """A dataset as downloaded: finds the zip or the extracted folder, lists its X-rays, reads single files.
 
-The files lie as the spec's `ArchiveLayout` says. Outer folders are allowed, and the part's folder may be doubled.
-Everything else (.DS_Store, __MACOSX, Thumbs.db, text files) is ignored. Nothing is unpacked.
+Nothing is ever unpacked.
 """
 
 import dataclasses
@@ -14,10 +13,11 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
+import zlib
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, locate
+from jaxunet.data.listing import list_folder, open_zip, places
 from jaxunet.data.specs import DatasetSpec
 
 _LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB
@@ -46,33 +46,32 @@ class Archive:
     """A zip file or a folder, read-only. Worker processes make their own from `path` and `spec`."""
 
     def __init__(self, path: pathlib.Path, spec: DatasetSpec):
-        self.path, self.spec, self._entry = path, spec, _entry(spec)
+        self.path, self.spec = path, spec
         if path.is_dir() and in_bucket(path):
-            raise UserError(f"{path} is a folder in a bucket: put the zip there, and give its place as the source.")
+            raise UserError(f"{path} is a folder in a bucket: give the path of the zip as the source.")
         if path.is_dir():
-            self._zip, self._sizes = None, _list_folder(path)
+            self._zip, self._sizes = None, list_folder(path)
         elif path.is_file():
-            self._zip, self._sizes = _open_zip(path)
+            self._zip, self._sizes = open_zip(path)
         else:
             raise UserError(f"{path} does not exist: give the downloaded zip or its extracted folder as the source.")
-        for entry in self._sizes:
-            match = self._entry.fullmatch(entry)
-            if match and not _SAFE_NAME.fullmatch(match["name"]):
-                raise UserError(
-                    f"{path} holds a file called {match['name']!r}: names may have up to 100 letters, digits, spaces "
-                    f"and ()[].,+-_ in them; rename it."
-                )
+        self._places = places(spec, self._sizes)
+        for place in self._places.values():
+            if not _SAFE_NAME.fullmatch(place.name):
+                allowed = "names may have up to 100 letters, digits, spaces and ()[].,+-_"
+                raise UserError(f"{path} holds a file called {place.name!r}: {allowed}. Rename the file.")
 
     def read(self, entry: str) -> bytes:
         """The bytes of one file, as listed by `records`."""
         if self._sizes[entry] > _LARGEST_FILE:
-            raise UserError(f"{entry} in {self.path} claims {self._sizes[entry]:,} bytes: this is no chest X-ray.")
+            claimed, limit = f"claims {self._sizes[entry]:,} bytes", f"{_LARGEST_FILE:,}"
+            raise UserError(f"{entry} in {self.path} {claimed}, but X-rays have at most {limit}: remove it.")
         try:
             if self._zip is None:
                 return (self.path / entry).read_bytes()
             info = self._zip.getinfo(entry)
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a limit
-                raise NotImplementedError("it is packed with another method than Deflate")
+                raise NotImplementedError("it is compressed with another method than Deflate")
             with self._zip.open(info) as file:
                 return file.read(info.file_size)  # plain read() would inflate all of it, whatever size it claims
         except Exception as error:  # damaged files raise many kinds of errors in zipfile and zlib
@@ -81,124 +80,103 @@ class Archive:
     def records(self, part: str) -> list[Record]:
         """The X-rays of one part, sorted by id. A record lacks the files that are missing.
 
-        Raises:
-          UserError: if a split of the part has no X-rays, or a file occurs twice.
+        Raises UserError if a split of the part has no X-rays, or a file occurs twice.
         """
         folder = self.spec.layout.parts[part]
         kinds = {name: kind for kind, name in self.spec.layout.kinds.items()}
         found: dict[str, Record] = {}
-        for entry in self._sizes:
-            match = self._entry.fullmatch(entry)
-            if not match or match["part"] != folder or match["name"].startswith("._") or "__MACOSX" in entry:
+        for entry, place in self._places.items():
+            if place.part != folder or place.name.startswith("._") or "__MACOSX" in entry:
                 continue
-            name, kind = f"{match['split']}/{match['label']}/{match['name']}", kinds[match["kind"]]
-            files = found.setdefault(name, Record(name, match["split"], match["label"], {})).files
+            name, kind = f"{place.split}/{place.label}/{place.name}", kinds[place.kind]
+            files = found.setdefault(name, Record(name, place.split, place.label, {})).files
             if kind in files:
-                raise UserError(f"{self.path} holds {match['name']} twice: {files[kind]} and {entry}.")
+                raise UserError(f"{self.path} holds {place.name} twice: remove {files[kind]} or {entry}.")
             files[kind] = entry
         records = [found[name] for name in sorted(found)]
         for split in self.spec.layout.splits:
-            if not any(r.split == split for r in records):
+            there = {r.label for r in records if r.split == split}
+            if not there:
                 raise UserError(
-                    f"{self.path} has no X-rays in '{folder}/{split}': is this {self.spec.title}, and complete?"
+                    f"{self.path} has no X-rays in '{folder}/{split}': give a complete copy of {self.spec.title}. "
+                    f"{self._found_and_expected(folder, split)}"
+                )
+            if self.spec.positive and self.spec.positive not in there:
+                raise UserError(
+                    f"{self.path} has no {self.spec.positive} X-rays in '{folder}/{split}', only "
+                    f"{', '.join(sorted(there))}: every split needs some. {self._found_and_expected(folder, split)}"
                 )
         return records
+
+    def _found_and_expected(self, folder: str, split: str) -> str:
+        layout, label = self.spec.layout, self.spec.positive or self.spec.classes[0]
+        names = [entry for entry in self._sizes if "__MACOSX" not in entry]
+        inner = [entry for entry in names if entry.lower().endswith(".zip")]
+        if inner and not self._places:
+            return f"It holds another zip ({inner[0]!r}): extract that zip, and give it as the source."
+        folders = sorted({name.replace("\\", "/").rpartition("/")[0] or "." for name in names})
+        found = ", ".join(map(repr, folders[:6])) + (f" and {len(folders) - 6} more" if len(folders) > 6 else "")
+        return (
+            f"It has {len(names):,} files in {len(folders)} folders ({found or 'none'}), but should have files like "
+            f"'{folder}/{split}/{label}/{layout.kinds['image']}/NAME.png'."
+        )
 
     @property
     def parts(self) -> list[str]:
         """The parts that have at least one file."""
-        present = {match["part"] for entry in self._sizes if (match := self._entry.fullmatch(entry))}
+        present = {place.part for place in self._places.values()}
         return [part for part, folder in self.spec.layout.parts.items() if folder in present]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the names and sizes of all files. It tells archives apart without reading the files."""
         digest = hashlib.sha256()
-        for entry, size in sorted(self._sizes.items()):
-            match = self._entry.fullmatch(entry)
-            if match:
-                part, *rest = match.groups()
-                names = "/".join(
-                    (part.partition(" ")[0], *rest)
-                )  # prepared datasets on disk hold digests of these names
-                digest.update(f"{names}:{size}\n".encode())
+        for entry, place in sorted(self._places.items()):
+            part = place.part.partition(" ")[0]  # prepared datasets on disk hold digests of these names
+            digest.update(f"{'/'.join((part, *place[1:]))}:{self._sizes[entry]}\n".encode())
         return digest.hexdigest()[:16]
 
+    def contents(self, part: str) -> str:
+        """Digest of the CRC-32s of the files of `part`, the same for a zip and its folder, whose files are read."""
+        digest = hashlib.sha256()
+        for record in self.records(part):
+            for kind, entry in sorted(record.files.items()):
+                crc = self._zip.getinfo(entry).CRC if self._zip else zlib.crc32(self.read(entry))
+                digest.update(f"{record.id}:{kind}:{crc:08x}\n".encode())
+        return digest.hexdigest()[:16]
 
-def _entry(spec: DatasetSpec) -> re.Pattern[str]:
-    """Matches the files of the dataset; groups part, split, label, kind, name."""
-    layout = spec.layout
-
-    def one_of(names: Iterable[str]) -> str:
-        return "|".join(map(re.escape, names))
-
-    return re.compile(
-        rf"(?:.*/)?(?P<part>{one_of(layout.parts.values())})/(?:(?P=part)/)?(?P<split>{one_of(layout.splits)})/"
-        rf"(?P<label>{one_of(spec.classes)})/(?P<kind>{one_of(layout.kinds.values())})/(?P<name>[^/]+\.png)"
-    )
-
-
-def _open_zip(path: pathlib.Path) -> tuple[zipfile.ZipFile, dict[str, int]]:
-    try:
-        archive = zipfile.ZipFile(path.open("rb") if in_bucket(path) else path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # damaged files raise many kinds of errors
-        raise UserError(f"{path} is not a complete zip file ({error}): download it again.") from error
-    sizes: dict[str, int] = {}
-    for info in archive.infolist():
-        parts = info.filename.split("/")
-        if ".." in parts or info.filename.startswith("/") or "\\" in info.filename or ":" in parts[0]:
-            raise UserError(
-                f"{path} holds an entry that leaves its folder ({info.filename!r}): do not trust this file."
-            )
-        if info.filename in sizes:
-            raise UserError(f"{path} holds {info.filename!r} twice: download it again.")
-        if not info.is_dir():
-            sizes[info.filename] = info.file_size
-    return archive, sizes
-
-
-def _list_folder(path: pathlib.Path) -> dict[str, int]:
-    root, sizes = os.path.realpath(path), {}
-    for folder, folders, names in os.walk(root):
-        for name in (*folders, *names):
-            full = os.path.join(folder, name)
-            if os.path.islink(full) and not os.path.realpath(full).startswith(root + os.sep):
-                raise UserError(f"{full} is a link that leaves {path}: copy the file there instead.")
-        for name in names:
-            full = os.path.join(folder, name)
-            if os.path.isfile(full):  # reading a pipe would block
-                sizes[os.path.relpath(full, root).replace(os.sep, "/")] = os.path.getsize(full)
-    return sizes
-
-
-# ---- where it is -----------------------------------------------------------------------------------------------------
+    def modified(self, part: str) -> str:
+        """Digest of when the files of `part` were changed; "" for a zip."""
+        if self._zip:
+            return ""
+        digest = hashlib.sha256()
+        for record in self.records(part):
+            for entry in record.files.values():
+                digest.update(f"{entry}:{(self.path / entry).stat().st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
 
 
 def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Archive:
     """The archive at `source`. For "", the one in `<data_dir>/downloads/manual`; the Kaggle client may fetch it there.
 
     An archive in a bucket is copied into `<data_dir>/downloads/gs`: reading thousands of small files remotely is slow.
-
-    Raises:
-      UserError: if there is none. It says what to download and where to put it.
+    Raises UserError if there is none. It says what to download and where to put it.
     """
-    layout, entry = spec.layout, _entry(spec)
+    layout = spec.layout
     if source:
         archive = Archive(locate(source), spec)
         return Archive(_fetch_from_bucket(archive.path, data_dir), spec) if in_bucket(archive.path) else archive
     manual = data_dir / "downloads" / "manual"
     for path in sorted(manual.glob("*.zip")) if manual.is_dir() else []:
-        if any(entry.fullmatch(name) for name in _open_zip(path)[1]):
+        if places(spec, open_zip(path)[1]):
             return Archive(path, spec)
-    if manual.is_dir() and any(entry.fullmatch(name) for name in _list_folder(manual)):
+    if manual.is_dir() and places(spec, list_folder(manual)):
         return Archive(manual, spec)
     if _kaggle_is_ready():
         return Archive(_fetch_from_kaggle(layout.kaggle, manual), spec)
     raise UserError(
         f"The {spec.title} dataset was not found. Download it from {layout.homepage} ({layout.download}) and put "
-        f"the zip, under any name, into {manual}; or give its place with --config.dataset.source=FILE.zip."
+        f"the zip, under any name, into {manual}, or give its path with --config.dataset.source=FILE.zip."
     )
 
 
@@ -216,8 +194,8 @@ def _fetch_from_bucket(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.
 
 
 def _kaggle_is_ready() -> bool:
-    """Whether the client is installed and has credentials. Importing it without credentials ends the process."""
-    token = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser() / "kaggle.json"
+    """Whether the client is installed and has credentials; importing it without ends the process."""
+    token = pathlib.Path(os.path.expanduser(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle"))) / "kaggle.json"
     has_credentials = token.is_file() or {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= os.environ.keys()
     return has_credentials and importlib.util.find_spec("kaggle") is not None
 
@@ -232,6 +210,6 @@ def _fetch_from_kaggle(handle: str, manual: pathlib.Path) -> pathlib.Path:
         try:
             kaggle.api.dataset_download_files(handle, path=folder, quiet=False)
         except Exception as error:  # the client raises whatever its HTTP library does
-            raise UserError(f"Kaggle did not deliver {handle} ({error}): download it by hand into {manual}.") from error
+            raise UserError(f"Kaggle did not send {handle} ({error}): download it by hand into {manual}.") from error
         (path,) = pathlib.Path(folder).glob("*.zip")
         return path.rename(manual / path.name)

@@ -19,13 +19,10 @@ Example = dict[str, Any]
 def features(spec: DatasetSpec, masks: tuple[str, ...]) -> tfds.features.FeaturesDict:
     """`image` uint8 [S, S, channels]; `<name>_mask` uint8 {0, 1} [S, S, 1] for each of `masks`; `label`; `id`."""
     channels = {"image": spec.channels} | {f"{mask}_mask": 1 for mask in masks}
-    images = {
-        name: tfds.features.Image(shape=(spec.size, spec.size, c), encoding_format="png")
-        for name, c in channels.items()
-    }
-    return tfds.features.FeaturesDict(
-        {**images, "label": tfds.features.ClassLabel(names=list(spec.classes)), "id": tfds.features.Text()}
-    )
+    shapes = {name: (spec.size, spec.size, c) for name, c in channels.items()}
+    images = {name: tfds.features.Image(shape=shape, encoding_format="png") for name, shape in shapes.items()}
+    label = tfds.features.ClassLabel(names=list(spec.classes))
+    return tfds.features.FeaturesDict({**images, "label": label, "id": tfds.features.Text()})
 
 
 def configs(spec: DatasetSpec) -> list[tfds.core.BuilderConfig]:

@@ -77,8 +77,7 @@ def near_pairs(images: Sequence[Looks], splits: Sequence[str]) -> dict[Pair, int
         for start in range(0, len(words[left]), 256):
             block = words[left][start : start + 256, None]
             distance = sum(
-                np.bitwise_count(block[..., i] ^ words[right][None, :, i]).astype(np.uint16)
-                for i in range(block.shape[-1])
+                np.bitwise_count(block[..., i] ^ words[right][None, :, i]).astype(np.uint16) for i in range(4)
             )
             for i, row in enumerate(distance):
                 one = by_split[left][start + i]
@@ -98,9 +97,8 @@ def draw(identical: Sequence[Pair], near: dict[Pair, int], pixels: Callable[[str
       pixels: id -> the X-ray, uint8 [S, S].
     """
     pairs = [(pair, "every pixel equal") for pair in identical]
-    pairs += [
-        (pair, f"{bits} of {HASH_BITS} bits differ") for pair, bits in sorted(near.items(), key=lambda item: item[::-1])
-    ]
+    by_distance = sorted(near.items(), key=lambda item: item[::-1])
+    pairs += [(pair, f"{bits} of {HASH_BITS} bits differ") for pair, bits in by_distance]
     if not pairs:
         return None
     drawn, columns = pairs[:MOST], min(len(pairs), _COLUMNS)

@@ -5,6 +5,7 @@ the target "covid19" also `covid19` uint8 {0, 1} [B]. With the target "class": `
 """
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -98,8 +99,7 @@ class ExampleSource:
         if self._block > 1:
             image = np.rint(_block_means(image, self._block)).astype(np.uint8)
             masks = [_block_means(mask, self._block) >= 0.5 for mask in masks]
-        packed = [np.packbits(mask, axis=1) for mask in masks]
-        raw = {"image": image, "mask": np.stack(packed, axis=-1)}
+        raw = {"image": image, "mask": np.packbits(np.stack(masks, axis=-1), axis=1)}
         return raw | ({COVID19: np.uint8(self.positive[i])} if self._with_covid19 else {})
 
 
@@ -156,6 +156,28 @@ class Split:
         """The examples `index` int [K], in that order."""
         arrays = {name: array[index] for name, array in self.arrays.items()}
         return dataclasses.replace(self, arrays=arrays, labels=self.labels[index], ids=[self.ids[i] for i in index])
+
+
+def fingerprint(source: Source | Split, *, threads: int) -> dict[str, str | int]:
+    """What tells images apart: their number, a CRC-32 of names and classes, and one of pixels and masks.
+
+    `threads` decode the images. Images with a class and no mask are not decoded: there may be millions.
+    """
+    names = "\n".join(f"{name} {label}" for name, label in zip(source.ids, source.labels.tolist(), strict=True))
+    found: dict[str, str | int] = {"number": len(source.ids), "names": f"{zlib.crc32(names.encode()):08x}"}
+    if isinstance(source, Split) and "label" in source.arrays or not isinstance(source, Split | ExampleSource):
+        return found
+
+    def pixels(i: int) -> int:
+        example = {k: v[i] for k, v in source.arrays.items()} if isinstance(source, Split) else source[i]
+        crc = 0
+        for name in sorted(example):
+            crc = zlib.crc32(np.asarray(example[name]).tobytes(), crc)
+        return crc
+
+    with ThreadPoolExecutor(threads) as pool:
+        each = np.fromiter(pool.map(pixels, range(len(source.ids)), chunksize=64), np.uint32)
+    return found | {"pixels": f"{zlib.crc32(each.tobytes()):08x}"}
 
 
 def load_split(source: Source, *, threads: int) -> Split:

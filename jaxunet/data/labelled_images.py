@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.data.prepared import reading
 from jaxunet.xrays.read import decode
 
@@ -36,11 +37,10 @@ class LabelledImages:
         split: "train" or "val".
         image_size: pixels per side; each image is resized, its centre cropped.
         """
-        folder = pathlib.Path(source).expanduser()
+        folder = local_path(source)
         if not source or not folder.is_dir():
-            raise UserError(
-                f"config.dataset.source={source!r} is no local folder: give one with train/<class>/<image> in it."
-            )
+            wanted = "give one that holds train/<class>/<image>"
+            raise UserError(f"config.dataset.source={source!r} is not a local folder: {wanted}.")
         self.image_shape = (image_size, image_size, 1)
         if (folder / "dataset_info.json").is_file():
             self._open_prepared(folder, split)
@@ -50,8 +50,8 @@ class LabelledImages:
             raise UserError(f"{folder} has no images in its split {split!r}.")
 
     def _open_folders(self, folder: pathlib.Path, split: str) -> None:
-        root = _first_of(split, {path.name for path in folder.iterdir() if path.is_dir()}, folder)
-        train = folder / _first_of("train", {path.name for path in folder.iterdir() if path.is_dir()}, folder)
+        present = {path.name for path in folder.iterdir() if path.is_dir()}
+        root, train = _first_of(split, present, folder), folder / _first_of("train", present, folder)
         self.classes = sorted(path.name for path in train.iterdir() if path.is_dir())
         files = [
             (path, label)
@@ -90,7 +90,11 @@ class LabelledImages:
             pixels = decode(self._read(i), also=_OTHER_FORMATS).pixels
         except (UserError, OSError) as error:
             raise UserError(f"{self.ids[i]} cannot be read as an image ({error}): repair or remove it.") from error
-        square = _centre_square(Image.fromarray(pixels), self.image_shape[0])
+        image, size = Image.fromarray(pixels), self.image_shape[:2]
+        side = min(image.size)  # of the largest centred square
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+        square = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2)
         return {"image": np.asarray(square), "label": self.labels[i]}
 
 
@@ -99,12 +103,3 @@ def _first_of(split: str, present: set[str], folder: pathlib.Path) -> str:
         if name in present:
             return name
     raise UserError(f"{folder} has no split {' or '.join(SPLITS[split])}: there are {', '.join(sorted(present))}.")
-
-
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    """The largest centred square, resized to `size` pixels per side."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.resize(
-        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side), reducing_gap=2
-    )

@@ -24,8 +24,7 @@ def example_keys(seed: int, positions: Array) -> Array:
 
 def order_of_epochs(seed: int, first_epoch: Array | int, epochs: int, num_examples: int) -> Array:
     """int32 [epochs * num_examples]: `epochs` consecutive permutations, concatenated."""
-    orders = [epoch_order(seed, first_epoch + e, num_examples) for e in range(epochs)]
-    return jnp.concatenate(orders)
+    return jnp.concatenate([epoch_order(seed, first_epoch + e, num_examples) for e in range(epochs)])
 
 
 def examples_of_step(seed: int, step: int, *, batch_size: int, num_examples: int) -> np.ndarray:

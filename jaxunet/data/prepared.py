@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import in_bucket, locate
+from jaxunet.core.files import in_bucket, local_path, locate
 from jaxunet.data import verify
 from jaxunet.data.archive import Archive, find_archive
 from jaxunet.data.specs import spec_of
@@ -27,17 +27,16 @@ _ABANDONED_SECONDS = 3600.0
 
 
 def data_root(dataset: ConfigDict) -> pathlib.Path:
-    """The local folder of all prepared datasets.
-
-    Raises:
-      UserError: if `data_dir` is in a bucket.
-    """
+    """The local folder of all prepared datasets. Raises UserError for a bucket, and if there is no home folder."""
     if in_bucket(dataset.data_dir):
         raise UserError(
-            f"config.dataset.data_dir={dataset.data_dir} must be a local folder, as array_record reads no buckets: "
-            f"only the archive can lie in one (config.dataset.source=gs://BUCKET/covidqu.zip)."
+            f"config.dataset.data_dir={dataset.data_dir} must be a local folder, because array_record cannot read "
+            f"buckets. Only the archive can be in one: config.dataset.source=gs://BUCKET/covidqu.zip."
         )
-    return pathlib.Path(dataset.data_dir or "~/tensorflow_datasets").expanduser().absolute()
+    try:
+        return local_path(dataset.data_dir or "~/tensorflow_datasets").absolute()
+    except UserError as error:
+        raise UserError("There is no home folder: name a folder with config.dataset.data_dir.") from error
 
 
 def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
@@ -77,7 +76,7 @@ def reading(folder: pathlib.Path | str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged files raise many kinds of errors in TFDS, array_record and Pillow
         raise UserError(
-            f"The prepared dataset in {folder} is damaged ({error}): delete that folder, and prepare it again."
+            f"The prepared dataset in {folder} is damaged ({error}): delete that folder, and prepare the dataset again."
         ) from error
 
 
@@ -111,11 +110,7 @@ def _build(builder: Any, dataset: ConfigDict, data_dir: pathlib.Path) -> None:
 
 
 def archive_of(dataset: ConfigDict) -> Archive:
-    """The archive that the dataset is built from.
-
-    Raises:
-      UserError: if it has none, or none was found.
-    """
+    """The archive that the dataset is built from. Raises UserError if it has none, or none was found."""
     return find_archive(spec_of(dataset), dataset.source, data_root(dataset))
 
 
@@ -137,11 +132,16 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
     source = locate(dataset.source)
     if not source.exists():
         return
-    built_from = verification(builder)
-    if Archive(source, builder.spec).fingerprint != built_from["fingerprint"]:
+    built_from, archive = verification(builder), Archive(source, builder.spec)
+    part = builder.spec.subsets[builder.builder_config.name].part
+    same = archive.fingerprint == built_from["fingerprint"]
+    if same and (contents := built_from.get("contents")):  # of older versions there are names and sizes alone
+        unchanged = built_from["source"] == str(source) and built_from["modified"] not in ("", None)
+        same = (unchanged and archive.modified(part) == built_from["modified"]) or archive.contents(part) == contents
+    if not same:
         raise UserError(
             f"{builder.data_dir} was built from another archive ({built_from['source']}) than {source}: "
-            f"set config.dataset.data_dir to another folder, or delete that one to build it anew."
+            f"set config.dataset.data_dir to another folder, or delete {builder.data_dir} to build it again."
         )
 
 
@@ -151,10 +151,9 @@ def verification(builder: Any) -> dict[str, Any]:
         return {"dropped_from_train": [], "near": []}
     with reading(builder.data_dir):
         report = json.loads((pathlib.Path(builder.data_dir) / "verify.json").read_text())
-        if not all(isinstance(report[key], str) for key in ("fingerprint", "source")):
-            raise TypeError("verify.json is not what was written")
-        if not all(isinstance(i, str) for i in [*report["dropped_from_train"], *itertools.chain(*report["near"])]):
-            raise TypeError("verify.json is not what was written")
+        ids = (*report["dropped_from_train"], *itertools.chain(*report["near"]))
+        if not all(isinstance(text, str) for text in (report["fingerprint"], report["source"], *ids)):
+            raise TypeError("verify.json does not hold what the build wrote")
         return report
 
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import drawing
 
+SPLITS = ("train", "val", "test")
 LABELLED_IMAGES = "labelled_images"  # the one `config.dataset.name` without a row in SPECS
 
 
@@ -73,6 +74,7 @@ class DatasetSpec:
       channels: of the stored images.
       splits: of the prepared dataset.
       archive: the layout of the download; None if there is none.
+      frontal: whether it has real, frontal chest X-rays only, so that a network trained on it is asked about no others.
     """
 
     name: str
@@ -85,8 +87,9 @@ class DatasetSpec:
     builder: str
     size: int
     channels: int = 1
-    splits: tuple[str, ...] = ("train", "val", "test")
+    splits: tuple[str, ...] = SPLITS
     archive: ArchiveLayout | None = None
+    frontal: bool = False
 
     @property
     def layout(self) -> ArchiveLayout:
@@ -131,8 +134,8 @@ COVID_QU_EX = DatasetSpec(
     citation="Tahir et al., Computers in Biology and Medicine 139:105002 (2021)",
     terms=(
         "third parties state CC BY-SA 4.0 for the dataset (https://www.kaggle.com/datasets/anasmohammedtahir/covidqu), "
-        "and weights learnt from it derive from it. The public collections that it was compiled from have terms of their "
-        "own: check them before you pass on weights."
+        "and weights learnt from it derive from it. The public collections that it was compiled from have terms of "
+        "their own: check them before you pass on weights."
     ),
     classes=_CLASSES,
     positive="COVID-19",
@@ -147,6 +150,7 @@ COVID_QU_EX = DatasetSpec(
     },
     builder="jaxunet.data.covid_qu_ex",
     size=256,
+    frontal=True,
     archive=ArchiveLayout(
         parts={"infection": "Infection Segmentation Data", "lung": "Lung Segmentation Data"},
         kinds={"image": "images", "lung": "lung masks", "infection": "infection masks"},

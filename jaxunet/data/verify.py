@@ -40,8 +40,9 @@ class Report:
     """Findings about one part of an archive. `errors` stop a build, `warnings` do not.
 
     `counts`: split -> class -> number of X-rays; the first split is the training split.
-    `identical`, `near`: pairs of ids in different splits. `near_bits`: number of differing hash bits of each near pair.
-    `dropped_from_train`: the training ids in `identical`. Training leaves them out by default.
+    `identical` and `near` are pairs of ids in different splits, `near_bits` the bits in which the hashes of each near
+    pair differ; `fingerprint`, `contents` and `modified` are those of `Archive`;
+    `dropped_from_train` are the Train ids among the identical ones, which training leaves out by default.
     """
 
     source: str
@@ -53,6 +54,8 @@ class Report:
     identical: tuple[tuple[str, str], ...]
     near: tuple[tuple[str, str], ...]
     near_bits: tuple[int, ...]
+    contents: str = ""
+    modified: str = ""
 
     @property
     def dropped_from_train(self) -> tuple[str, ...]:
@@ -64,9 +67,9 @@ class Report:
 
     def table(self, title: str) -> str:
         """The findings as text under `title`. Lists are cut after 5 entries; `verify.json` has all."""
-        lines = [f"{title} in {self.source}"]
+        classes = next(iter(self.counts.values()))
+        lines = [f"{title} in {self.source}", f"{'':8s}" + "".join(f"{name:>11s}" for name in classes)]
         for split, counts in self.counts.items():
-            lines += [f"{'':8s}" + "".join(f"{name:>11s}" for name in counts)] if len(lines) == 1 else []
             lines.append(f"{split:8s}" + "".join(f"{n:>11,d}" for n in counts.values()))
         findings = {
             "errors": self.errors,
@@ -84,8 +87,8 @@ class Report:
 
     def raise_if_unusable(self) -> None:
         if self.errors:
-            more = f" (and {len(self.errors) - 1} more problems: --mode=verify lists them)" if self.errors[1:] else ""
-            raise UserError(f"{self.source}: {self.errors[0]}{more}. Nothing was built: download the archive again.")
+            more = f" (and {len(self.errors) - 1} more errors: --mode=verify lists them)" if self.errors[1:] else ""
+            raise UserError(f"{self.source}: {self.errors[0]}{more}. No dataset was built: download the archive again.")
 
 
 def check_record(archive: Archive, record: Record, part: str) -> Checked:
@@ -100,19 +103,17 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
         try:
             pixels[kind] = decode_gray_png(archive.read(record.files[kind]), spec.size)
             if kind != "image" and (bad := set(np.unique(pixels[kind]).tolist()) - {0, 255}):
-                raise ValueError(f"has the value {min(bad)} where a mask may hold only 0 and 255")
+                raise ValueError(f"has the value {min(bad)}, but a mask may have only 0 and 255")
         except (UserError, ValueError) as error:
             errors.append(f"the {words} of {record.id} {error}")
     if errors:
         return Checked(errors=tuple(errors))
-
+    warnings, image = tuple(_implausible(spec, record, pixels)), pixels.pop("image")
     return Checked(
-        warnings=tuple(_implausible(spec, record, pixels)),
-        digest=hashlib.sha256(pixels["image"].tobytes()).hexdigest(),
-        hash=duplicates.gradient_hash(pixels["image"]),
-        masks={
-            kind: png((mask > 0).astype(np.uint8), compress_level=1) for kind, mask in pixels.items() if kind != "image"
-        },
+        warnings=warnings,
+        digest=hashlib.sha256(image.tobytes()).hexdigest(),
+        hash=duplicates.gradient_hash(image),
+        masks={kind: png((mask > 0).astype(np.uint8), compress_level=1) for kind, mask in pixels.items()},
     )
 
 
@@ -155,6 +156,8 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
         identical=tuple(duplicates.identical_pairs(looks, splits)),
         near=tuple(near),
         near_bits=tuple(near.values()),
+        contents=archive.contents(part) if not any(c.errors for c in checked) else "",
+        modified=archive.modified(part),
     )
     return report, {r.id: c.masks for r, c in zip(records, checked, strict=True)}
 
@@ -212,14 +215,15 @@ def write_findings(archive: Archive, out: pathlib.Path | None) -> int:
             path.unlink(missing_ok=True)  # may be left from an earlier archive
             if picture:
                 write_atomically(path, picture)
-                print(f"The X-rays that are in two splits, side by side: {path}")
+                print(f"{path} shows the X-rays that are in two splits side by side.")
     return int(any(report.errors for report in reports))
 
 
 def draw_duplicates(archive: Archive, report: Report) -> bytes | None:
     """PNG of the pairs in `report`; None if there are none."""
     images = {record.id: record.files.get("image", "") for record in archive.records(report.part)}  # no pair lacks one
-    near = dict(zip(report.near, report.near_bits, strict=True))
-    return duplicates.draw(
-        report.identical, near, lambda name: decode_gray_png(archive.read(images[name]), archive.spec.size)
-    )
+
+    def pixels(name: str) -> np.ndarray:
+        return decode_gray_png(archive.read(images[name]), archive.spec.size)
+
+    return duplicates.draw(report.identical, dict(zip(report.near, report.near_bits, strict=True)), pixels)

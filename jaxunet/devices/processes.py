@@ -53,9 +53,8 @@ def join(
         if coordinator_address is None or num_processes is None or process_id is None:
             raise UserError("--coordinator_address, --num_processes and --process_id go together: give all three.")
         if num_processes < 1 or not 0 <= process_id < num_processes:
-            raise UserError(
-                f"--process_id={process_id} does not fit --num_processes={num_processes}: count processes from 0."
-            )
+            given = f"--process_id={process_id} does not fit --num_processes={num_processes}"
+            raise UserError(f"{given}: count processes from 0.")
         if not re.fullmatch(r".+:\d+", coordinator_address):
             raise UserError(f"--coordinator_address={coordinator_address!r} is not HOST:PORT, such as 10.0.0.2:8476.")
         expected, detection = num_processes, "deactivate"
@@ -64,12 +63,9 @@ def join(
         if expected == 1:
             return
     jax.config.update("jax_enable_preemption_service", preemption)
-    waiting = threading.Timer(  # JAX gives up after 5 minutes, and ends the process at once
-        _PATIENCE_SECONDS,
-        print,
-        [f"Waiting for all {expected} processes to start. --num_processes=1 runs one process alone."],
-        {"file": sys.stderr, "flush": True},
-    )
+    words = f"Waiting for all {expected} processes to start. --num_processes=1 runs one process alone."
+    # JAX gives up after 5 minutes, and ends the process at once.
+    waiting = threading.Timer(_PATIENCE_SECONDS, print, [words], {"file": sys.stderr, "flush": True})
     waiting.daemon = True
     waiting.start()
     try:
@@ -83,6 +79,11 @@ def join(
         found = jax.process_count()
         multihost_utils.sync_global_devices("joined")  # CPUs must connect within 30 s of the first exchange
     except Exception as error:  # JAX and its network layer raise many types
+        if "Failed to start RPC server" in str(error):
+            raise UserError(
+                f"--coordinator_address={coordinator_address}: process 0 cannot listen there, as another program uses "
+                f"that port: choose another."
+            ) from error
         raise UserError(
             f"The {expected} processes did not find each other ({' '.join(str(error).split())[:200]}): give each "
             f"--coordinator_address, --num_processes and --process_id, or run one alone with --num_processes=1."
@@ -171,12 +172,9 @@ def gather(x: np.ndarray) -> np.ndarray:
 
 def check_same(what: str, text: str) -> None:
     """Raises UserError on all processes if `text` differs between them. `what` names it, as a plural noun."""
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
-    others = gather(digest)
+    others = gather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32))
     if different := [i for i, other in enumerate(others) if not np.array_equal(other, others[0])]:
-        raise UserError(
-            f"{what} of process {different[0]} differ from those of process 0: give all processes the same."
-        )
+        raise UserError(f"{what} of process {different[0]} differ from those of process 0: give all the same.")
 
 
 def check_shared(folder: pathlib.Path) -> None:

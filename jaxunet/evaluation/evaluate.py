@@ -11,14 +11,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.examples import Split
+from jaxunet.data.specs import SPLITS
 from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
 from jaxunet.evaluation import analysis, figures, per_image, report
 from jaxunet.evaluation.per_image import Columns, Measured
-from jaxunet.prediction.loading import ensemble
 from jaxunet.prediction.loading import load as load_predictor
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.metric_log import read_metrics
@@ -59,37 +60,34 @@ def score_checkpoint(config: ConfigDict, workdir: pathlib.Path, *, split: str, c
     return Scored(predictor, eval_fn, data, found["counts"])
 
 
-def evaluate(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    *,
-    split: str,
-    checkpoint: str,
-    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
-) -> dict[str, Any]:
-    """Evaluates a checkpoint of `workdir` on `split`, writes `eval/<split>/` and returns the content of `metrics.json`.
+def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> dict[str, Any]:
+    """`evaluate_predictor` for the run in `workdir`, into that folder.
 
     Args:
       config: of the run, as `config_file.load` gives it.
       workdir: of the run.
       split: "train", "val" or "test".
       checkpoint: "latest", "best" or a step.
-      members: config and workdir of each of several runs. Their mean probability is evaluated on the data of `config`,
-        and `workdir` only receives the results.
     """
-    runs = list(members) or [(config, workdir)]
-    predictors = [load_predictor(c, w, checkpoint=checkpoint) for c, w in runs]
-    predictor = ensemble(predictors, [w for _, w in runs]) if members else predictors[0]
-    averaged = [
-        {"workdir": str(w), "checkpoint_step": p.step} for p, (_, w) in zip(predictors, runs, strict=True) if members
-    ]
-    return evaluate_predictor(predictor, workdir, split=split, members=averaged)
+    return evaluate_predictor(load_predictor(config, workdir, checkpoint=checkpoint), workdir, split=split)
 
 
 def evaluate_predictor(
     predictor: Predictor, workdir: pathlib.Path, *, split: str, members: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """As `evaluate`, for any network. `members`: the entry of `metrics.json` for each run that the network averages."""
+    """Scores a network on a split, writes `eval/<split>/` and returns the content of `metrics.json`.
+
+    Args:
+      predictor: the network; its config names the dataset.
+      workdir: folder that gets `eval/<split>/`.
+      split: "train", "val" or "test".
+      members: the entry of `metrics.json` for each run that the network averages.
+
+    Raises:
+      UserError: if there is no such split, or the dataset cannot be used.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split={split!r} is not one of {', '.join(SPLITS)}.")
     config = predictor.config
     data, targets = load_eval_split(config, split), predictor.targets
     measured = measure(predictor, data)

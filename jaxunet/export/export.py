@@ -4,18 +4,19 @@ The file computes everything from pixels to mask in float32, see `computed.funct
 read back, run and compared with the checkpoint.
 """
 
-import importlib.metadata
 import pathlib
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import jaxunet
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import write_atomically
+from jaxunet.core.files import locate, write_atomically
 from jaxunet.data import drawing
 from jaxunet.export import model_card
 from jaxunet.export.computed import from_logits
@@ -29,29 +30,21 @@ _TOLERANCE_ACCELERATOR = 2e-2
 
 
 def export(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    *,
-    checkpoint: str,
-    format: str,
-    output: pathlib.Path,
-    members: Sequence[tuple[ConfigDict, pathlib.Path]] = (),
+    members: Sequence[Predictor], *, format: str, output: pathlib.Path, scores: pathlib.Path | None = None
 ) -> None:
     """Writes `output` and `MODEL_CARD.md` beside it, and prints how far its values are from those of the checkpoint.
 
     Args:
-      config: of the run, as `config_file.load` gives it, maybe with another threshold.
-      workdir: of the run.
-      checkpoint: "latest", "best" or a step.
+      members: the network, or several, to export their mean probability; from `api.load_members`.
       format: a key of `FORMATS`.
       output: the file to write or replace.
-      members: config and workdir of each of several runs, to export their mean probability. `workdir` then has the
-        scores from `--mode=evaluate --runs`, or nothing.
+      scores: of several, the folder with the scores from `--mode=evaluate --runs`. A run has its own scores.
 
     Raises:
-      UserError: if there is no such checkpoint, a library is missing, the format cannot hold the network, or the file
-        does not compute the same as the checkpoint. `output` then stays as it was.
+      UserError: if a library is missing, the format cannot hold the network, or the file does not compute the same as
+        the checkpoint. `output` then stays as it was.
     """
+    config = members[0].config
     row = FORMATS[format]
     if output.is_dir() or output.name == model_card.NAME:
         what = "a folder" if output.is_dir() else "the model card"
@@ -64,12 +57,12 @@ def export(
             f"--format={format} cannot average an X-ray and its mirror image: add --config.eval.flips=False, or use "
             f"--format=safetensors."
         )
-    if members and not row.takes_runs:
+    if len(members) > 1 and not row.takes_runs:
         able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
         raise UserError(f"--format={format} holds one network, but --runs names several: use --format={able}.")
-    runs = list(members) or [(config, workdir)]
-    loaded = [loading.load(_portable(c), run, checkpoint=checkpoint) for c, run in runs]
-    source = loading.ensemble(loaded, [run for _, run in runs]) if members else loaded[0]
+    places = [locate(p.origin) for p in members]
+    loaded = [loading.portable(p) for p in members]
+    source = loading.ensemble(loaded, places) if len(members) > 1 else loaded[0]
     metadata = describe(source, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
@@ -77,20 +70,13 @@ def export(
         row.write(source, metadata, draft)
         least = 0.0 if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
         agreement = compare(source, row.read(source, draft), tolerance=max(row.tolerance, least))
-        card = model_card.model_card(source, workdir, metadata, output.name, format, agreement, trained_in=runs[0][1])
+        card = model_card.model_card(source, places, scores, metadata, output.name, format, agreement)
         write_atomically(output, draft.read_bytes())  # a new file: safetensors ignores the user's permissions
     write_atomically(output.parent / model_card.NAME, card)
     print(
         f"Written to {output}: {format}, {output.stat().st_size:,} bytes, checkpoint {source.step}, "
         f"{', '.join(source.targets)}, {source.image_size}x{source.image_size}. {agreement}"
     )
-
-
-def _portable(config: ConfigDict) -> ConfigDict:
-    """A copy with the arithmetic that every device and runtime has."""
-    portable = from_json(to_json(config))
-    portable.model.dtype, portable.model.layout = "float32", "plain"
-    return portable
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
@@ -114,7 +100,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         },
         "training_data": dict(zip(("name", "terms"), model_card.training_data(config), strict=True)),
         "checkpoint_step": source.step,
-        "versions": {name: importlib.metadata.version(name) for name in ("jaxunet", "jax", "flax")},
+        "versions": {module.__name__: module.__version__ for module in (jaxunet, jax, flax)},
         "config": config.to_dict(),
     }
 

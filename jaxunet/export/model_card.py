@@ -8,6 +8,7 @@ import pathlib
 import re
 import shlex
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,36 +36,36 @@ def training_data(config: ConfigDict) -> tuple[str, str]:
 
 def model_card(
     source: Predictor,
-    workdir: pathlib.Path,
+    places: Sequence[pathlib.Path],
+    scores: pathlib.Path | None,
     metadata: dict[str, Any],
     file: str,
     format: str,
     agreement: str,
-    *,
-    trained_in: pathlib.Path,
 ) -> str:
     """The card's text, in Markdown.
 
     Args:
       source: the network.
-      workdir: of the run, or the folder with the scores of the mean of several runs.
+      places: the run or the file it was loaded from; of a mean, all of them.
+      scores: of a mean, the folder with its scores, if there is one.
       metadata: from `export.describe`.
       file: name of the exported file.
       format: a key of `FORMATS`.
       agreement: a sentence on how the file was checked.
-      trained_in: workdir of the run, or of the first of several.
     """
     size, versions = source.image_size, metadata["versions"]
-    several = "" if trained_in == workdir else f" of the first run; the network is {source.origin}"
+    scores = scores if len(places) > 1 else places[0]
+    several = "" if len(places) == 1 else f" of the first run; the network is {source.origin}"
     return string.Template(TEMPLATE.read_text()).substitute(
-        run=text(workdir.resolve().name),
+        run=text((scores or places[0]).resolve().name),
         targets=" and ".join(source.targets),
         network=NETWORKS[source.config.model.name].words(source.config.model),
         size=size,
         step=f"{source.step:,}{several}",
-        training_data=_training_data(source, trained_in),
+        training_data=_training_data(source, places[0]),
         settings=_settings(source),
-        scores=_scores(source, workdir),
+        scores=_scores(source, scores),
         limits=_limits(source),
         how_to_run=FORMATS[format].how_to_run(file=code(file), format=format, size=size, agreement=text(agreement)),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
@@ -88,6 +89,11 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
         f"- Dataset: {name}. Trained on the part `{config.train_config}`, scored on the part `{config.eval_config}`.",
         f"- Terms of use: {terms}",
     ]
+    if not workdir.is_dir():
+        return (
+            f"The weights are those of {text(workdir.name)}; the model card beside that file says more.\n\n"
+            + "\n".join(lines)
+        )
     if not (workdir / "metrics.jsonl").is_file():
         return (
             "The run has no training log: these weights were imported or never trained, and their training data are "
@@ -143,7 +149,9 @@ def _settings(source: Predictor) -> str:
     return f"| setting | value |\n|---|---|\n{table}\n\nThe metadata of the file have every setting, under `config`."
 
 
-def _scores(source: Predictor, workdir: pathlib.Path) -> str:
+def _scores(source: Predictor, workdir: pathlib.Path | None) -> str:
+    if workdir is None or not workdir.is_dir():
+        return "**Not evaluated.**"
     blocks = []
     for path in sorted(workdir.glob("eval/*/metrics.json")):
         try:
@@ -194,8 +202,8 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
 
 # For networks with the target "covid19".
 UNGATED = (
-    "Infection was learnt from COVID-19 images only. Its mask shows where infection is if the X-ray shows COVID-19; "
-    "covid19 is the probability of that. Blank the mask if covid19 is not above the threshold of detection."
+    "Infection was learnt from COVID-19 images only: on other X-rays its mask can mark healthy lungs. covid19 is the "
+    "probability that an X-ray resembles the COVID-19 images of the training data."
 )
 
 

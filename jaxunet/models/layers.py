@@ -97,10 +97,9 @@ class DepthwiseConv3x3(nn.Module):
         h, w, c = x.shape[1:]
         kernel = self.param("kernel", he_normal, (3, 3, 1, c), jnp.float32).astype(self.dtype)
         padded = jnp.pad(x.astype(self.dtype), [(0, 0), (1, 1), (1, 1), (0, 0)])
-        shifted = [
-            window(padded, (i, j), (h, w)) * kernel[i, j].reshape(1, 1, 1, c) for i in range(3) for j in range(3)
-        ]
-        return sum(shifted[1:], shifted[0])
+        taps = ((i, j) for i in range(3) for j in range(3))
+        first, *others = (window(padded, tap, (h, w)) * kernel[tap].reshape(1, 1, 1, c) for tap in taps)
+        return sum(others, first)
 
 
 class TransposedConv3x3(nn.Module):
@@ -126,10 +125,9 @@ class TransposedConv3x3(nn.Module):
         for row in taps:
             phases = []
             for column in taps:
-                terms = [
-                    jnp.dot(window(padded, (dy, dx), (h, w)), kernel[ky, kx]) for ky, dy in row for kx, dx in column
-                ]
-                phases.append(sum(terms[1:], terms[0]))
+                pairs = ((y, x) for y in row for x in column)
+                first, *others = (jnp.dot(window(padded, (i, j), (h, w)), kernel[ky, kx]) for (ky, i), (kx, j) in pairs)
+                phases.append(sum(others, first))
             rows.append(jnp.stack(phases, axis=3))
         return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features) + bias.reshape(1, 1, 1, -1)
 
@@ -178,8 +176,7 @@ class ImageAnswer(nn.Module):
 
     @nn.compact
     def __call__(self, feature: Array) -> Array:
-        logit = nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2)))
-        return logit.reshape(feature.shape[0])
+        return nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2))).reshape(feature.shape[0])
 
 
 def batch_norm(numerics: Numerics, *, train: bool, name: str, patch: int = 1) -> BatchNorm:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxunet.models.convolution import conv3x3
+from jaxunet.models.convolution import conv, conv3x3
 from jaxunet.models.layers import he_normal
 from jaxunet.models.resampling import window
 
@@ -48,13 +48,6 @@ def patch_kernel(kernel: Array, *, stride: int, patch: int, repeat: int = 1) -> 
     taps = _taps(kernel.shape[0], stride, patch, repeat)
     full = jnp.einsum("ujsa,vltb,uvio->jlstiabo", taps, taps, kernel)
     return full.reshape(*full.shape[:2], -1, patch * patch * kernel.shape[-1])
-
-
-def conv(x: Array, kernel: Array, padding: int = 1) -> Array:
-    """Convolution of stride 1, channels last."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 class PatchConv(nn.Module):

@@ -52,14 +52,7 @@ class Decoder(nn.Module):
 
 
 class ResNetUNet(nn.Module):
-    """The baseline of the original study.
-
-    Attributes:
-      masks: number of predicted masks, one logit each.
-      covid19: whether it also has the output "covid19" (`layers.ImageAnswer`).
-      depth: of the ResNet: 18, 34, 50, 101 or 152.
-      numerics: precision and normalisation.
-    """
+    """The baseline of the original study, with a ResNet of `depth` 18, 34, 50, 101 or 152; the rest is as in `UNet`."""
 
     masks: int
     depth: int

@@ -65,12 +65,7 @@ class SeparableUNetDecoder(nn.Module):
 
 
 class SeparableUNet(nn.Module):
-    """The network of the original study.
-
-    Attributes:
-      masks: number of predicted masks, one logit each; the original has 1.
-      numerics: precision and normalisation.
-    """
+    """The network of the original study, which predicts one mask. Attributes as in `UNet`."""
 
     masks: int
     numerics: Numerics

@@ -141,8 +141,7 @@ def fold_rgb_stem(variables: Any, *, mean: float, std: float) -> Any:
 def read_tensors(path: pathlib.Path) -> Tensors:
     """Name -> array of a `.safetensors`, `.pth`, `.pt` or `.bin` file, without wrappers and DDP's `module.`.
 
-    Raises:
-      UserError: if the file is missing, damaged, of another kind, or holds other things than tensors.
+    Raises UserError if the file is missing, damaged, of another kind, or holds other things than tensors.
     """
     if not path.is_file():
         raise WeightsUnavailable(f"{path} does not exist: give a .safetensors or .pth file of weights.")
@@ -189,9 +188,7 @@ def _read_torch(path: pathlib.Path) -> Tensors:
     try:
         return {name: value.detach().float().numpy() for name, value in loaded.items()}
     except Exception as error:  # sparse, quantized or without data
-        raise UserError(
-            f"{path} holds tensors that are not plain arrays ({error}): save it with dense tensors."
-        ) from error
+        raise UserError(f"{path} holds tensors that are not plain arrays ({error}): save dense tensors.") from error
 
 
 def _check_torch_zip(path: pathlib.Path) -> None:

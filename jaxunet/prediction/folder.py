@@ -1,13 +1,14 @@
 """`--mode=predict`: X-ray files -> masks, pictures and tables. Reading, predicting and writing overlap."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,10 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
+from jaxunet.core.pictures import is_whole_png
 from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.prediction import Prediction, mask_path
+from jaxunet.prediction.prediction import Prediction, picture_paths
 from jaxunet.prediction.predictor import Fitted, Predictor
+from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
 from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.read import read_xray
 
@@ -38,7 +42,7 @@ def predict(
 ) -> int:
     """Predicts every X-ray at `source` and writes masks, overlays, `predictions.csv` and `.json` into `output`.
 
-    Skips images that were predicted with the same settings and have not changed.
+    Images that are finished, unchanged and predicted with the same settings are skipped, if their pictures are whole.
 
     Args:
       predictor: the network.
@@ -48,7 +52,7 @@ def predict(
       share: (i, n): this process takes images i, i + n, i + 2n, ...
 
     Returns:
-      Exit status: 0; 1 if all files failed; 2 if some failed.
+      Exit status: 0; 1 if all files failed; 2 if some failed or are not usable as frontal chest X-rays.
 
     Raises:
       UserError: if `source` has no images.
@@ -61,7 +65,9 @@ def predict(
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
     print(predictor.in_words)
-    print(f"{predictor.rule}{_GATED if settings['gate'] else ''}")
+    print(f"The answer is whether an X-ray {RESEMBLES}: {predictor.rule_in_words}{_GATED if settings['gate'] else ''}")
+    if predictor.answers_covid19:
+        print(ELSEWHERE)
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
     if not spec_of(config.dataset).has_controls(config.dataset.train_config):
@@ -69,7 +75,8 @@ def predict(
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
-            todo = _unfinished(mine, log, bar, output, predictor.targets)
+            pictures = functools.partial(picture_paths, output, targets=predictor.targets, probabilities=probabilities)
+            todo = _unfinished(mine, log, bar, pictures)
             for file, row in _rows(predictor, todo, output, size, probabilities=probabilities):
                 if row.get("error"):
                     bar.write(f"skipped {shown(file.name)}: {row['error']}", sys.stderr)
@@ -77,10 +84,13 @@ def predict(
                 bar.update()
         log.write_tables(mine)
     failed = f", {log.failed} failed (column error)" if log.failed else ""
-    print(f"{log.finished} X-rays predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
-    if log.failed:
-        return SOME_FAILED if log.finished else 1
-    return 0
+    if log.unusable:
+        failed = f", {log.unusable} not usable as frontal chest X-rays (columns usable, warnings){failed}"
+    xrays = "X-ray" if log.finished == 1 else "X-rays"
+    print(f"{log.finished} {xrays} predicted{failed}. Written to {output}{'.' * bool(files.left_out)}{files.left_out}")
+    if log.failed and not log.finished:
+        return 1
+    return SOME_FAILED if log.failed or log.unusable else 0
 
 
 def shown(name: str) -> str:
@@ -104,7 +114,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
     for leaf in jax.tree.leaves(predictor.variables):
         crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
     return {
-        "input": str(pathlib.Path(source).expanduser().absolute()),
+        "input": str(local_path(source).absolute()),
         "checkpoint_step": predictor.step,
         "weights_crc32": f"{crc:08x}",
         "targets": list(predictor.targets),
@@ -113,6 +123,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "flips": predictor.config.eval.flips,
         "detection": predictor.rule.to_dict(),
         "gate": predictor.gate,
+        "frontal_check": predictor.checked,
         "probabilities": probabilities,
     }
 
@@ -122,10 +133,10 @@ def _count(files: Iterable[XrayFile], bar: tqdm) -> None:
 
 
 def _unfinished(
-    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, output: pathlib.Path, targets: tuple[str, ...]
+    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, pictures: Callable[[str], list[pathlib.Path]]
 ) -> Iterator[XrayFile]:
     for file in files:
-        if log.has(file) and all(mask_path(output, file.name, target).is_file() for target in targets):
+        if log.has(file) and all(map(is_whole_png, pictures(file.name))):
             bar.initial, bar.n = bar.initial + 1, bar.n + 1
         else:
             yield file

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from jaxunet.xrays.files import XrayFile
 
 COLUMNS = (
     *("input", "height", "width", *MEASURES, "pixel_height_mm", "pixel_width_mm"),
-    *("covid19_probability", "covid19_detected", "warnings", "error"),
+    *("covid19_probability", "covid19_detected", "usable", "warnings", "error"),
 )
 
 
@@ -39,13 +40,14 @@ class PredictionLog:
         """
         name = "predictions" if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}"
         self._output, self._name, self._settings = output, name, settings
-        self._lines: dict[int, int] = {}  # key of image and version -> offset of its row; negative if it failed
-        self.finished = self.failed = 0
+        self._lines: dict[int, tuple[int, int]] = {}  # image -> its version, and where its row is; below 0 if it failed
+        self.finished = self.failed = self.unusable = 0
         output.mkdir(parents=True, exist_ok=True)
         self._file = (output / f"{name}.jsonl").open("a+b")
         try:
             self._lock()
             self._read_back()
+            self._remove_stale_tables()
         except BaseException:
             self._file.close()
             raise
@@ -65,12 +67,11 @@ class PredictionLog:
             row = _parse(line)
             if number == 0:
                 settings = (row or {}).get("settings", {})
-                if settings.get("input", self._settings["input"]) != self._settings["input"]:
-                    raise UserError(f"{self._output} has predictions for {settings['input']}: choose another --output.")
+                self._check_input(settings)
                 if settings != self._settings:
                     break
             elif row is not None:
-                self._lines[_key(row["input"], row["version"])] = -at if row["error"] else at
+                self._lines[_key(row["input"])] = _key(row["version"]), -at if row["error"] else at
             at += len(line)
             if row is None:  # the process was killed while it wrote this line
                 at -= len(line)
@@ -79,15 +80,47 @@ class PredictionLog:
         if at == 0:
             self._write({"settings": self._settings})
 
+    def _check_input(self, settings: dict[str, Any]) -> None:
+        if settings.get("input", self._settings["input"]) != self._settings["input"]:
+            raise UserError(f"{self._output} has predictions for {settings['input']}: choose another --output.")
+
+    def _remove_stale_tables(self) -> None:
+        """So that no table lies beside masks that are about to be replaced: its own, and those of other settings."""
+        for path in sorted(self._output.glob("predictions*.jsonl")):
+            if not re.fullmatch(r"predictions(-\d+-of-\d+)?", path.stem):
+                continue
+            if path.stem != self._name:
+                with path.open("r+b") as other:
+                    settings = (_parse(other.readline()) or {}).get("settings", {})
+                    if settings == self._settings:
+                        continue
+                    self._check_input(settings)
+                    try:
+                        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError as error:
+                        raise UserError(
+                            f"Another process is predicting into {self._output} with other settings: choose another "
+                            f"--output."
+                        ) from error
+                    except OSError:  # a file system without locks
+                        pass
+                    path.unlink()
+            for suffix in (".csv", ".json"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
+        if self._name != "predictions" and not (self._output / "predictions.jsonl").exists():
+            for suffix in (".csv", ".json"):
+                (self._output / f"predictions{suffix}").unlink(missing_ok=True)
+
     def has(self, file: XrayFile) -> bool:
-        """Whether this version of the image has been predicted with these settings."""
-        return self._lines.get(_key(file.name, file.version), -1) > 0
+        """Whether the image has been predicted, in this version and with these settings."""
+        version, at = self._lines.get(_key(file.name), (0, -1))
+        return at > 0 and version == _key(file.version)
 
     def add(self, file: XrayFile, row: dict[str, Any]) -> None:
         """Writes a row at once. Columns of `COLUMNS` that are missing in `row` are empty."""
         row = dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": []} | row
         at = self._write(row | {"version": file.version})
-        self._lines[_key(file.name, file.version)] = -at if row["error"] else at
+        self._lines[_key(file.name)] = _key(file.version), -at if row["error"] else at
 
     def _write(self, row: dict[str, Any]) -> int:
         at = self._file.seek(0, io.SEEK_END)
@@ -96,24 +129,32 @@ class PredictionLog:
         return at
 
     def write_tables(self, files: Iterable[XrayFile]) -> None:
-        """Writes the CSV and JSON files with the rows of `files`, and counts finished and failed images."""
-        self.finished = self.failed = 0
-        _write_csv(self._output / f"{self._name}.csv", self._rows(files))
+        """Writes the CSV and JSON files with a row for each of `files`; counts finished, failed and unusable images."""
+        self.finished = self.failed = self.unusable = 0
+        ascii_alone = True
+        for row in self._rows(files):
+            self.failed += bool(row["error"])
+            self.finished += not row["error"]
+            self.unusable += row["usable"] is False
+            ascii_alone &= _is_ascii(row)
+        _write_csv(self._output / f"{self._name}.csv", self._rows(files), ascii_alone=ascii_alone)
         with atomic_file(self._output / f"{self._name}.json") as file:
             file.write(b'{"settings": ' + json.dumps(self._settings, indent=2).encode() + b',\n"images": [')
             for number, row in enumerate(self._rows(files)):
-                del row["version"]
-                self.failed += bool(row["error"])
-                self.finished += not row["error"]
                 file.write((b",\n" if number else b"\n") + json.dumps(row).encode())
             file.write(b"\n]}\n")
 
     def _rows(self, files: Iterable[XrayFile]) -> Iterator[dict[str, Any]]:
+        """One of each file; of one that was changed after it was predicted, that of its earlier content."""
         for file in files:
-            at = self._lines.get(_key(file.name, file.version))
-            if at is not None:
-                self._file.seek(abs(at))
-                yield json.loads(self._file.readline())
+            if found := self._lines.get(_key(file.name)):
+                self._file.seek(abs(found[1]))
+                row = json.loads(self._file.readline())
+                del row["version"]
+                yield row
+            else:
+                late = "it was added while the others were predicted: start the same command again."
+                yield dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": [], "error": late}
 
     def __enter__(self) -> Self:
         return self
@@ -134,20 +175,33 @@ def put_row(path: pathlib.Path, row: dict[str, Any]) -> None:
     """Writes a row into the table `path`. It replaces the row with the same `input`, else it is added at the end."""
     rows: dict[str, dict[str, Any]] = {}
     if path.is_file():
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = {old["input"]: old for old in csv.DictReader(file)}
-    _write_csv(path, (rows | {row["input"]: row}).values())
+    new = list((rows | {_harmless(row["input"]): row}).values())
+    _write_csv(path, new, ascii_alone=all(map(_is_ascii, new)))
 
 
-def _write_csv(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_csv(path: pathlib.Path, rows: Iterable[dict[str, Any]], *, ascii_alone: bool) -> None:
+    """Excel takes a file for UTF-8 only if it begins with a byte order mark; one of ASCII alone needs none."""
     with atomic_file(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        text = io.TextIOWrapper(file, "utf-8" if ascii_alone else "utf-8-sig", "surrogateescape", newline="")
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
-            warnings = row["warnings"]
-            writer.writerow(row | {"warnings": warnings if isinstance(warnings, str) else "; ".join(warnings)})
+            said = row["warnings"]
+            cells = {name: _harmless(row.get(name)) for name in ("input", "error")}
+            said = _harmless(said if isinstance(said, str) else "; ".join(said))
+            writer.writerow(row | cells | {"warnings": said})
         text.detach()  # flushes, and leaves the file open
+
+
+def _harmless(text: str | None) -> str | None:
+    """With ' before what a spreadsheet would run as a formula."""
+    return f"'{text}" if text and text[0] in "=+-@\t\r" else text
+
+
+def _is_ascii(row: dict[str, Any]) -> bool:
+    return all("".join(row[name] or "").isascii() for name in ("input", "warnings", "error") if name in row)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -157,6 +211,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _key(name: str, version: str) -> int:
-    digest = hashlib.blake2b(f"{name}\n{version}".encode("utf-8", "surrogateescape"), digest_size=8)
+def _key(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8)
     return int.from_bytes(digest.digest(), "little")

@@ -22,7 +22,7 @@ from jaxunet.models.build import Forward, Network, build_model
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import checks
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json, override
+from jaxunet.runs.config_file import from_json, override, to_json
 from jaxunet.scoring.detection import Rule, rule_settings
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
@@ -98,6 +98,14 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
         origin=f"the mean of {len(predictors)} runs",
         rule=Rule.not_chosen(answers=first.answers_covid19),
     )
+
+
+def portable(predictor: Predictor) -> Predictor:
+    """The same network with the arithmetic that every device and runtime has. Not for an ensemble."""
+    config = from_json(to_json(predictor.config))
+    config.model.dtype, config.model.layout = "float32", "plain"
+    model = build_model(config.model, config.dataset.targets, axis_name=None)
+    return dataclasses.replace(predictor, config=config, model=_forward(model, config))
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:

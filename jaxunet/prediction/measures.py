@@ -20,9 +20,9 @@ _STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))  # of the width: a lung, the 
 _NEIGHBOURS = np.ones((3, 3))  # pixels of a region share an edge or a corner
 _LUNG_SHARE = 0.1  # of all lung pixels: the smallest region that counts as a lung
 
+SEVERITY = ("severity_percent", "severity_right_percent", "severity_left_percent", "sides")
 MEASURES = (
-    *("infected_pixels", "infected_cm2", "infected_share_percent", "lung_pixels", "lung_cm2", "severity_percent"),
-    *("severity_right_percent", "severity_left_percent", "sides", "regions"),
+    *("infected_pixels", "infected_cm2", "infected_share_percent", "lung_pixels", "lung_cm2", *SEVERITY, "regions"),
     *("largest_region_pixels", "largest_region_cm2"),
 )
 

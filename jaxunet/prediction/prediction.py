@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import write_atomically
+from jaxunet.core.files import local_path, write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding, organ
-from jaxunet.prediction import journal, overlay
-from jaxunet.prediction.measures import measure, quality_warnings
+from jaxunet.prediction import frontal, journal, overlay
+from jaxunet.prediction.measures import SEVERITY, measure, quality_warnings
 from jaxunet.scoring.counts import positive, sigmoid
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
@@ -34,10 +34,11 @@ class Prediction:
       place: where the X-ray lies in the square that the network saw.
       square: float32 [S, S, C], logits of `targets` in that square.
       targets: names of the masks.
-      covid19: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not predict it.
+      answer: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not predict it.
       threshold: a pixel is marked if its probability exceeds this.
       rule: when the X-ray counts as COVID-19.
       gate: whether masks learnt from COVID-19 images only are blank if `rule` does not call the X-ray COVID-19.
+      checked: whether `refusal` looks for pictures that are no frontal chest X-ray.
     """
 
     name: str
@@ -45,16 +46,32 @@ class Prediction:
     place: letterbox.Placement
     square: np.ndarray
     targets: tuple[str, ...]
-    covid19: float | None
+    answer: float | None
     threshold: float
     rule: Rule
     gate: bool
+    checked: bool = False
+
+    @functools.cached_property
+    def refusal(self) -> str:
+        """Why the picture is not usable as a frontal chest X-ray, in words; "" if it is, or `checked` is False.
+
+        Masks are drawn all the same; there is no severity and no answer.
+        """
+        if not self.checked:
+            return ""
+        return "; ".join(self.xray.other) or frontal.refusal(self.xray.pixels, self._organ)
+
+    @property
+    def covid19(self) -> float | None:
+        """Probability of COVID-19, in [0, 1]; None if the network does not answer that, or the picture is refused."""
+        return None if self.refusal else self.answer
 
     @functools.cached_property
     def masks(self) -> dict[str, np.ndarray]:
         """Target -> bool [H, W], True where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
-        if self.gate and self.covid19 is not None and not self.rule.calls(self.covid19):
+        if self.gate and self.answer is not None and not self.rule.calls(self.answer):
             return {name: np.zeros_like(x) if TARGETS[name].learnt_from else x for name, x in masks.items()}
         return masks
 
@@ -65,19 +82,25 @@ class Prediction:
 
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
-        """Areas, shares and counts, such as "severity_percent"; see `measures.measure`."""
+        """Areas, shares and counts, such as "severity_percent"; see `measures.measure`.
+
+        A refused picture has no severity.
+        """
         found = self.masks.get(finding(self.targets) or "")
-        return measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        result = measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
+        return result | dict.fromkeys(SEVERITY) if self.refusal else result
 
     @property
     def detected(self) -> bool | None:
-        """Whether the X-ray counts as COVID-19 by `rule`; None if the network does not predict infection."""
-        return self.rule.calls_xray(self.measures, self.covid19)
+        """Whether the X-ray counts as COVID-19 by `rule`; None if the network does not predict infection, or the
+        picture is refused."""
+        return None if self.refusal else self.rule.calls_xray(self.measures, self.covid19)
 
     @functools.cached_property
     def warnings(self) -> list[str]:
         """Reasons why the prediction may be wrong. An X-ray without a warning can still be unsuitable."""
-        return [*self.xray.notes, *quality_warnings(self.xray.pixels, self._organ)]
+        refused = [f"not usable as a frontal chest X-ray: {self.refusal}"] if self.refusal else []
+        return [*refused, *self.xray.notes, *quality_warnings(self.xray.pixels, self._organ)]
 
     @property
     def row(self) -> dict[str, Any]:
@@ -92,6 +115,7 @@ class Prediction:
             "pixel_width_mm": pixel_width,
             "covid19_probability": None if self.covid19 is None else round(self.covid19, 6),
             "covid19_detected": self.detected,
+            "usable": not self.refusal,
             "warnings": list(self.warnings),
         }
 
@@ -117,7 +141,7 @@ class Prediction:
         Raises:
           UserError: if the folder cannot be created, or has another `predictions.csv`. Nothing is written then.
         """
-        out, name, row = pathlib.Path(folder).expanduser(), output_name(self.name), self.row
+        out, name, row = local_path(folder), output_name(self.name), self.row
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -129,9 +153,9 @@ class Prediction:
         for i, (target, mask) in enumerate(self.masks.items()):
             if probabilities:
                 levels = np.rint(self._probability(i, of=255)).astype(np.uint8)
-                _write_png(out / "probabilities" / f"{name}_{target}.png", levels)
-            _write_png(mask_path(out, self.name, target), mask.astype(np.uint8) * 255)
-        _write_png(out / "overlays" / f"{name}.png", self.overlay())
+                _write_png(_picture(out, "probabilities", f"{name}_{target}"), levels)
+            _write_png(_picture(out, "masks", f"{name}_{target}"), mask.astype(np.uint8) * 255)
+        _write_png(_picture(out, "overlays", name), self.overlay())
         if table:
             journal.put_row(out / "predictions.csv", {"input": self.name, **row})
         return row
@@ -165,9 +189,17 @@ class Prediction:
         return []
 
 
-def mask_path(output: pathlib.Path, name: str, target: str) -> pathlib.Path:
-    """The file of a mask of the X-ray `name`."""
-    return output / "masks" / f"{output_name(name)}_{target}.png"
+def picture_paths(
+    output: pathlib.Path, name: str, *, targets: tuple[str, ...], probabilities: bool
+) -> list[pathlib.Path]:
+    """Where the pictures of the X-ray `name` are written."""
+    stem, folders = output_name(name), ("masks", "probabilities") if probabilities else ("masks",)
+    paths = [_picture(output, folder, f"{stem}_{target}") for folder in folders for target in targets]
+    return [*paths, _picture(output, "overlays", stem)]
+
+
+def _picture(output: pathlib.Path, folder: str, stem: str) -> pathlib.Path:
+    return output / folder / f"{stem}.png"
 
 
 def _write_png(path: pathlib.Path, pixels: np.ndarray) -> None:

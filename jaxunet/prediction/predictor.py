@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
 from jaxunet.data.examples import RawBatch
-from jaxunet.data.specs import image_size
+from jaxunet.data.specs import image_size, spec_of
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models.build import Forward, predict_step
@@ -80,6 +81,11 @@ class Predictor:
         return self.answers_covid19 and self.config.eval.gate
 
     @property
+    def checked(self) -> bool:
+        """Whether pictures that are no frontal chest X-ray get no severity and no answer; see `frontal.refusal`."""
+        return spec_of(self.config.dataset).frontal
+
+    @property
     def threshold(self) -> float:
         """A pixel is positive if its probability exceeds this; see `counts.positive`."""
         return self.config.eval.threshold
@@ -94,6 +100,11 @@ class Predictor:
             f"{' and '.join(self.targets)} from step {self.step} of {self.origin}, {self.image_size} pixels per side, "
             f"threshold {self.threshold}"
         )
+
+    @property
+    def rule_in_words(self) -> str:
+        """When an image counts as COVID-19, and who chose that. `--mode=predict` and `--mode=serve` print it."""
+        return f"{self.rule} ({self.rule.source})"
 
     @overload
     def predict(self, xray: Source, *, name: str | None = None) -> Prediction: ...
@@ -114,17 +125,28 @@ class Predictor:
           The prediction; for a list, the list of predictions in the same order.
 
         Raises:
-          UserError: if an X-ray cannot be used, or `name` is given for a list.
+          UserError: if an X-ray cannot be used (the sentence names its path, or its index in the list), or if `name` is
+            given for a list.
         """
+        several = isinstance(xray, list | tuple)
         sources: list[Any] = list(xray) if isinstance(xray, list | tuple) else [xray]
-        if name is not None and isinstance(xray, list | tuple):
+        if name is not None and several:
             raise UserError(f"name={name!r} names one X-ray, but a list was given: predict its X-rays one by one.")
         names = names_of(sources) if name is None else [name]
         size, found = self.batch_size(len(sources)), []
+
+        def read(i: int) -> Xray:
+            try:
+                return read_xray(sources[i])
+            except UserError as error:
+                if not several or isinstance(sources[i], str | os.PathLike):
+                    raise
+                raise UserError(f"Element {i} of the list: {error}") from error
+
         for start in range(0, len(sources), size):
             part = range(start, min(start + size, len(sources)))
-            found += self.predict_fitted([self.fit(names[i], read_xray(sources[i])) for i in part], batch_size=size)
-        return found if isinstance(xray, list | tuple) else found[0]
+            found += self.predict_fitted([self.fit(names[i], read(i)) for i in part], batch_size=size)
+        return found if several else found[0]
 
     def fit(self, name: str, xray: Xray) -> Fitted:
         """Scales an X-ray to `image_size`. `name`: the name of its prediction."""
@@ -143,6 +165,7 @@ class Predictor:
                 threshold=self.threshold,
                 rule=self.rule,
                 gate=self.gate,
+                checked=self.checked,
             )
             for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
         ]

@@ -26,6 +26,7 @@ from jaxunet.core.pictures import png
 from jaxunet.data.targets import TARGETS, finding
 from jaxunet.prediction import overlay, web_guard
 from jaxunet.prediction.predictor import Predictor
+from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
 
 try:
     import flask
@@ -70,6 +71,7 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
             print(warning, file=sys.stderr, flush=True)
         print(predictor.in_words)
+        print(predictor.rule_in_words)
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
         with contextlib.closing(server):
             server.run()
@@ -148,6 +150,8 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "flips": predictor.config.eval.flips,
             "rule": predictor.rule.to_dict(),
             "gate": predictor.gate,
+            "resembles": RESEMBLES,
+            "elsewhere": ELSEWHERE if predictor.answers_covid19 else "",
             "max_bytes": MAX_BYTES,
             "finding": finding(predictor.targets),
             "colours": {name: TARGETS[name].colour for name in predictor.targets},
@@ -173,6 +177,7 @@ def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
     picture, layers = overlay.layers(found.xray.pixels, found.masks)
     return {
         "row": found.row,
+        "refusal": found.refusal,
         "mirrored": found.xray.mirrored,
         "xray": _base64_png(picture),
         "layers": {target: _base64_png(layer) for target, layer in layers.items()},

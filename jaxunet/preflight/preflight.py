@@ -56,9 +56,7 @@ def preflight(
         raise UserError("--topology is missing: name slices, such as --topology=v5e:1x1,v5e:2x2, or local.")
     if "local" not in topologies:
         jax.config.update("jax_platforms", "cpu")  # libtpu shall compile, and not look for a TPU
-        os.environ.setdefault(
-            "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
-        )  # so that several processes may compile at the same time
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several processes may compile at the same time
     checks.check(config, training=False)
     if config.dataset.name == LABELLED_IMAGES:
         raise UserError("--mode=preflight is for segmentation: choose a config whose network predicts masks.")
@@ -139,8 +137,9 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
     if not programs.is_resident(config, images, shape):
         program = programs.streamed_program(step, make_batch, batch_size=batch, devices=devices)
         return program.lower(state, _raw((len(devices), per_chip), size, targets), replicas)
-    sizes = {"batch_size": batch, "num_examples": images, "max_steps": 1}
-    program = programs.resident_program(step, make_batch, seed=config.seed, **sizes, devices=devices)
+    program = programs.resident_program(
+        step, make_batch, seed=config.seed, batch_size=batch, num_examples=images, max_steps=1, devices=devices
+    )
     return program.lower(state, _raw((images,), size, targets), jax.ShapeDtypeStruct((), jnp.int32), replicas)
 
 

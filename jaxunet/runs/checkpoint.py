@@ -26,11 +26,22 @@ from jaxunet.devices import processes, replicas
 _RANK_VALUE = "val_score"  # the key in saved checkpoints
 _ASIDE = "Go on with the training, which puts it aside."
 _DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
+_PATTERNS = "[]*?\\"  # Orbax takes a path for a pattern of names, and TensorStore a backslash for a slash
 _COMPLETE = "commit_success.txt"  # Orbax writes it last; a local folder also gets its name only then
 
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read, or does not hold what was saved."""
+
+
+def check_path(workdir: pathlib.Path) -> None:
+    """Raises UserError if `workdir` holds characters in its path that Orbax or TensorStore take for something else."""
+    path = str(workdir if in_bucket(workdir) else workdir.absolute())
+    if found := [c for c in path if c in _PATTERNS or "\ud800" <= c <= "\udfff"]:
+        what = f"the character {found[0]}" if found[0] in _PATTERNS else "bytes that are no UTF-8"
+        raise UserError(
+            f"--workdir={path} has {what} in its path, where checkpoints cannot be kept: use a folder without it."
+        )
 
 
 class Checkpoints:
@@ -42,6 +53,7 @@ class Checkpoints:
         checkpoint: the `checkpoint` section of the config.
         clean: remove the remains of interrupted saves. Only the training process may do so.
         """
+        check_path(workdir)
         directory = epath.Path(workdir / "checkpoints")
         self._directory = directory if in_bucket(directory) else directory.absolute()
         keep = policy.AnyPreservationPolicy(
@@ -62,15 +74,30 @@ class Checkpoints:
         with processes.first_then_others():
             self._tidy(clean)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._proven = False  # whether a save has been read back
 
-    def save(self, state: Any, config: ConfigDict, *, rank_value: float | None, progress: dict[str, float]) -> None:
+    def save(
+        self,
+        state: Any,
+        config: ConfigDict,
+        *,
+        rank_value: float | None,
+        progress: dict[str, float],
+        data: dict[str, Any] | None = None,
+    ) -> None:
         """Starts saving `state`. A saved step is saved again only to add its validation.
+
+        The first one is waited for and read back.
 
         Args:
           state: the train state.
           config: of the run.
           rank_value: the watched metric of this state; None if it was not validated.
           progress: numbers that `restore_latest` returns with the state.
+          data: which images the run is trained on, for `origin`.
+
+        Raises:
+          DamagedCheckpoint: if the first one cannot be read back.
         """
         step = int(state.step)
         again = step in self._manager.all_steps()
@@ -86,6 +113,7 @@ class Checkpoints:
             config=ocp.args.JsonSave(config.to_dict()),
             crc32=ocp.args.JsonSave(_checksums(state)),
             progress=ocp.args.JsonSave(progress),
+            data=ocp.args.JsonSave(data or {}),
         )
         metrics = None if rank_value is None else {_RANK_VALUE: rank_value}
         self._manager.save(step, args=items, metrics=metrics, force=True)
@@ -93,6 +121,43 @@ class Checkpoints:
             self.wait()
             if processes.is_first():
                 self._folder(step, _REPLACED).rmtree()
+        if not self._proven:
+            self._prove(step, state)
+
+    def _prove(self, step: int, state: Any) -> None:
+        """Reads a checkpoint that was just saved into host memory, and compares it with its checksums."""
+        self.wait()
+        error = None
+        try:
+            if processes.several():  # as a run that continues reads it
+                self.restore(step, state)
+            else:
+                host = jax.tree.map(lambda x: np.empty(np.shape(x), x.dtype), state)
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(host), crc32=ocp.args.JsonRestore())
+                restored = self._manager.restore(step, args=args)
+                self._checked(step, restored.state, restored.crc32)
+        except Exception as found:  # of many kinds, as in `restore`
+            error = found
+        if processes.gather(np.array([error is not None])).any():
+            reason = (str(error or "another process cannot read it").splitlines() or ["unknown"])[0][:200]
+            raise DamagedCheckpoint(
+                f"The checkpoint of step {step}, just saved in {self._directory}, cannot be read back ({reason}): the "
+                f"run ends here, as none of its checkpoints could be used. Use another --workdir."
+            )
+        self._proven = True
+
+    def origin(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The config and the `data` that a checkpoint was saved with; `{}` for what it does not hold."""
+        found = []
+        for name in ("config", "data"):
+            try:
+                args = ocp.args.Composite(**{name: ocp.args.JsonRestore()})
+                there = (self._folder(step) / name).exists()
+                value = self._manager.restore(step, args=args)[name] if there else {}
+            except Exception as error:
+                raise self._damaged(step, str(error)) from error
+            found.append(value if isinstance(value, dict) else {})
+        return found[0], found[1]
 
     def best_step(self) -> int | None:
         return self._manager.best_step()

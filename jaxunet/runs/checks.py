@@ -32,7 +32,7 @@ def _check_dataset(config: ConfigDict) -> None:
     if classes != (targets == ("class",)) or classes != (config.loss.name == "cross_entropy"):
         raise UserError(
             "config.dataset.name='labelled_images', config.dataset.targets=('class',) and config.loss.name="
-            "'cross_entropy' go together: use all three, or none."
+            "'cross_entropy' go together: set all three or none."
         )
     if classes:
         if dataset.image_size <= 0 or dataset.image_size % 32:
@@ -47,7 +47,7 @@ def _check_dataset(config: ConfigDict) -> None:
     if not masks or set(masks) - set(known) or len(set(targets)) != len(targets):
         raise UserError(
             f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once, "
-            f"and may end in {COVID19!r}."
+            f"and may end with {COVID19!r}."
         )
     for key in ("train_config", "eval_config"):
         subset = spec.subsets.get(dataset[key])
@@ -67,17 +67,16 @@ def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
     first = [name for name in known_masks() if TARGETS[name].learnt_from == COVID19]
     if targets[-1] != COVID19 or targets[0] not in first:
         words = " or ".join(map(repr, first))
-        raise UserError(f"config.dataset.targets={targets!r}: {COVID19!r} goes with {words} first, and comes last.")
+        raise UserError(f"config.dataset.targets={targets!r} must begin with {words} and end with {COVID19!r}.")
     if not spec_of(config.dataset).has_controls(config.dataset.train_config):
         raise UserError(
-            "'covid19' among config.dataset.targets needs X-rays that are not of COVID-19: set "
-            "config.dataset.train_config='infection_all'."
+            "The target 'covid19' needs X-rays without COVID-19: set config.dataset.train_config='infection_all'."
         )
     if not NETWORKS[config.model.name].answers_image:
         able = " or ".join(repr(name) for name, network in NETWORKS.items() if network.answers_image)
         raise UserError(
-            f"config.model.name={config.model.name!r} is a network that answers nothing for the whole image: take "
-            f"{COVID19!r} out of config.dataset.targets, or use {able}."
+            f"config.model.name={config.model.name!r} has no output for the target {COVID19!r}: remove it from "
+            f"config.dataset.targets, or use {able}."
         )
 
 
@@ -106,7 +105,7 @@ def _check_training(config: ConfigDict) -> None:
     if config.init.weights and config.init.run:
         raise UserError("config.init.weights and config.init.run cannot both be set: clear one of them.")
     if config.init.weights and config.dataset.name == LABELLED_IMAGES:
-        raise UserError("config.init.weights is for segmentation: clear it where classes are learnt.")
+        raise UserError("config.init.weights is for segmentation: clear it to learn classes.")
     if config.init.weights and not NETWORKS[config.model.name].torch_modules:
         able = " and ".join(name for name, network in NETWORKS.items() if network.torch_modules)
         raise UserError(f"config.init.weights is for {able}: clear it, or change config.model.name.")

@@ -1,13 +1,30 @@
 """`config.json` of a run: written beside its results, read to resume or evaluate the run."""
 
+import importlib
 import json
 import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
+import jaxunet
 from jaxunet.core.errors import UserError
 from jaxunet.runs.settings import RENAMED, SETTINGS, check_kinds, flatten
+
+CONFIGS = next(path for folder in jaxunet.__path__ if (path := pathlib.Path(folder) / "configs").is_dir())
+
+
+def shipped_names() -> list[str]:
+    """The names of the config files that come with jaxunet."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
+def shipped(name: str) -> ConfigDict:
+    """A config that comes with jaxunet, by its name, such as "unet"."""
+    if name not in shipped_names():
+        raise UserError(f"config={name!r} is none of the shipped configs: {', '.join(shipped_names())}.")
+    config: ConfigDict = importlib.import_module(f"jaxunet.configs.{name}").get_config()
+    return config
 
 
 def to_json(config: ConfigDict) -> str:
@@ -33,7 +50,9 @@ def from_json(text: str) -> ConfigDict:
         older, old_name = _place(settings, row.was)
         if row.was and old_name in older:
             section.setdefault(name, older.pop(old_name))
-        if row.since is not None:
+        if not row.kept:
+            section[name] = row.since
+        elif row.since is not None:
             section.setdefault(name, row.since)
     return ConfigDict(settings).lock()
 
@@ -80,10 +99,38 @@ def load(workdir: pathlib.Path) -> ConfigDict:
 
 
 def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Raises UserError if `workdir` holds a run of another config. Settings that are `free` may differ."""
-    if not (workdir / "config.json").is_file():
+    """Raises UserError if `workdir` holds a run of another config; what only says where data lies may differ."""
+    if (workdir / "config.json").is_file() and not config.init.accept_changes:
+        _check_same(config, load(workdir), f"{workdir} holds a run of another config")
+
+
+def check_origin(
+    config: ConfigDict, data: dict[str, Any], saved: tuple[dict[str, Any], dict[str, Any]], workdir: pathlib.Path
+) -> None:
+    """Raises UserError if the checkpoint that a run continues from was trained with other settings or images.
+
+    Args:
+      config, data: of now.
+      saved: likewise, as the checkpoint holds them; of older versions, `{}` for the images.
+      workdir: of the run.
+    """
+    if config.init.accept_changes:
         return
-    mine, theirs = flatten(config), flatten(load(workdir))
+    settings, images = saved
+    if settings:
+        _check_same(config, from_json(json.dumps(settings)), f"The checkpoints in {workdir} are of another config")
+    changed = [
+        f"{key} ({images[key]} there, {data[key]} now)" for key in data if images.get(key, data[key]) != data[key]
+    ]
+    if changed:
+        raise UserError(
+            f"The checkpoints in {workdir} were trained on other images: {', '.join(changed)}. Use another --workdir, "
+            f"or the same images; to go on all the same, set config.init.accept_changes=True."
+        )
+
+
+def _check_same(config: ConfigDict, other: ConfigDict, what: str) -> None:
+    mine, theirs = flatten(config), flatten(other)
     different = [
         f"{key} ({theirs.get(key)!r} there, {mine.get(key)!r} now)"
         for key in sorted(mine.keys() | theirs.keys())
@@ -91,6 +138,5 @@ def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
     ]
     if different:
         raise UserError(
-            f"{workdir} holds a run of another config: {', '.join(different)}. Use another --workdir, "
-            f"or the same settings to continue that run."
+            f"{what}: {', '.join(different)}. Use another --workdir, or the same settings to continue that run."
         )

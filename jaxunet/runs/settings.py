@@ -32,6 +32,7 @@ class Setting:
       hint: end of the error message for a number that is too large.
       free: whether it may change when a run resumes, because it does not affect what is learnt.
       since: the value for runs older than the key; None if every config.json has the key.
+      kept: False if `since` replaces the value in a saved config, so that only a new request changes it.
       was: the old name of the key, in old runs and command lines.
     """
 
@@ -47,6 +48,7 @@ class Setting:
     hint: str = ""
     free: bool = False
     since: Any = None
+    kept: bool = True
     was: str = ""
 
     def check_kind(self, value: Any) -> None:
@@ -147,6 +149,7 @@ _ROWS = (
 
     Setting("init.weights", str),
     Setting("init.run", str, was="init.checkpoint"),
+    Setting("init.accept_changes", bool, free=True, since=False),
 
     Setting("loss.name", choices=_losses),
     Setting("loss.smooth", float, above=0),
@@ -187,7 +190,7 @@ _ROWS = (
     Setting("eval.surface_tolerances", tuple, valid=_tolerances, words="a tuple of numbers of at least 0", free=True,
             since=(2.0, 5.0)),
     Setting("eval.flips", bool, free=True, since=False),
-    Setting("eval.gate", bool, free=True, since=True),
+    Setting("eval.gate", bool, free=True, since=False, kept=False),
     Setting("eval.report", bool, free=True, since=True),
 
     Setting("profile", bool, free=True),

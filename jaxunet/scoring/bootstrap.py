@@ -33,11 +33,7 @@ def value(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> dict[str, An
     resampled = np.concatenate(parts)
     known = resampled[np.isfinite(resampled)]
     number = float(statistic(np.ones((1, n)))[0])
-    return {
-        "value": number if np.isfinite(number) else None,
-        "ci95": interval(known) if len(known) else None,
-        "n": n,
-    }
+    return {"value": number if np.isfinite(number) else None, "ci95": interval(known) if len(known) else None, "n": n}
 
 
 def pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -9,9 +9,6 @@ Empty masks: a ratio 0/0 is 1 where truth and prediction are both empty, else 0.
 truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from jaxunet.scoring.bootstrap import interval, times_drawn
@@ -24,6 +21,7 @@ PROTOCOLS = {
     "P3": "mean over images of all classes",
 }
 POOLED = ("P2", "P2_all")
+_STATISTICS = ("mean", "median", "min", "max")  # of the others; functions of NumPy
 EMPTY_MASK_RULE = (
     "a ratio 0/0 is 1 where ground truth and prediction are both empty, else 0 "
     "(empty prediction on empty truth: Dice 1; any predicted pixel on empty truth: Dice 0)"
@@ -82,14 +80,8 @@ def protocol_images(protocol: str, positive: np.ndarray) -> np.ndarray:
 
 
 def _averaged(counts: np.ndarray) -> dict[str, dict[str, float]]:
-    statistics: dict[str, Callable[[np.ndarray], Any]] = {
-        "mean": np.mean,
-        "median": np.median,
-        "min": np.min,
-        "max": np.max,
-    }
     return {
-        name: {key: float(f(values)) for key, f in statistics.items()} | {"n": len(values)}
+        name: {key: float(getattr(np, key)(values)) for key in _STATISTICS} | {"n": len(values)}
         for name, values in ratios(counts).items()
     }
 
@@ -130,7 +122,7 @@ def table(summary: dict[str, dict]) -> str:
             continue
         n = block[METRICS[0]]["n"]
         lines.append(f"{protocol}: {meaning} (n = {n})")
-        for statistic in [s for s in ("value", "mean", "median", "min", "max") if s in block[METRICS[0]]]:
+        for statistic in [s for s in ("value", *_STATISTICS) if s in block[METRICS[0]]]:
             cells = "".join(f"{block[m][statistic]:>{width}.4f}" for m in METRICS)
             lines.append(f"{'pooled' if statistic == 'value' else statistic:>34s}{cells}")
         for words, end in (("95 % interval, from", 0), ("to", 1)):

@@ -22,25 +22,25 @@ from jaxunet.scoring.counts import histogram, pixel_counts, positive
 def eval_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
     """Raw batch -> `counts` int32 [B, C, 4] per image and mask. Networks with the output "covid19" also give `covid19`
     bool [B]: whether the probability is above 0.5."""
-    batch = batches.decode(raw)
-    outputs = predict_step(variables, batch["image"], model=model)
+    outputs, masks = _outputs_and_masks(variables, raw, model)
     called = {COVID19: positive(outputs[COVID19], 0.5)} if COVID19 in outputs else {}
-    return {"counts": pixel_counts(outputs["masks"], batch["target"]["masks"], threshold), **called}
+    return {"counts": pixel_counts(outputs["masks"], masks, threshold), **called}
 
 
 def measure_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
     """Raw batch -> everything that evaluation needs: `counts` int32 [B, C, 4] as in `eval_step`; `histogram` int32
     [B, C, 3, 20], see `counts.histogram`; `mask` uint8 [B, H, W / 8, C], the predicted masks as packed bits; with the
     output "covid19" also `covid19` float32 [B], the probability."""
+    outputs, masks = _outputs_and_masks(variables, raw, model)
+    logits = outputs["masks"]
+    measured = {"counts": pixel_counts(logits, masks, threshold), "histogram": histogram(logits, masks)}
+    measured["mask"] = jnp.packbits(positive(logits, threshold), axis=2)
+    return measured | ({COVID19: jax.nn.sigmoid(outputs[COVID19])} if COVID19 in outputs else {})
+
+
+def _outputs_and_masks(variables: Any, raw: RawBatch, model: Forward) -> tuple[dict[str, Array], Array]:
     batch = batches.decode(raw)
-    outputs = predict_step(variables, batch["image"], model=model)
-    logits, masks = outputs["masks"], batch["target"]["masks"]
-    return {
-        "counts": pixel_counts(logits, masks, threshold),
-        "histogram": histogram(logits, masks),
-        "mask": jnp.packbits(positive(logits, threshold), axis=2),
-        **({COVID19: jax.nn.sigmoid(outputs[COVID19])} if COVID19 in outputs else {}),
-    }
+    return predict_step(variables, batch["image"], model=model), batch["target"]["masks"]
 
 
 def eval_classifier_step(variables: Any, raw: RawBatch, *, model: Forward) -> Array:

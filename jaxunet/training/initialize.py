@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
-from jaxunet.core.files import locate
+from jaxunet.core.files import local_path, locate
 from jaxunet.models import torch_weights
 from jaxunet.runs import config_file
 from jaxunet.runs.checkpoint import Checkpoints
@@ -69,7 +69,7 @@ def weights_file(config: ConfigDict) -> pathlib.Path:
     """
     if config.init.weights == "imagenet":
         return _download_imagenet()
-    path = pathlib.Path(config.init.weights).expanduser()
+    path = local_path(config.init.weights)
     if not path.is_file():
         raise WeightsUnavailable(f"config.init.weights={path} does not exist: give a .safetensors or .pth file.")
     return path

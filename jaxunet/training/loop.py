@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.core.files import exclusive_lock, in_bucket
 from jaxunet.data import order
-from jaxunet.data.examples import Source
+from jaxunet.data.examples import Source, fingerprint
 from jaxunet.devices import peak_rates, processes, replicas
 from jaxunet.models.build import compute_dtype
 from jaxunet.runs import checks
-from jaxunet.runs.checkpoint import Checkpoints
-from jaxunet.runs.config_file import check_same_run, to_json
+from jaxunet.runs.checkpoint import Checkpoints, check_path
+from jaxunet.runs.config_file import check_origin, check_same_run, to_json
 from jaxunet.runs.metric_log import MetricWriter
 from jaxunet.training import learning_curve, programs
 from jaxunet.training.initialize import initial_state, weights_file
@@ -39,6 +39,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """
     # ---- checks, before anything is built
     checks.check(config)
+    check_path(workdir)
     check_same_run(config, workdir)
     if config.init.weights and not (workdir / "config.json").exists():  # a run that continues does not need them
         _check_weights(config)
@@ -58,6 +59,12 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     try:
         with exclusive_lock(workdir) if processes.is_first() else contextlib.nullcontext():
             return _train(config, workdir)
+    except Exception as error:
+        if not isinstance(error, UserError) and _has_vanished(workdir):
+            raise UserError(
+                f"{workdir} was removed while training: choose another --workdir, and start anew."
+            ) from error
+        raise
     finally:
         unused = () if in_bucket(workdir) else (workdir / "checkpoints", workdir)
         for folder in unused:  # left empty by a run that could not start
@@ -81,10 +88,16 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     step_fn = programs.build_step(config, model, tx, task.loss_fn, task.score_fn)
 
     # ---- resume
+    data = {
+        f"{what} of the {name} images": value
+        for name, split in (("training", source), ("validation", task.val))
+        for what, value in fingerprint(split, threads=config.input.threads).items()
+    }
     checkpoints = Checkpoints(workdir, config.checkpoint, clean=True)
     restored = checkpoints.restore_latest(state)
     if restored:
         state, saved_progress = restored
+        check_origin(config, data, checkpoints.origin(int(state.step)), workdir)
         origin = f"continuing at step {int(state.step)}"
     else:
         (state, origin), saved_progress = initial_state(config, state), {}
@@ -145,11 +158,13 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
                     learning_curve.learning_curve(writer.rows(), task.watched_metric, workdir / "learning_curve.png")
             ends = stop() or step == length.total_steps or progress.stops_improving
             if due & {"eval", "checkpoint"} or (ends and step > 0):
+                if _has_vanished(workdir):
+                    raise FileNotFoundError(workdir)
                 if not replicas_checked:
                     replicas.assert_replicas_agree(state)
                     replicas_checked = True
                 writer.flush()
-                checkpoints.save(state, config, rank_value=rank_value, progress=progress.state())
+                checkpoints.save(state, config, rank_value=rank_value, progress=progress.state(), data=data)
                 progress.restart_clock()
             if ends:
                 break
@@ -171,6 +186,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         print(f"Stopped early: the last {config.train.patience_evals} validations were not better than the best.")
     print(f"Done: {step} steps, best validation at step {best}. Results in {workdir}")
     return True
+
+
+def _has_vanished(workdir: pathlib.Path) -> bool:
+    """Whether somebody removed what the writer of this run made first."""
+    return processes.is_first() and not (workdir / "config.json").exists()
 
 
 def _check_weights(config: ConfigDict) -> None:

@@ -16,7 +16,7 @@ from jaxunet.data.specs import LABELLED_IMAGES
 from jaxunet.data.targets import COVID19, answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models.build import Network, build_classifier, build_model
-from jaxunet.scoring import bootstrap, detection, protocols, split_pass
+from jaxunet.scoring import detection, protocols, split_pass
 from jaxunet.scoring.counts import batch_dice
 from jaxunet.scoring.losses import LossFn, build_loss
 from jaxunet.scoring.split_pass import eval_classifier_step
@@ -68,8 +68,8 @@ def _segmentation(config: ConfigDict) -> Task:
             return None
         counts = found["counts"]
         summary = split_pass.summarize(counts, val, targets)
-        values = {
-            f"val/{protocol}/{name}": bootstrap.estimate(numbers)
+        values: dict[str, float] = {
+            f"val/{protocol}/{name}": numbers.get("mean", numbers.get("value"))
             for protocol in protocols.PROTOCOLS
             for name, numbers in summary.get(protocol, {}).items()
         }

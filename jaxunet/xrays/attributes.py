@@ -35,11 +35,7 @@ class Attributes:
         return next(iter(self.texts(name)), "")
 
     def numbers(self, name: str) -> list[float]:
-        """Its values, without those that are empty.
-
-        Raises:
-          ValueError: if one is no number.
-        """
+        """Its values, without those that are empty. Raises ValueError if one is no number."""
         return [float(text) for text in self.texts(name) if text]
 
     def number(self, name: str, default: float) -> float:
@@ -47,14 +43,10 @@ class Attributes:
         return next(iter(self.numbers(name)), default)
 
     def count(self, name: str, default: int) -> int:
-        """`number` as a whole number.
-
-        Raises:
-          UserError: if it is not one.
-        """
+        """`number` as a whole number. Raises UserError if it is not one."""
         number = self.number(name, default)
         if not (0 <= number < 2**32 and number == int(number)):
-            raise UserError(f"it is damaged: {name} is no whole number.")
+            raise UserError(f"it is damaged: its {name} is not a whole number.")
         return int(number)
 
     def items(self, name: str) -> list[Any]:
@@ -69,7 +61,7 @@ def _functional_groups(header: Any) -> Iterator[Any]:
             continue
         raw = getattr(header.get_item(name), "value", None)
         if isinstance(raw, bytes) and len(raw) > _LARGEST_GROUPS:
-            raise UserError("its functional groups are larger than those of any X-ray.")
+            raise UserError("its functional groups take more bytes than those of any X-ray.")
         groups = header.get(name)
         for element in groups[0] if groups else ():
             if element.VR == "SQ" and element.value:

@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 
 _MOST_MEMORY = 4 * 2**30  # bytes of addresses
-_DECODERS = {  # by what `streams.describe` calls it
-    "JPEG": "jpeg8_decode",
-    "JPEG-LS": "jpegls_decode",
-    "JPEG 2000": "jpeg2k_decode",
-    "JPEG XL": "jpegxl_decode",
-}
+# `kind` of `streams.describe` -> decoder of imagecodecs
+_DECODERS = {"JPEG": "jpeg8", "JPEG-LS": "jpegls", "JPEG 2000": "jpeg2k", "JPEG XL": "jpegxl"}
 
 
 def decode(stream: bytes, job: dict[str, Any]) -> np.ndarray:
@@ -34,7 +30,7 @@ def decode(stream: bytes, job: dict[str, Any]) -> np.ndarray:
     if job["kind"] == "RLE":
         channels, height, width = job["shape"]
         return _run_lengths(imagecodecs.packbits_decode, stream, channels, height, width, job["bytes"])
-    decoder = getattr(imagecodecs, _DECODERS[job["kind"]])
+    decoder = getattr(imagecodecs, f"{_DECODERS[job['kind']]}_decode")
     if job["kind"] == "JPEG" and job["colours"]:
         return decoder(stream, colorspace=job["colours"], outcolorspace="RGB")
     return decoder(stream, numthreads=2) if job["kind"] == "JPEG 2000" else decoder(stream)

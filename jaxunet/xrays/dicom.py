@@ -18,8 +18,7 @@ from jaxunet.xrays import dicom_display, dicom_samples, orientation
 from jaxunet.xrays.attributes import Attributes
 from jaxunet.xrays.pixels import Xray
 
-warnings.filterwarnings("ignore", module="pydicom")  # what it says of a header quotes it, maybe the patient's name
-
+warnings.filterwarnings("ignore", module="pydicom")  # its warnings quote the header, maybe the patient's name
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DICOMDIR = "1.2.840.10008.1.3.10"
@@ -35,15 +34,8 @@ _LARGEST_PIXEL = 1000.0  # mm; areas must stay finite
 _LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 _EMPTY = (
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
+    *("AccessionNumber", "StudyDate", "StudyTime", "StudyID"),
 )
 
 
@@ -51,10 +43,7 @@ def read(data: bytes) -> Xray:
     """Decodes a DICOM file: modality LUT, then VOI LUT or the first window, MONOCHROME1 inverted, padding black.
 
     Without either of the two, the 0.5 and 99.5 percentiles become black and white. Of several frames, the first is
-    taken.
-
-    Raises:
-      UserError: if it cannot be used, or pydicom is not installed.
+    taken. Raises UserError if it cannot be used, or pydicom is not installed.
     """
     try:
         import pydicom
@@ -66,7 +55,7 @@ def read(data: bytes) -> Xray:
     except UserError:
         raise
     except MemoryError as error:
-        raise UserError("the memory is not enough to decode it.") from error
+        raise UserError("decoding it needs more memory than there is.") from error
     except Exception as error:  # pydicom raises whatever it meets, and may quote the header
         if isinstance(error.__context__, UserError):
             raise error.__context__ from None
@@ -83,7 +72,7 @@ def _read(pydicom: Any, data: bytes) -> Xray:
     if not (rows or columns):
         rows, columns = orientation.by_vectors(said.numbers("ImageOrientationPatient"))
     pixels, mirrored, turned = orientation.by_patient(pixels, rows, columns)
-    moved = turned.startswith("turned")
+    moved, other = turned.startswith("turned"), _doubts(said)
     spacing, spacing_from = _spacing(said)
     if moved and spacing and columns[:1] in ("L", "R"):
         spacing = spacing[::-1]
@@ -93,7 +82,8 @@ def _read(pydicom: Any, data: bytes) -> Xray:
         spacing_mm=spacing,
         spacing_from=spacing_from,
         mirrored=mirrored,
-        notes=(*notes, *[turned] * bool(turned), *_doubts(said), *orientation.not_square(*aspect)),
+        notes=(*notes, *[turned] * bool(turned), *other, *orientation.not_square(*aspect)),
+        other=tuple(other),
         header=None if frames > 1 or moved else _without_patient(pydicom, header),
     )
 
@@ -102,7 +92,7 @@ def _stored(pydicom: Any, header: Any, said: Attributes, syntax: str) -> np.ndar
     """Numbers [H, W, channels] of the first frame."""
     name = next((n for n in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if header.get(n)), None)
     if name is None:
-        raise UserError("it is a DICOM file without an image.")
+        raise UserError("it is a DICOM file that holds no image.")
     element = header[name]
     layout = dicom_samples.Layout(said, dicom_display.photometric(said), name, element.VR == "OW")
     if element.value[:4] == _ITEM and (element.is_undefined_length or syntax not in dicom_samples.NATIVE):
@@ -126,7 +116,7 @@ class _Counted(io.BytesIO):
     def read(self, *arguments: Any) -> bytes:
         self.reads += 1
         if self.reads > _MOST_READS:
-            raise UserError("its header is longer than that of any X-ray.")
+            raise UserError("its header has more parts than that of any X-ray.")
         return super().read(*arguments)
 
 
@@ -140,12 +130,12 @@ def _header(pydicom: Any, data: bytes) -> tuple[Any, str]:
         meta = pydicom.filereader.read_dataset(head, False, True, stop_when=lambda tag, *_: tag.group != 2)
     syntax = str(meta.get("TransferSyntaxUID") or "")
     if str(meta.get("MediaStorageSOPClassUID") or "") == _DICOMDIR:
-        raise UserError("it is a DICOMDIR, a list of files, and no image.")
+        raise UserError("it is a DICOMDIR, which lists files and holds no image: give the files.")
     if syntax == _DEFLATED:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         content = inflater.decompress(data[head.tell() :], _MOST_INFLATED)
         if not inflater.eof and len(content) >= _MOST_INFLATED:
-            raise UserError(f"it is deflated, and has more than {_MOST_INFLATED:,} bytes: write it uncompressed.")
+            raise UserError(f"it is deflated and takes more than {_MOST_INFLATED:,} bytes: save it uncompressed.")
         return pydicom.filereader.read_dataset(_Counted(content), False, True), syntax
     whole = _Counted(data[4:] if start == 4 else data)
     return pydicom.filereader.read_partial(whole, force=True), syntax
@@ -167,20 +157,17 @@ def _doubts(said: Attributes) -> list[str]:
         is_code = re.fullmatch("[A-Z]{2,4}", modality)  # else anything may stand there, also a name
         notes.append(f"modality {modality}, not radiography" if is_code else "a modality other than radiography")
     meaning = " ".join(Attributes(item).text("CodeMeaning") for item in said.items("ViewCodeSequence"))
+    words = set(re.findall("[A-Z]+", f"{said.text('SeriesDescription')} {said.text('ProtocolName')}"))
+    called_lateral = words & {"LAT", "LATERAL"} and not words & {"PA", "AP", "FRONTAL"}
     if view in _LATERAL:
         notes.append(f"view {view}, not frontal")
-    elif re.search("LATERAL|OBLIQUE", f"{view} {meaning}") or _is_called_lateral(said):
+    elif re.search("LATERAL|OBLIQUE", f"{view} {meaning}") or called_lateral:
         notes.append("a view that is not frontal")
     regions = [Attributes(item).text("CodeMeaning") for item in said.items("AnatomicRegionSequence")]
     regions.append(said.text("BodyPartExamined"))
     if any(regions) and not any(part in region for part in _CHEST for region in regions):
         notes.append("a part of the body other than the chest")
     return notes
-
-
-def _is_called_lateral(said: Attributes) -> bool:
-    words = set(re.findall("[A-Z]+", f"{said.text('SeriesDescription')} {said.text('ProtocolName')}"))
-    return bool(words & {"LAT", "LATERAL"}) and not words & {"PA", "AP", "FRONTAL"}
 
 
 def _without_patient(pydicom: Any, header: Any) -> Any:

@@ -30,9 +30,8 @@ def gray(stored: np.ndarray, said: Attributes, *, big_endian: bool) -> tuple[np.
     if kind == "PALETTE COLOR":
         return shown(values, _of_palette(values, said, big_endian, notes), outside=outside), notes
     values = _modality(values, said, big_endian)
-    eight = _by_table(values, said, big_endian)
-    if eight is None:
-        eight = _by_window(values, said)
+    by_table = _by_table(values, said, big_endian)
+    eight = _by_window(values, said) if by_table is None else by_table
     if eight is not None and eight.min() == eight.max() and values.min() < values.max():
         notes.append("its window shows nothing, so the 0.5 and 99.5 percentiles were used")
         eight = None
@@ -43,11 +42,7 @@ def gray(stored: np.ndarray, said: Attributes, *, big_endian: bool) -> tuple[np.
 
 
 def photometric(said: Attributes) -> str:
-    """PhotometricInterpretation.
-
-    Raises:
-      UserError: if it is not supported.
-    """
+    """PhotometricInterpretation. Raises UserError if it is not supported."""
     channels = said.count("SamplesPerPixel", 1)
     kind = said.text("PhotometricInterpretation") or ("MONOCHROME2" if channels == 1 else "RGB")
     if channels != (1 if kind in _GRAY else 3) or kind not in _GRAY and not kind.startswith(("RGB", "YBR")):
@@ -87,7 +82,10 @@ def significant(stored: np.ndarray, said: Attributes, notes: list[str]) -> np.nd
     as_stored = stored if stored.dtype.kind == "i" else _in_bits(whole, allocated, signed)
     if shift or bits == allocated and (stored.dtype.kind == "i") == signed or np.array_equal(values, as_stored):
         return values
-    if _overlay_bits(said, bits) or roughness(values[..., 0]) <= roughness(as_stored[..., 0]):
+    in_overlay = any(
+        said.number(f"OverlayBitPosition{i}", 0) >= bits for i in range(16)
+    )  # in bits above the brightness
+    if in_overlay or roughness(values[..., 0]) <= roughness(as_stored[..., 0]):
         return values
     notes.append(f"its header says {bits} bits{' with a sign' * signed}, which its samples are not")
     return as_stored
@@ -99,11 +97,6 @@ def _in_bits(whole: np.ndarray, bits: int, signed: bool) -> np.ndarray:
     if not signed:
         return whole & whole.dtype.type(2**bits - 1)
     return with_sign(whole, bits).astype(f"i{whole.dtype.itemsize}")
-
-
-def _overlay_bits(said: Attributes, bits: int) -> bool:
-    """Whether the header says that an overlay lies in bits of the samples that are not used for brightness."""
-    return any(said.number(f"OverlayBitPosition{i}", 0) >= bits for i in range(16))
 
 
 def _padding(stored: np.ndarray, values: np.ndarray, said: Attributes) -> np.ndarray | None:
@@ -119,10 +112,10 @@ def _padding(stored: np.ndarray, values: np.ndarray, said: Attributes) -> np.nda
     if values.dtype.kind == "f":
         return (values >= min(ends)) & (values <= max(ends))
     allocated = stored.dtype.itemsize * 8
-    signed = values.dtype.kind == "i"
-    whole = [int(end) % 2 ** max(allocated, 16) for end in ends]
-    if signed:
-        whole = [end - 2 ** max(allocated, 16) if end >= 2 ** (max(allocated, 16) - 1) else end for end in whole]
+    width = max(allocated, 16)
+    whole = [int(end) % 2**width for end in ends]
+    if values.dtype.kind == "i":
+        whole = [end - 2**width if end >= 2 ** (width - 1) else end for end in whole]
     low, high = min(whole), max(whole)
     outside = (values.astype(np.int64) >= low) & (values.astype(np.int64) <= high)
     if not outside.any() and len(ends) == 1:  # a value that needs more bits than are used for brightness
@@ -198,11 +191,10 @@ def _by_window(values: np.ndarray, said: Attributes) -> np.ndarray | None:
 def window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     """uint8, of the shape of `values`: the window functions of DICOM PS3.3 C.11.2, to [0, 255].
 
-    Raises:
-      UserError: if there is no such function or the width is too small.
+    Raises UserError if there is no such function or the width is too small.
     """
     if function not in _FUNCTIONS:
-        raise UserError("its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.")
+        raise UserError("its VOILUTFunction is not LINEAR, LINEAR_EXACT or SIGMOID.")
     if not np.isfinite(center) or not (width >= 1 or function != "LINEAR" and width > 0) or not np.isfinite(width):
         raise UserError(f"its WindowWidth {width} is too small.")
     if function == "LINEAR":
@@ -229,6 +221,6 @@ def _of_palette(values: np.ndarray, said: Attributes, big_endian: bool, notes: l
     tables = [_table(said, f"{name}PaletteColorLookupTable", big_endian) for name in ("Red", "Green", "Blue")]
     colours = [_look_up(values, table) for table in tables if table is not None]
     if len(colours) < 3:
-        raise UserError("it has no table of its colours that can be read: convert it to MONOCHROME2.")
+        raise UserError("its table of colours is missing or damaged: convert it to MONOCHROME2.")
     largest = max(int(table[1].max()) for table in tables if table is not None)
     return _of_colours(np.stack(colours, axis=-1) >> max(largest.bit_length() - 8, 0), notes)

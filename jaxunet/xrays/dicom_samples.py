@@ -30,15 +30,7 @@ class Layout:
     """
 
     def __init__(self, said: Attributes, kind: str, name: str, words: bool):
-        """Args:
-        said: the header.
-        kind: PhotometricInterpretation.
-        name: of the attribute that holds the pixels.
-        words: see above.
-
-        Raises:
-          UserError: if there are no such pixels.
-        """
+        """Raises UserError for an impossible size. `name`: of the attribute that holds the pixels; others as above."""
         self.shape = said.count("Rows", 0), said.count("Columns", 0), said.count("SamplesPerPixel", 1)
         check_size(*self.shape[:2])
         self.bits = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(name) or said.count("BitsAllocated", 16)
@@ -49,14 +41,13 @@ class Layout:
 def of_bytes(data: bytes, layout: Layout, *, big_endian: bool) -> np.ndarray:
     """Numbers [H, W, channels] of the first frame, not compressed; three channels are red, green and blue.
 
-    Raises:
-      UserError: if there are fewer than the header says, or their layout is not supported.
+    Raises UserError if there are fewer than the header says, or their layout is not supported.
     """
     height, width, channels = layout.shape
     halved = layout.kind == "YBR_FULL_422"  # two of luminance, then the two of colour that both share
     used = height * width * 2 if halved else -(-height * width * channels * layout.bits // 8)
     if len(data) < used:
-        raise UserError("it is damaged: its pixels are fewer than its header says.")
+        raise UserError("it is damaged: it holds fewer pixels than its header says.")
     raw = np.frombuffer(data, np.uint8, used)
     if big_endian and layout.words and layout.bits == 8:
         raw = np.frombuffer(data, np.uint8, min(used + used % 2, len(data) // 2 * 2)).reshape(-1, 2)[:, ::-1].ravel()
@@ -71,23 +62,21 @@ def of_bytes(data: bytes, layout: Layout, *, big_endian: bool) -> np.ndarray:
 def of_stream(stream: bytes, layout: Layout, syntax: str) -> np.ndarray:
     """The same, of a compressed frame; what the stream is, it says itself, not the transfer syntax `syntax`.
 
-    Raises:
-      UserError: if it is damaged, another picture than the header says, or compressed as is not supported.
+    Raises UserError if it is damaged, another picture than the header says, or compressed as is not supported.
     """
     height, width, channels = layout.shape
     found = streams.describe(stream)
     if found is not None:
         if found.height and (found.height, found.width) != (height, width):
-            raise UserError(
-                f"its compressed image claims {found.height, found.width} pixels, but its header {height, width}."
-            )
+            claimed = f"{found.height} x {found.width}"
+            raise UserError(f"its compressed image claims {claimed} pixels, but its header {height} x {width}.")
         samples = decompress(stream, found, channels=channels, red_green_blue=layout.kind.startswith("RGB"))
         if found.kind == "JPEG" and not found.lossless or found.red_green_blue:
             return samples  # its decoder has made red, green and blue of it
         return _to_rgb(samples, layout)
     if syntax == _RLE:
         if layout.bits not in (8, 16, 32):
-            raise UserError(f"its samples have {layout.bits} bits in RLE, which is not supported.")
+            raise UserError(f"RLE with samples of {layout.bits} bits is not supported: save it uncompressed.")
         planes = worker.decode(stream, "RLE", shape=(channels, height, width), bytes=layout.bits // 8)
         return _to_rgb(planes.transpose(1, 2, 0), layout)
     if syntax == _IN_PARTS:
@@ -96,10 +85,10 @@ def of_stream(stream: bytes, layout: Layout, syntax: str) -> np.ndarray:
         most = height * width * channels * layout.bits // 8 + 2
         return of_bytes(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, most), layout, big_endian=False)
     if _VIDEO.match(syntax):
-        raise UserError("it is a video (MPEG), which is not supported: save one image of it.")
+        raise UserError("it is a video (MPEG), which is not supported: save one frame as an image.")
     if syntax in _JPIP:
-        raise UserError("its pixels lie on a server (JPIP), which is not supported: save them in the file.")
-    raise UserError("it is damaged: its compressed image is none of JPEG, JPEG-LS, JPEG 2000, JPEG XL and RLE.")
+        raise UserError("its pixels are on a server (JPIP), which is not supported: save them in the file.")
+    raise UserError("it is damaged: its compressed image is not JPEG, JPEG-LS, JPEG 2000, JPEG XL or RLE.")
 
 
 def _arranged(numbers: np.ndarray, layout: Layout) -> np.ndarray:

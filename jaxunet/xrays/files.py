@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.xrays import listing
 from jaxunet.xrays.kinds import HEAD, kind_of
 from jaxunet.xrays.pixels import MAX_BYTES
@@ -37,15 +38,11 @@ class XrayFile:
     _info: zipfile.ZipInfo | None = None
 
     def read(self) -> bytes:
-        """Its content.
-
-        Raises:
-          UserError: if it is too large or cannot be read.
-        """
+        """Its content. Raises UserError if it is too large or cannot be read."""
         if self._zip is None or self._info is None:
             found = self.path.stat()
             if not stat.S_ISREG(found.st_mode):
-                raise UserError("it is no file, but a folder, a pipe or a device.")
+                raise UserError("it is not a file, but a folder, a pipe or a device.")
             _check_bytes(found.st_size)
             return self.path.read_bytes()
         _check_bytes(self._info.file_size)
@@ -58,7 +55,7 @@ class XrayFile:
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise UserError(f"it claims {size:,} bytes, more than {MAX_BYTES:,}: this is no X-ray.")
+        raise UserError(f"it has {size:,} bytes, more than any X-ray ({MAX_BYTES:,}).")
 
 
 class XrayFiles:
@@ -72,7 +69,7 @@ class XrayFiles:
     """
 
     def __init__(self, source: str, skip: pathlib.Path):
-        self._source, self._skip = pathlib.Path(source).expanduser(), os.path.realpath(skip)
+        self._source, self._skip = local_path(source), os.path.realpath(skip)
         self.skipped: listing.Skipped = collections.Counter()
         self._list: Callable[[listing.Skipped], Iterator[XrayFile]]
         if self._source.is_dir():

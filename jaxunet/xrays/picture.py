@@ -41,14 +41,16 @@ def read(data: bytes, also: tuple[str, ...] = ()) -> Xray:
     except UnidentifiedImageError:
         pass
     except MemoryError as error:
-        raise UserError("the memory is not enough to decode it.") from error
+        raise UserError("decoding it needs more memory than there is.") from error
     except (UserError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise error if isinstance(error, UserError) else UserError("it claims more pixels than any X-ray.") from error
+        raise (
+            error if isinstance(error, UserError) else UserError("its header claims more pixels than any X-ray has.")
+        ) from error
     except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
         raise UserError(f"it is damaged or cannot be decoded ({' '.join(str(error).split())[:120]}).") from error
     if (kind := other_kind_of(data)) and not also:
-        raise UserError(f"this is a {kind} file, which is not supported: convert it to PNG, JPEG, TIFF or DICOM.")
-    raise UserError("this is no PNG, JPEG, TIFF or DICOM file.")
+        raise UserError(f"it is a {kind} file, which is not supported: convert it to PNG, JPEG, TIFF or DICOM.")
+    raise UserError("it is not a PNG, JPEG, TIFF or DICOM file.")
 
 
 # ---- one format after the other --------------------------------------------------------------------------------------
@@ -88,8 +90,7 @@ def _read_jpeg(data: bytes) -> Xray:
     stream = streams.describe(data)
     assert stream is not None
     check_size(stream.height, stream.width)
-    with_pillow = stream.kind == "JPEG" and stream.bits == 8 and not stream.lossless
-    if not with_pillow:
+    if stream.kind != "JPEG" or stream.bits != 8 or stream.lossless:  # Pillow cannot read it
         samples = decompress(data, stream, channels=stream.channels, red_green_blue=False)
         return _of_samples(samples, 3 if samples.shape[2] == 3 else 1, None)
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
@@ -119,7 +120,7 @@ def decompress(data: bytes, stream: streams.Stream, *, channels: int, red_green_
     samples = samples[..., None] if samples.ndim == 2 else samples
     expected = (stream.height or samples.shape[0], stream.width or samples.shape[1], channels)
     if samples.shape != expected:
-        raise UserError(f"it is damaged: its {stream.kind} stream gives {samples.shape}, and not {expected}.")
+        raise UserError(f"it is damaged: its {stream.kind} stream has the shape {samples.shape}, not {expected}.")
     return samples
 
 
@@ -154,7 +155,7 @@ def _of_samples(
 ) -> Xray:
     """Of [H, W, channels], the first `colours` of which count; for the others see `shown` and `upright`."""
     if values.shape[2] < colours:
-        raise UserError("it is damaged: it has fewer channels than its colours need.")
+        raise UserError(f"it is damaged: its colours need {colours} channels, but it has {values.shape[2]}.")
     gray, coloured = luminance(values[..., :3]) if colours == 3 else (values[..., 0], False)
     pixels = shown(gray, gray if gray.dtype == np.uint8 else None, negative=negative, outside=outside)
     return Xray(upright(pixels, exif), notes=(*notes, *[IN_COLOUR] * coloured))

@@ -27,6 +27,7 @@ class Xray:
       spacing_from: the DICOM attribute that says them.
       mirrored: whether the patient's left is at the left of the image; it is at the right otherwise.
       notes: sentences about what is unusual in the file.
+      other: those of `notes` by which it is no frontal chest X-ray.
       header: of a DICOM file, what a segmentation has to say about it; no name, number or date of the patient.
     """
 
@@ -35,17 +36,19 @@ class Xray:
     spacing_from: str = ""
     mirrored: bool = False
     notes: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
     header: Any = None
 
 
 def check_size(height: int, width: int) -> None:
     """Raises UserError if a picture of so many pixels should not be decoded."""
-    if height < 1 or width < 1:
-        raise UserError(f"it claims to have {height} x {width} pixels.")
-    if height * width > MAX_PIXELS:
-        raise UserError(f"it claims {height} x {width} pixels, more than {MAX_PIXELS // 10**6} million: no X-ray has.")
-    if max(height, width) > MAX_SIDE:
-        raise UserError(f"it claims {height} x {width} pixels, more than {MAX_SIDE:,} per side: no X-ray has.")
+    for wrong, why in (
+        (height < 1 or width < 1, "fewer than one"),
+        (height * width > MAX_PIXELS, f"more than the {MAX_PIXELS // 10**6} million of any X-ray"),
+        (max(height, width) > MAX_SIDE, f"more than the {MAX_SIDE:,} per side of any X-ray"),
+    ):
+        if wrong:
+            raise UserError(f"its header claims {height} x {width} pixels, {why}.")
 
 
 # ---- stored bits -> numbers ------------------------------------------------------------------------------------------
@@ -69,9 +72,8 @@ def numbers_of(rows: np.ndarray, bits: int, kind: str, *, big_endian: bool, low_
     """
     if bits in (8, 16, 32, 64) and (kind != "f" or bits > 8):
         whole = rows.shape[1] * 8 // bits
-        used = np.ascontiguousarray(rows[:, : whole * bits // 8])
-        name = f"{kind}{bits // 8}"
-        return used.view(np.dtype(f"{'>' if big_endian else '<'}{name}")).astype(name, copy=False)
+        used, name = np.ascontiguousarray(rows[:, : whole * bits // 8]), f"{kind}{bits // 8}"
+        return used.view(f"{'>' if big_endian else '<'}{name}").astype(name, copy=False)
     if kind == "f" or not 1 <= bits <= 32:
         raise UserError(f"its samples have {bits} bits{' in floating point' * (kind == 'f')}, which is not supported.")
     if bits == 24 and not big_endian:
@@ -130,7 +132,7 @@ def to_8_bits(values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray
     finite = np.isfinite(values)
     counted = values[finite if where is None else finite & where]
     if not counted.size:
-        raise UserError("it has no pixel with a finite value.")
+        raise UserError("none of its pixels has a finite value.")
     low, high = (float(x) for x in np.percentile(counted, _ROBUST))
     if low == high:  # nearly all pixels are alike: the rest would be lost
         low, high = float(counted.min()), float(counted.max())
@@ -142,9 +144,7 @@ def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if high <= low:
         return np.zeros(values.shape, np.uint8)
     largest = max(abs(low), abs(high))
-    number: type[np.floating] = (
-        np.float32
-    )  # enough, unless the range is small beside its distance from 0, or beyond float32
+    number: type[np.floating] = np.float32
     # float32 is not enough for a range that is small beside its distance from 0, and for very large numbers.
     if values.dtype.itemsize > 2 and (largest > 4096 * (high - low) or largest > 1e30 or largest < 1e-30):
         number = np.float64

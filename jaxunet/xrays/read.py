@@ -4,13 +4,13 @@ How large a picture is, is read from its header before anything is decoded; noth
 """
 
 import os
-import pathlib
 import warnings
 
 import numpy as np
 from PIL import Image
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import local_path
 from jaxunet.xrays import picture
 from jaxunet.xrays.files import XrayFile
 from jaxunet.xrays.kinds import HEAD, kind_of
@@ -42,10 +42,8 @@ def read_xray(source: Source) -> Xray:
     if isinstance(source, bytes):
         return decode(source)
     if not isinstance(source, str | os.PathLike):
-        raise UserError(
-            f"An X-ray is a path, bytes, a NumPy array [H, W] or an Xray, and this is of type {type(source).__name__}."
-        )
-    path = pathlib.Path(source).expanduser()
+        raise UserError(f"An X-ray is a path, bytes, an array [H, W] or an Xray, not of type {type(source).__name__}.")
+    path = local_path(source)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a list of its files, or use --mode=predict --input={path}.")
     try:

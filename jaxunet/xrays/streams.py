@@ -41,8 +41,7 @@ class Stream:
 def describe(data: bytes) -> Stream | None:
     """What the stream `data` claims; None if it is none of those kinds.
 
-    Raises:
-      UserError: if it is damaged, or made to keep a decoder busy.
+    Raises UserError if it is damaged, or made to keep a decoder busy.
     """
     if data[:2] == b"\xff\xd8":
         return _jpeg(data)
@@ -69,7 +68,7 @@ def _jpeg(data: bytes) -> Stream:
         body = data[at + 4 : at + 2 + length]
         if (0xFFC0 <= marker <= 0xFFCF and marker not in _NO_FRAME) or marker == 0xFFF7:
             if found is not None or len(body) < 6:
-                raise UserError("it is damaged: its JPEG stream does not say once how large it is.")
+                raise UserError("it is damaged: its JPEG stream has several headers, or half of one, with its size.")
             if marker in _HIERARCHICAL:
                 raise UserError("its JPEG stream is hierarchical, which is not supported.")
             bits, height, width, channels = struct.unpack_from(">BHHB", body)
@@ -78,23 +77,19 @@ def _jpeg(data: bytes) -> Stream:
             found = Stream(
                 "JPEG-LS" if marker == 0xFFF7 else "JPEG", height, width, bits, channels, lossless=marker in _LOSSLESS
             )
-            _check_scans(data, at, height * width, progressive=marker in _PROGRESSIVE)
+            scans = data.count(b"\xff\xda", at)
+            if scans > _MOST_SCANS or marker in _PROGRESSIVE and scans * height * width > _MOST_SCANNED:
+                raise UserError(f"its JPEG stream has {scans:,} scans, more than that of any X-ray.")
         elif marker == 0xFFEE and body[:5] == b"Adobe" and len(body) >= 12:
             colours = body[11] == 0
         elif marker == 0xFFE0 and body[:4] == b"JFIF" and colours is None:
             colours = False
         at += 2 + length
     else:
-        raise UserError(f"its JPEG stream has more than {_MOST_SEGMENTS:,} segments: this is no X-ray.")
+        raise UserError(f"its JPEG stream has more than {_MOST_SEGMENTS:,} segments, more than that of any X-ray.")
     if found is None:
         raise UserError("it is damaged: its JPEG stream does not say how large it is.")
     return dataclasses.replace(found, red_green_blue=colours)
-
-
-def _check_scans(data: bytes, at: int, pixels: int, *, progressive: bool) -> None:
-    scans = data.count(b"\xff\xda", at)
-    if scans > _MOST_SCANS or progressive and scans * pixels > _MOST_SCANNED:
-        raise UserError(f"its JPEG stream has {scans:,} scans: this is no X-ray.")
 
 
 def _codestream(data: bytes) -> int:
@@ -112,19 +107,18 @@ def _codestream(data: bytes) -> int:
         if length < head:
             break
         at += length
-    raise UserError("it is damaged: its JPEG 2000 file has no image.")
+    raise UserError("it is damaged: its JPEG 2000 file holds no image.")
 
 
 def _jpeg_2000(data: bytes, at: int) -> Stream:
     """From the marker segment SIZ, which comes first (ISO 15444-1 A.5.1)."""
-    if data[at : at + 4] != b"\xff\x4f\xff\x51" or at + 46 > len(data):
-        raise UserError("it is damaged: its JPEG 2000 stream has no size.")
-    right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", data, at + 8)
-    channels, bits = struct.unpack_from(">HB", data, at + 40)
+    begins = data[at : at + 4] == b"\xff\x4f\xff\x51" and at + 46 <= len(data)
+    right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", data, at + 8) if begins else [0] * 6
     if right <= left or bottom <= top or not tile_width or not tile_height:
-        raise UserError("it is damaged: its JPEG 2000 stream has no size.")
+        raise UserError("it is damaged: its JPEG 2000 stream does not say how large it is.")
+    channels, bits = struct.unpack_from(">HB", data, at + 40)
     if -(-(right - left) // tile_width) * -(-(bottom - top) // tile_height) > 65_535:
-        raise UserError("its JPEG 2000 stream claims more tiles than there may be.")
+        raise UserError("it is damaged: its JPEG 2000 stream claims more tiles than the format allows (65,535).")
     while data[at : at + 1] == b"\xff" and (segment := data[at : at + 9])[1:2] not in (b"\x52", b"\x90", b""):
         at += 2 if segment[1] == 0x4F else 2 + int.from_bytes(segment[2:4], "big")
     transformed = len(data) > at + 8 and data[at + 1] == 0x52 and data[at + 8] == 1  # COD, which follows SIZ (A.6.1)
@@ -138,4 +132,4 @@ def check_chunks(png: bytes) -> None:
         if at + 8 > len(png):
             return
         at += 12 + int.from_bytes(png[at : at + 4], "big")
-    raise UserError(f"it has more than {_MOST_CHUNKS:,} chunks: this is no X-ray.")
+    raise UserError(f"it has more than {_MOST_CHUNKS:,} chunks, more than any X-ray.")

@@ -56,11 +56,7 @@ class Page:
 
     @property
     def colours(self) -> int:
-        """How many samples of a pixel are its colour.
-
-        Raises:
-          UserError: if what they mean is not known here.
-        """
+        """How many samples of a pixel are its colour. Raises UserError if what they mean is not known here."""
         if (photometric := self.one(PHOTOMETRIC, 1)) not in (0, 1, 2, 3):
             raise UserError(f"its TIFF layout (PhotometricInterpretation {photometric}) is not supported.")
         return 3 if photometric == 2 else 1
@@ -122,7 +118,7 @@ class Page:
         check_size(*self.size)
         lengths = self.values(TILES[1]) or self.values(STRIPS[1])
         if sum(lengths) > 2 * len(self.data):
-            raise UserError("it is damaged: its parts are together larger than the file.")
+            raise UserError("it is damaged: its parts claim more bytes than the file has.")
         if self.one(COMPRESSION, 1) in (6, 7) and self.data.count(b"\xff\xda") > len(lengths) + 100:
             raise UserError("its JPEG streams have more scans than those of any X-ray.")
 
@@ -130,8 +126,7 @@ class Page:
 def first_page(data: bytes) -> tuple[Page, int]:
     """The first page that is no thumbnail, and how many there are.
 
-    Raises:
-      UserError: if the file is damaged, or made to keep a reader busy.
+    Raises UserError if the file is damaged, or made to keep a reader busy.
     """
     order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
     word = "Q" if big else "I"
@@ -142,7 +137,7 @@ def first_page(data: bytes) -> tuple[Page, int]:
         (at,) = struct.unpack_from(order + word, data, 8 if big else 4)
         while at and at not in seen:
             if len(seen) >= _MOST_PAGES:
-                raise UserError(f"it has more than {_MOST_PAGES:,} pages: this is no X-ray.")
+                raise UserError(f"it has more than {_MOST_PAGES:,} pages, more than any X-ray.")
             seen.add(at)
             page, at = _page(data, at, order, big)
             reduced = page.one(254) & 5 or page.one(255) == 2  # 1: reduced, 4: a mask
@@ -151,7 +146,7 @@ def first_page(data: bytes) -> tuple[Page, int]:
         if not found:
             raise UserError("it is damaged: it ends within its list of pages.") from error
     if not found and not thumbnails:
-        raise UserError("it is damaged: it has no page.")
+        raise UserError("it is damaged: it has no pages.")
     return (found or thumbnails)[0], len(found or thumbnails)
 
 
@@ -160,7 +155,7 @@ def _page(data: bytes, at: int, order: str, big: bool) -> tuple[Page, int]:
     word, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
     (number,) = struct.unpack_from(order + count, data, at)
     if number > _MOST_TAGS:
-        raise UserError(f"it has a page of {number:,} tags: this is no X-ray.")
+        raise UserError(f"it has a page of {number:,} tags, more than any X-ray ({_MOST_TAGS:,}).")
     start, tags = at + struct.calcsize(f"={count}"), {}
     for i in range(number):
         field = start + entry * i
@@ -168,7 +163,7 @@ def _page(data: bytes, at: int, order: str, big: bool) -> tuple[Page, int]:
         if tag not in (*_KEPT, 254, 255) or kind not in _SIZES:
             continue
         if length > _MOST_VALUES:
-            raise UserError(f"it is in {length:,} parts, or has as many values in one tag: this is no X-ray.")
+            raise UserError(f"one of its tags has {length:,} values, more than any X-ray ({_MOST_VALUES:,}).")
         size = length * _SIZES[kind]
         place = field + (12 if big else 8)
         if size > (8 if big else 4):

@@ -18,11 +18,7 @@ _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 
 
 def of_page(page: tiff.Page) -> np.ndarray:
-    """Numbers [H, W, channels], as stored.
-
-    Raises:
-      UserError: if the layout is not supported.
-    """
+    """Numbers [H, W, channels], as stored. Raises UserError if the layout is not supported."""
     height, width = page.size
     channels, planar = page.one(tiff.CHANNELS, 1), page.one(tiff.PLANAR, 1) == 2
     bits, kinds = set(page.values(tiff.BITS, (1,))), set(page.values(tiff.FORMAT, (1,)))
@@ -31,9 +27,11 @@ def of_page(page: tiff.Page) -> np.ndarray:
         name = _NAMES.get(compression, f"compression {compression}")
         raise UserError(f"its TIFF layout ({name} of {max(bits)} bits) is not supported: save it uncompressed.")
     if channels < 1 or len(bits) > 1 or len(kinds) > 1 or not kinds <= set(_KINDS):
-        raise UserError("its TIFF samples are complex numbers or of several kinds, which is not supported.")
+        raise UserError("its TIFF samples are complex numbers or of several types, which is not supported.")
     if height * width * channels * max(bits) // 8 > MAX_BYTES:
-        raise UserError(f"it claims {channels} channels of {max(bits)} bits: this is no X-ray.")
+        raise UserError(
+            f"it claims {channels} channels of {max(bits)} bits, more bytes than any X-ray ({MAX_BYTES:,})."
+        )
     planes = channels if planar else 1
     together = channels // planes  # samples of one pixel that lie side by side
     parts = [_plane(page, i, planes, together, max(bits), _KINDS[max(kinds)]) for i in range(planes)]
@@ -50,10 +48,8 @@ def _plane(page: tiff.Page, number: int, planes: int, together: int, bits: int, 
     count = len(page.values(places)) // planes
     changes: dict[int, tuple[int, ...]] = dict.fromkeys(_LEFT_OUT, ())
     changes |= {tiff.WIDTH: (row * -(-width // max(across, 1)),), tiff.BITS: (8,)}
-    changes |= {tiff.PHOTOMETRIC: (1,), tiff.CHANNELS: (1,)}
+    changes |= {tiff.PHOTOMETRIC: (1,), tiff.CHANNELS: (1,)} | ({tiff.TILE_WIDTH: (row,)} if tiled else {})
     changes |= {tag: page.values(tag)[number * count : (number + 1) * count] for tag in (places, lengths)}
-    if tiled:
-        changes[tiff.TILE_WIDTH] = (row,)
     with TiffImagePlugin.TiffImageFile(io.BytesIO(page.as_file(changes))) as picture:
         rows = np.asarray(picture).reshape(height, -1, row)
     return _without_predictor(rows, page.one(tiff.PREDICTOR, 1), across, together, bits, kind, page.order == ">")
@@ -77,13 +73,9 @@ def _without_predictor(
 
 
 def palette(page: tiff.Page, indices: np.ndarray) -> np.ndarray:
-    """Red, green and blue, uint8 [H, W, 3], of indices [H, W].
-
-    Raises:
-      UserError: if there is no table.
-    """
+    """Red, green and blue, uint8 [H, W, 3], of indices [H, W]. Raises UserError if there is no table."""
     table = np.array(page.values(tiff.COLOURS), np.int64)
     if not len(table) or len(table) % 3:
-        raise UserError("it is damaged: it has no table of its colours.")
+        raise UserError("it is damaged: its table of colours is missing.")
     table >>= max(int(table.max()).bit_length() - 8, 0)  # of 16 bits, as the standard has it, or of fewer
     return table.reshape(3, -1).T.astype(np.uint8)[np.minimum(indices, len(table) // 3 - 1)]

@@ -32,8 +32,7 @@ def decode(stream: bytes, kind: str, **job: Any) -> np.ndarray:
     Raises:
       UserError: if it is damaged, takes too long or too much memory, or imagecodecs is not installed.
     """
-    process, samples = _idle.get(), b""
-    answer: dict[str, Any] = {}
+    process, samples, answer = _idle.get(), b"", dict[str, Any]()
     try:
         if process is None or process.poll() is not None:
             process = _start()
@@ -48,13 +47,12 @@ def decode(stream: bytes, kind: str, **job: Any) -> np.ndarray:
     if "missing" in answer:
         raise UserError(f"it is compressed ({kind}), which needs imagecodecs: pip install 'jaxunet[dicom]'.")
     if answer.get("error") == "MemoryError":
-        raise UserError(f"the memory is not enough to decode its {kind} stream.")
+        raise UserError(f"decoding its {kind} stream needs more memory than there is.")
     if "late" in answer:
-        raise UserError(f"its {kind} stream takes longer than {_SECONDS} s to decode: this is no X-ray.")
+        raise UserError(f"decoding its {kind} stream takes longer than {_SECONDS} s, more than that of any X-ray.")
     if "shape" not in answer:
-        raise UserError(
-            f"it is damaged: its {kind} stream cannot be decoded ({answer.get('error', 'the codec broke')})."
-        )
+        why = answer.get("error", "the codec broke")
+        raise UserError(f"it is damaged: its {kind} stream cannot be decoded ({why}).")
     return np.frombuffer(samples, np.dtype(answer["dtype"])).reshape(answer["shape"])
 
 

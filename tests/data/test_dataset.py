@@ -132,7 +132,7 @@ DAMAGE = {
     "huge file": ({IMAGE: bytes(20_000_000)}, r"claims 20,000,000 bytes"),
     "gray mask": (
         {MASK: png(GRAY)},
-        r"the infection mask of .*covid_1.png has the value 128 where a mask may hold only",
+        r"the infection mask of .*covid_1.png has the value 128, but a mask may have only",
     ),
     "missing mask": ({MASK: None}, r"Train/COVID-19/covid_1.png has no infection mask"),
     "missing image": ({IMAGE: None}, r"Train/COVID-19/covid_1.png has no image"),
@@ -317,7 +317,7 @@ def test_pictures_of_what_is_in_two_splits(leaking, tmp_path, capsys, monkeypatc
     """Both X-rays of each pair, unchanged, identical ones first; gone when an archive without pairs is verified."""
     out = tmp_path / "out"
     assert write_findings(leaking, tmp_path, out) == 0
-    assert f"side by side: {out / 'duplicates_infection.png'}" in capsys.readouterr().out
+    assert f"{out / 'duplicates_infection.png'} shows the X-rays" in capsys.readouterr().out
     sheet = np.asarray(Image.open(out / "duplicates_infection.png").convert("L"))
     expected = [xray(7), xray(7), (xray(13) * 0.7 + 20).astype(np.uint8), xray(13)]
     for at, picture in zip((4, 264, 528, 788), expected, strict=True):

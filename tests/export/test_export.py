@@ -172,7 +172,7 @@ def test_onnx_says_what_it_is(networks, tmp_path):
 @pytest.fixture(scope="module")
 def evaluated(finished, tmp_path_factory):
     """A copy of the finished run, scored on Val. Its name would do harm where it is not escaped."""
-    workdir = tmp_path_factory.mktemp("runs") / "a*b*<script>`$(id)"
+    workdir = tmp_path_factory.mktemp("runs") / "a_b_<script>`$(id)"
     shutil.copytree(finished, workdir)
     evaluate(config_file.load(workdir), workdir, split="val", checkpoint="latest")
     return workdir
@@ -269,7 +269,7 @@ def test_card_has_the_numbers_of_the_run(evaluated, tmp_path):
     assert f"{pooled:.4f} [" in card
     assert "- Images: 10 for training, 6 Val, 4 Test." in card
     assert "Not for clinical use" in card
-    assert card.startswith(r"# a\*b\*\<script\>\`$(id): infection on chest X-rays")
+    assert card.startswith(r"# a\_b\_\<script\>\`$(id): infection on chest X-rays")
     assert "These are not the scores" not in card
     source = loading.load(config_file.load(evaluated), evaluated, checkpoint="latest")
     other = dataclasses.replace(source, step=3)

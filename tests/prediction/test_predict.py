@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def test_broken_files_among_good_ones(run, tmp_path, capsys):
     assert rows[1]["infected_pixels"] == rows[1]["covid19_detected"] == ""
     said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
     assert len(said) == 4
-    assert "2.png: this is no PNG" in said[0]
+    assert "2.png: it is not a PNG" in said[0]
     assert {p.name for p in (tmp_path / "out/masks").iterdir()} == {
         f"{n}_{t}.png" for n in (1, 6) for t in ("infection", "lung")
     }
@@ -358,3 +359,73 @@ def test_command_line(finished, tmp_path):
     found = mask(tmp_path / "out/masks/a_infection.png") > 0
     assert found[probability >= 4].all()
     assert not found[probability <= 1].any()
+
+
+def test_table_goes_before_masks_of_other_settings_are_written(run, network, tmp_path, monkeypatch):
+    for name in ("1.png", "2.png"):
+        write(tmp_path / "in", name, picture())
+    run(tmp_path / "in")
+    out = tmp_path / "out"
+    monkeypatch.setattr(Prediction, "save", lambda *_, **__: 1 / 0)  # the machine stops here
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "in", probabilities=True, share=(0, 2))
+    assert sorted(p.name for p in out.glob("predictions*")) == ["predictions-0-of-2.jsonl"]
+
+
+def test_shares_of_the_same_settings_leave_each_other_alone(run, tmp_path):
+    for name in ("1.png", "2.png"):
+        write(tmp_path / "in", name, picture())
+    run(tmp_path / "in", share=(0, 2))
+    run(tmp_path / "in", share=(1, 2))
+    assert len(list((tmp_path / "out").glob("predictions-?-of-2.csv"))) == 2
+
+
+def test_file_touched_meanwhile_keeps_its_row(run, network, tmp_path, monkeypatch):
+    for name in ("1.png", "2.png"):
+        write(tmp_path / "in", name, picture())
+    save = Prediction.save
+
+    def touch(prediction, *args, **more):
+        os.utime(tmp_path / "in" / prediction.name, ns=(5, 5))
+        if not (tmp_path / "in/3.png").exists():
+            write(tmp_path / "in", "3.png", picture())
+        return save(prediction, *args, **more)
+
+    monkeypatch.setattr(Prediction, "save", touch)
+    status, rows = run(tmp_path / "in")
+    assert (status, [row["input"] for row in rows]) == (2, ["1.png", "2.png", "3.png"])
+    assert [row["error"][:12] for row in rows] == ["", "", "it was added"]
+    assert run(tmp_path / "in")[0] == 0
+
+
+@pytest.mark.parametrize("what", ["overlays/1.png", "masks/1_lung.png", "probabilities/1_lung.png"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "bit"])
+def test_picture_that_is_gone_or_damaged_is_made_again(run, tmp_path, what, damage):
+    write(tmp_path / "in", "1.png", picture())
+    run(tmp_path / "in", probabilities=True)
+    path = tmp_path / "out" / what
+    sound = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(sound[:-20] if damage == "cut" else sound[:50] + bytes([sound[50] ^ 1]) + sound[51:])
+    run(tmp_path / "in", probabilities=True)
+    assert path.read_bytes() == sound
+
+
+def test_table_is_harmless_in_a_spreadsheet_and_excel_reads_umlauts(run, tmp_path):
+    names = ["+1.png", "-1.png", "=HYPERLINK(1).png", "@1.png", "a.png"]
+    for name in names:
+        write(tmp_path / "in", name, picture())
+    _, rows = run(tmp_path / "in")
+    assert [row["input"] for row in rows] == [f"'{name}" for name in names[:4]] + ["a.png"]
+    assert rows[0]["severity_percent"][0].isdecimal()
+    table = tmp_path / "out/predictions.csv"
+    assert table.read_bytes().startswith(b"input,")  # of ASCII alone: as ever
+    images = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    assert [row["input"] for row in images] == names
+    write(tmp_path / "in", "Müller.png", picture())
+    run(tmp_path / "in")
+    assert table.read_bytes().startswith("\ufeffinput,".encode())
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        assert "Müller.png" in [row["input"] for row in csv.DictReader(file)]

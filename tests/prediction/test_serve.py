@@ -390,7 +390,7 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     pick(browser, tmp_path / hostile)
     row = ask(server["url"], encoded(xray_of(1)))[1]["row"]
     assert find(browser, "#severity").text == f"{row['infected_share_percent']:.1f} %"  # this network has no lung
-    assert find(browser, "#decision").text == "COVID-19 detected"
+    assert find(browser, "#decision").text == "Resembles the COVID-19 images of the training data"
     assert f"{row['infected_pixels']:,} pixels" in find(browser, "#numbers").text
     assert find(browser, "#status").text.startswith(hostile)
     assert browser.find_elements("css selector", "img") == []
@@ -413,7 +413,7 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     assert (mask == 255).sum() == row["infected_pixels"]
 
     pick(browser, tmp_path / "notes.txt")
-    assert find(browser, "#error").text == "notes.txt: this is no PNG, JPEG, TIFF or DICOM file."
+    assert find(browser, "#error").text == "notes.txt: it is not a PNG, JPEG, TIFF or DICOM file."
     assert not find(browser, "#result").is_displayed()
 
     opened = "window.opened = 0; document.getElementById('file').addEventListener('click', (e) => {"

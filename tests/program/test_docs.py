@@ -37,7 +37,7 @@ EXAMPLES = [page for page in PAGES if page.name.startswith("add_a_")]  # they ch
 NEEDED = {
     **dict.fromkeys(("train", "compare"), ("workdir",)),
     "predict": ("input", "output"),
-    "export": ("workdir", "output"),
+    "export": ("output",),
     "preflight": ("topology",),
     "import_torch": ("workdir", "source"),
 }

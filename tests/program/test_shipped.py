@@ -1,11 +1,15 @@
 """The network that comes with jaxunet: its size, its recipe in configs/unet.py, its scores on real X-rays."""
 
+import re
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 from configs import unet
 from jaxunet import commands
 from jaxunet.data.drawing import draw_chest_xray
+from jaxunet.models import torch_weights
 from jaxunet.prediction import loading
 from jaxunet.runs import settings
 
@@ -27,10 +31,11 @@ def test_predict_without_a_run_uses_it(tmp_path, capsys):
     assert launched("predict", **flags) == 0
     said = capsys.readouterr().out
     assert "the weights that come with jaxunet" in said
-    assert "COVID-19 if its probability is above" in said
+    assert re.search(r"COVID-19 if its probability is above 0\.\d+ \(.*chosen .*val", said)
+    assert "1 X-ray predicted." in said
     assert np.asarray(Image.open(tmp_path / "out/masks/xray_lung.png")).mean() > 10
     assert launched("predict", checkpoint="best", **flags) == 1
-    assert "--checkpoint=best applies to a run" in capsys.readouterr().err
+    assert "checkpoint=best applies to runs" in capsys.readouterr().err
     assert launched("evaluate") == 1
     assert "name --output" in capsys.readouterr().err
     (tmp_path / "config.json").touch()
@@ -38,5 +43,26 @@ def test_predict_without_a_run_uses_it(tmp_path, capsys):
     assert "is the folder of a run" in capsys.readouterr().err
 
 
-def launched(mode: str, **more: str) -> int:
+def test_it_is_scored_and_exported_as_any_file_of_weights(config, tmp_path, capsys):
+    overrides = {f"dataset.{key}": config.dataset[key] for key in ("name", "data_dir")}
+    overrides |= {f"dataset.synthetic.{key}": config.dataset.synthetic[key] for key in ("train", "val", "test")}
+    overrides |= {"eval.flips": False, "eval.report": False}
+    again = tmp_path / "again.safetensors"
+    assert launched("export", format="safetensors", output=str(again), overrides={"eval.flips": False}) == 0
+    shipped, ours = (torch_weights.read_safetensors(path)[0] for path in (loading.SHIPPED, again))
+    assert shipped.keys() == ours.keys()
+    assert "the model card beside that file says more" in (tmp_path / "MODEL_CARD.md").read_text()
+    capsys.readouterr()
+    scored = {"output": str(tmp_path), "overrides": overrides}
+    assert launched("evaluate", workdir=str(again), **scored) == 0
+    assert (tmp_path / "eval/val/metrics.json").is_file()
+    assert launched("evaluate", workdir=str(again)) == 1
+    assert "output is missing" in capsys.readouterr().err
+    assert launched("export", output=str(tmp_path / "a.zip"), workdir=str(tmp_path / "nowhere")) == 1
+    assert "nowhere is neither the folder of a run nor a .safetensors file" in capsys.readouterr().err
+    assert launched("export", output=str(tmp_path / "a.zip")) == 1
+    assert "add --config.eval.flips=False" in capsys.readouterr().err
+
+
+def launched(mode: str, **more: Any) -> int:
     return commands.execute(mode, commands.Flags(unet.get_config(), **more))

@@ -133,7 +133,7 @@ def folder_with(change: Callable[[pathlib.Path], None]) -> Callable[[pathlib.Pat
 
 ARCHIVES = {
     "text file": (lambda f: write_folder(f, {"a.zip": b"PK but no zip"}) / "a.zip", "is not a complete zip file"),
-    "other layout": (zipped({f"x/{i}.png": png(xray(i)) for i in range(3)}), "is this COVID-QU-Ex, and complete"),
+    "other layout": (zipped({f"x/{i}.png": png(xray(i)) for i in range(3)}), "give a complete copy of COVID-QU-Ex"),
     "empty zip": (zipped({}), "has no X-rays in"),
     "line break in a name": (zipped(renamed("covid\n1.png")), r"a file called 'covid\\n1.png': names may have"),
     "web page in a name": (zipped(renamed("<script>1.png")), "a file called '<script>1.png'"),

@@ -109,7 +109,7 @@ def test_every_key_is_read():
             "rotate_degrees=60.0 must be .*, at most 45: set config.augment.quarter_turns",
         ),
         ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
-        ("dataset.name", "labelled_images", "go together: use all three, or none"),
+        ("dataset.name", "labelled_images", "go together: set all three or none"),
         ("init.weights", "x.pth", "init.weights is for resnet_unet and separable_unet"),
     ],
 )
@@ -255,3 +255,13 @@ def test_old_names_reach_the_program(tmp_path, capsys):
         config.init = ConfigDict({"weights": "", "checkpoint": ""})
     with pytest.raises(UserError, match=r"config.init.run is missing \(its old name is init.checkpoint\)"):
         checks.check(config)
+
+
+def test_the_gate_is_off_until_it_is_asked_for(config):
+    """Also of runs and files that were saved while it was on."""
+    assert not config.eval.gate
+    config.eval.gate = True
+    again = from_json(to_json(config))
+    assert not again.eval.gate
+    config_file.override(again, {"eval.gate": True})
+    assert again.eval.gate

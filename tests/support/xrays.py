@@ -68,7 +68,7 @@ MISPLACED_NAMES = [
     ),
     (
         {"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "12345678"},
-        "its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.",
+        "its VOILUTFunction is not LINEAR, LINEAR_EXACT or SIGMOID.",
     ),
     ({"Modality": "12345678"}, None),
     ({"Modality": ["CT", "12345678"]}, None),

@@ -132,7 +132,7 @@ def test_a_prepared_tfds_dataset_holds_the_same_examples(folders, tmp_path):
 
 def test_bad_folders_are_sentences(tmp_path, folders):
     for source in ("nowhere", ""):
-        with pytest.raises(UserError, match=f"dataset.source='{source}' is no local folder"):
+        with pytest.raises(UserError, match=f"dataset.source='{source}' is not a local folder"):
             LabelledImages(source, "train", image_size=32)
     (tmp_path / "train" / "a").mkdir(parents=True)
     with pytest.raises(UserError, match="has no images in its split 'train'"):

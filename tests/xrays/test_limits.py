@@ -72,12 +72,12 @@ WORK = {
     "progressive JPEG": (lambda: scans_repeated(2000), "scans"),
     "segments of a JPEG": (lambda: encoded("jpeg")[:2] + b"\xff\xfe\0\2" * 1_000_000 + encoded("jpeg")[2:], "segments"),
     "pages of a TIFF": (lambda: pages(20_000), "pages"),
-    "strips of a TIFF": (lambda: strips(1_000_000), "parts"),
-    "strips that overlap": (lambda: tiff_of([(SHOWN.astype(np.uint16), {279: (8000,) * 4})]), "together larger"),
+    "strips of a TIFF": (lambda: strips(1_000_000), "values"),
+    "strips that overlap": (lambda: tiff_of([(SHOWN.astype(np.uint16), {279: (8000,) * 4})]), "than the file has"),
     "chunks of a PNG": (lambda: png_that_claims(64, 64)[:33] + chunk(b"tEXt", b"") * 200_000, "chunks"),
     "a line of pixels": (lambda: png_that_claims(79_000_000, 1), "per side"),
     "a line of pixels in DICOM": (lambda: dicom_of(TWELVE, Columns=65535, **IN_12), "per side"),
-    "items of a DICOM header": (many_items, "header is longer"),
+    "items of a DICOM header": (many_items, "header has more parts"),
 }
 
 

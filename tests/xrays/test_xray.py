@@ -342,7 +342,7 @@ def test_dicom_that_cannot_be_used():
         (dicom(DARK_TO_BRIGHT, Rows=30000, Columns=30000), "million"),
         (dicom(DARK_TO_BRIGHT, Rows=17), "damaged"),
         (dicom(DARK_TO_BRIGHT, PhotometricInterpretation="PALETTE COLOR"), "convert it to MONOCHROME2"),
-        (dicom(DARK_TO_BRIGHT)[:300], "without an image"),
+        (dicom(DARK_TO_BRIGHT)[:300], "holds no image"),
         (b"\0" * 128 + b"DICM" + b"rubbish" * 9, "."),
         (dicom(DARK_TO_BRIGHT, WindowCenter=5, WindowWidth=0), "WindowWidth"),
     ):
