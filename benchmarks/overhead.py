@@ -7,7 +7,6 @@ the training step on a ready batch, without gathering, decoding and augmentation
 """
 
 import argparse
-import functools
 import importlib.util
 import pathlib
 import statistics
@@ -34,7 +33,6 @@ from jaxunet.training import programs  # noqa: E402
 from jaxunet.training.optimizer import Durations, build_optimizer, build_schedule  # noqa: E402
 from jaxunet.training.progress import Progress  # noqa: E402
 from jaxunet.training.state import create_train_state  # noqa: E402
-from jaxunet.training.step import augmented_batch, train_step  # noqa: E402
 
 EXAMPLES, STEPS = 256, 20
 
@@ -62,26 +60,18 @@ def main() -> None:
     schedule = build_schedule(config.optimizer, length)
     model = build_model(config.model, ("infection",), axis_name=replicas.AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, schedule)
-    step = functools.partial(
-        train_step,
-        model=model,
-        loss_fn=build_loss(config.loss, ("infection",)),
-        score_fn=batch_dice,
-        tx=tx,
-        ema_decay=config.train.ema_decay,
-        reduce=replicas.reduce_mean,
-    )
-    make_batch = functools.partial(augmented_batch, seed=0, augment=config.augment)
+    step = programs.build_step(config, model, tx, build_loss(config.loss, ("infection",)), batch_dice)
+    make_batch = programs.build_make_batch(config)
     ready = batches.decode(batches.gather(raw, jnp.arange(args.batch)))
     kwargs = {"seed": 0, "batch_size": args.batch, "num_examples": EXAMPLES, "max_steps": 1}
-    full = programs.map_resident_steps(step, make_batch, **kwargs)
-    bare = programs.map_resident_steps(step, lambda _raw, _positions: ready, **kwargs)
-    arrays = replicas.replicate(raw)
+    full = programs.resident_program(step, make_batch, **kwargs)
+    bare = programs.resident_program(step, lambda _raw, _positions: ready, **kwargs)
+    arrays, one, numbers = replicas.replicate(raw), np.int32(1), replicas.replica_indices()
     state = replicas.replicate(create_train_state(model, tx, seed=0, image_shape=(256, 256, 1), ema=True))
     holder = [state]
 
     def call(program: Callable[..., Any]) -> dict[str, jax.Array]:
-        holder[0], totals = program(holder[0], arrays, 1)
+        holder[0], totals = program(holder[0], arrays, one, numbers)
         return totals
 
     with (

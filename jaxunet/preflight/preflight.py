@@ -22,11 +22,10 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
-from jaxunet.data import batches
 from jaxunet.data.specs import LABELLED_IMAGES, image_size, train_images
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import peak_rates, replicas
-from jaxunet.devices.replicas import AXIS, reduce_mean
+from jaxunet.devices.replicas import AXIS
 from jaxunet.models.build import build_model
 from jaxunet.preflight import hlo, roofline
 from jaxunet.runs import checks
@@ -37,7 +36,6 @@ from jaxunet.scoring.split_pass import eval_step
 from jaxunet.training import programs
 from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import create_train_state
-from jaxunet.training.step import augmented_batch, train_step
 
 
 def preflight(
@@ -129,29 +127,14 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
     targets, images, size = config.dataset.targets, train_images(config.dataset), image_size(config.dataset)
     model = build_model(config.model, targets, axis_name=AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
-    step = functools.partial(
-        train_step,
-        model=model,
-        loss_fn=build_loss(config.loss, targets),
-        score_fn=batch_dice,
-        tx=tx,
-        accumulate_steps=config.train.accumulate_steps,
-        ema_decay=config.train.ema_decay,
-        reduce=reduce_mean,
-    )
-    make_batch = functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
+    step = programs.build_step(config, model, tx, build_loss(config.loss, targets), batch_dice)
+    make_batch = programs.build_make_batch(config)
     batch, shape = per_chip * len(devices), (size, size, 1)
     state = jax.eval_shape(
         lambda: create_train_state(model, tx, seed=0, image_shape=shape, ema=config.train.ema_decay > 0)
     )
     replicas = jax.ShapeDtypeStruct((len(devices),), jnp.int32)
-    if not batches.use_resident(
-        config.input.mode,
-        num_examples=images,
-        image_shape=shape,
-        masks=len(mask_targets(targets)),
-        limit_gib=config.input.resident_limit_gib,
-    ):
+    if not programs.is_resident(config, images, shape):
         program = programs.streamed_program(step, make_batch, batch_size=batch, devices=devices)
         return program.lower(state, _raw((len(devices), per_chip), size, targets), replicas)
     program = programs.resident_program(

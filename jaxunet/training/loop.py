@@ -24,7 +24,7 @@ from jaxunet.training.initialize import initial_state, weights_file
 from jaxunet.training.optimizer import build_optimizer, build_schedule, durations
 from jaxunet.training.progress import Profiler, Progress
 from jaxunet.training.state import create_train_state
-from jaxunet.training.step import flops_per_image, train_step
+from jaxunet.training.step import flops_per_image
 from jaxunet.training.task import build_task
 
 
@@ -85,16 +85,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     state = create_train_state(
         model, tx, seed=config.seed, image_shape=source.image_shape, ema=config.train.ema_decay > 0
     )
-    step_fn = functools.partial(
-        train_step,
-        model=model,
-        loss_fn=task.loss_fn,
-        score_fn=task.score_fn,
-        tx=tx,
-        accumulate_steps=config.train.accumulate_steps,
-        ema_decay=config.train.ema_decay,
-        reduce=replicas.reduce_mean,
-    )
+    step_fn = programs.build_step(config, model, tx, task.loss_fn, task.score_fn)
 
     # ---- resume
     data = {

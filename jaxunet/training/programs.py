@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -16,10 +17,12 @@ from jaxunet.data.order import order_of_epochs
 from jaxunet.data.specs import LABELLED_IMAGES
 from jaxunet.data.targets import mask_targets
 from jaxunet.devices import replicas
+from jaxunet.models.build import Network
+from jaxunet.scoring.losses import LossFn
 from jaxunet.training.optimizer import Durations
 from jaxunet.training.progress import Progress
 from jaxunet.training.state import TrainState
-from jaxunet.training.step import Batch, Metrics, augmented_batch
+from jaxunet.training.step import Batch, Metrics, augmented_batch, train_step
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 MakeBatch = Callable[[RawBatch, Array], Batch]
@@ -39,20 +42,6 @@ def _add(totals: Metrics, metrics: Metrics, step: Array) -> Metrics:
     return sums | {"steps": totals["steps"] + 1, "bad_step": first_bad}
 
 
-def map_resident_steps(
-    step_fn: Step, make_batch: MakeBatch, *, seed: int, batch_size: int, num_examples: int, max_steps: int
-) -> Callable[[TrainState, RawBatch, int], tuple[TrainState, Metrics]]:
-    """One compiled program that runs n steps on data in device memory, for any n from 1 to `max_steps`.
-
-    Returns:
-      `run(state, arrays, n) -> (state, totals)`. `state` is donated. `arrays`: replicated raw arrays [N, ...].
-    """
-    sizes = {"batch_size": batch_size, "num_examples": num_examples, "max_steps": max_steps}
-    mapped = resident_program(step_fn, make_batch, seed=seed, **sizes, devices=replicas.replica_devices())
-    numbers = replicas.replica_indices()
-    return lambda state, arrays, n: mapped(state, arrays, np.int32(n), numbers)
-
-
 def resident_program(
     step_fn: Step,
     make_batch: MakeBatch,
@@ -61,12 +50,15 @@ def resident_program(
     batch_size: int,
     num_examples: int,
     max_steps: int,
-    devices: Sequence[jax.Device],
+    devices: Sequence[jax.Device] | None = None,
 ) -> Any:
-    """The program of `map_resident_steps` on `devices`, not yet compiled.
+    """One program that runs n steps on data in device memory, for any n from 1 to `max_steps`. Compiles nothing yet.
 
-    Its arguments: state, arrays [N, ...], n int32 [], replica indices int32 [local devices].
+    Returns:
+      `run(state, arrays, n, replica) -> (state, totals)`. `state` is donated. `arrays`: replicated raw arrays [N, ...];
+      `n`: int32 []; `replica`: `replicas.replica_indices()`. `devices`: None for `replicas.replica_devices()`.
     """
+    devices = devices or replicas.replica_devices()
     per_device = batch_size // len(devices)
     epochs = -(-max_steps * batch_size // num_examples) + 1  # the most that one call can touch
 
@@ -88,23 +80,14 @@ def resident_program(
     return replicas.map_replicas(run, in_axes=(None, None, None, 0), devices=devices)
 
 
-def map_streamed_step(
-    step_fn: Step, make_batch: MakeBatch, *, batch_size: int
-) -> Callable[[TrainState, RawBatch], tuple[TrainState, Metrics]]:
-    """One compiled step on a batch from the host: `run(state, raw) -> (state, totals)`. `state` is donated.
+def streamed_program(
+    step_fn: Step, make_batch: MakeBatch, *, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> Any:
+    """One step on a batch from the host: `run(state, raw, replica) -> (state, totals)`. Compiles nothing yet.
 
-    `raw`: this process's share of the batch, from `batches.stream_batches`.
+    `raw`: this process's share of the batch, `replicas.shard` of `batches.stream_batches`; else as `resident_program`.
     """
-    mapped = streamed_program(step_fn, make_batch, batch_size=batch_size, devices=replicas.replica_devices())
-    numbers = replicas.replica_indices()
-    return lambda state, raw: mapped(state, replicas.shard(raw), numbers)
-
-
-def streamed_program(step_fn: Step, make_batch: MakeBatch, *, batch_size: int, devices: Sequence[jax.Device]) -> Any:
-    """The program of `map_streamed_step` on `devices`, not yet compiled.
-
-    Its arguments: state, raw batch [local devices, B, ...], replica indices int32 [local devices].
-    """
+    devices = devices or replicas.replica_devices()
     per_device = batch_size // len(devices)
 
     def run(state: TrainState, raw: RawBatch, replica: Array) -> tuple[TrainState, Metrics]:
@@ -115,20 +98,50 @@ def streamed_program(step_fn: Step, make_batch: MakeBatch, *, batch_size: int, d
     return replicas.map_replicas(run, in_axes=(None, 0, 0), devices=devices)
 
 
+def build_step(
+    config: ConfigDict,
+    model: Network,
+    tx: optax.GradientTransformation,
+    loss_fn: LossFn,
+    score_fn: Callable[[Any, Any], Array],
+) -> Step:
+    """`train_step` of one of several replicas, with the settings of `config`."""
+    return functools.partial(
+        train_step,
+        model=model,
+        loss_fn=loss_fn,
+        score_fn=score_fn,
+        tx=tx,
+        accumulate_steps=config.train.accumulate_steps,
+        ema_decay=config.train.ema_decay,
+        reduce=replicas.reduce_mean,
+    )
+
+
+def build_make_batch(config: ConfigDict) -> MakeBatch:
+    """`augmented_batch` with the settings of `config`."""
+    return functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
+
+
+def is_resident(config: ConfigDict, num_examples: int, image_shape: tuple[int, ...]) -> bool:
+    """Whether the training split stays on the device; see `batches.use_resident`."""
+    return batches.use_resident(
+        config.input.mode,
+        num_examples=num_examples,
+        image_shape=image_shape,
+        masks=0 if config.dataset.name == LABELLED_IMAGES else len(mask_targets(config.dataset.targets)),
+        limit_gib=config.input.resident_limit_gib,
+    )
+
+
 def build_advance(
     config: ConfigDict, source: Source, step_fn: Step, start_step: int, length: Durations
 ) -> tuple[Advance, int]:
     """`advance(state, n, progress)` runs the next n steps and records them. Also returns the largest n it accepts."""
-    make_batch = functools.partial(augmented_batch, seed=config.seed, augment=config.augment)
+    make_batch, numbers = build_make_batch(config), replicas.replica_indices()
     batch_size = config.train.batch_size
-    if not batches.use_resident(
-        config.input.mode,
-        num_examples=len(source),
-        image_shape=source.image_shape,
-        masks=0 if config.dataset.name == LABELLED_IMAGES else len(mask_targets(config.dataset.targets)),
-        limit_gib=config.input.resident_limit_gib,
-    ):
-        step = map_streamed_step(step_fn, make_batch, batch_size=batch_size)
+    if not is_resident(config, len(source), source.image_shape):
+        step = streamed_program(step_fn, make_batch, batch_size=batch_size)
         stream = batches.stream_batches(
             source,
             seed=config.seed,
@@ -141,7 +154,7 @@ def build_advance(
         def advance_streamed(state: TrainState, n: int, progress: Progress) -> TrainState:
             batch = next(stream)
             was_idle = progress.previous_is_done()
-            state, totals = step(state, batch)
+            state, totals = step(state, replicas.shard(batch), numbers)
             progress.record(totals, was_idle=was_idle)
             return state
 
@@ -149,11 +162,11 @@ def build_advance(
 
     max_steps = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
     sizes = {"batch_size": batch_size, "num_examples": len(source), "max_steps": max_steps}
-    steps = map_resident_steps(step_fn, make_batch, seed=config.seed, **sizes)
+    steps = resident_program(step_fn, make_batch, seed=config.seed, **sizes)
     arrays = replicas.replicate(load_split(source, threads=config.input.threads).arrays)
 
     def advance(state: TrainState, n: int, progress: Progress) -> TrainState:
-        state, totals = steps(state, arrays, n)
+        state, totals = steps(state, arrays, np.int32(n), numbers)
         progress.record(totals, was_idle=False)
         return state
 

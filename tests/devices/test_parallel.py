@@ -58,19 +58,23 @@ def fresh_state(*, sync=True):
     return replicas.replicate(jax.tree.map(np.array, make(replicas.AXIS, sync=sync)[0]))
 
 
+def resident(step, make_batch, *, max_steps):
+    sizes = {"batch_size": BATCH, "num_examples": N, "max_steps": max_steps}
+    run = programs.resident_program(step, make_batch, seed=SEED, **sizes)
+    return lambda state, arrays, n: run(state, arrays, np.int32(n), replicas.replica_indices())
+
+
 @functools.cache
 def resident_program(max_steps, sync):
     _, step, make_batch = make(replicas.AXIS, sync=sync)
-    return programs.map_resident_steps(
-        step, make_batch, seed=SEED, batch_size=BATCH, num_examples=N, max_steps=max_steps
-    )
+    return resident(step, make_batch, max_steps=max_steps)
 
 
 def run_resident(arrays, chunks, *, max_steps, sync=True):
-    run, state, resident = resident_program(max_steps, sync), fresh_state(sync=sync), replicas.replicate(arrays)
+    run, state, on_device = resident_program(max_steps, sync), fresh_state(sync=sync), replicas.replicate(arrays)
     totals = []
     for n in chunks:
-        state, total = run(state, resident, n)
+        state, total = run(state, on_device, n)
         totals.append(jax.device_get(total))
     return state, totals
 
@@ -132,12 +136,13 @@ def test_chunk_length_changes_nothing(arrays):
 
 def test_streamed_steps_equal_resident_ones(arrays):
     state, step, make_batch = make(replicas.AXIS)
-    run = programs.map_streamed_step(step, make_batch, batch_size=BATCH)
+    run = programs.streamed_program(step, make_batch, batch_size=BATCH)
     state = fresh_state()
     order = np.asarray(order_of_epochs(SEED, 0, 3, N))
     for s in range(5):
         index = order[s * BATCH : (s + 1) * BATCH]
-        state, _ = run(state, {name: a[index] for name, a in arrays.items()})
+        batch = replicas.shard({name: a[index] for name, a in arrays.items()})
+        state, _ = run(state, batch, replicas.replica_indices())
     close(state, run_resident(arrays, [1] * 5, max_steps=1)[0], 1e-5)
 
 
@@ -234,7 +239,7 @@ def test_non_finite_loss_names_its_first_step(arrays):
         new_state, metrics = step(state, batch)
         return new_state, metrics | {"loss": jnp.where(state.step >= 2, jnp.nan, metrics["loss"])}
 
-    run = programs.map_resident_steps(poisoned, make_batch, seed=SEED, batch_size=BATCH, num_examples=N, max_steps=4)
+    run = resident(poisoned, make_batch, max_steps=4)
     _, totals = run(fresh_state(), replicas.replicate(arrays), 4)
     assert int(totals["bad_step"]) == 2
 
@@ -243,7 +248,7 @@ def test_forgotten_reduction_is_found(arrays):
     """JAX does not verify `out_axes=None`; the replica check does."""
     state, step, make_batch = make(replicas.AXIS)
     unreduced = functools.partial(step, reduce=lambda tree: tree)
-    run = programs.map_resident_steps(unreduced, make_batch, seed=SEED, batch_size=BATCH, num_examples=N, max_steps=1)
+    run = resident(unreduced, make_batch, max_steps=1)
     state, _ = run(fresh_state(), replicas.replicate(arrays), 1)
     with pytest.raises(RuntimeError, match=r"Replicas disagree on .*opt_state|Replicas disagree on .*params"):
         replicas.assert_replicas_agree(state)
