@@ -330,7 +330,7 @@ def test_networks_that_are_not_there(given, words, tmp_path, monkeypatch):
         (b"text", "^it is not a PNG"),
         ("text.png", "^text.png: it is not a PNG"),
         (["nowhere.png"], "^nowhere.png cannot be read"),
-        ([drawn(0), b"text"], "^Element 1 of the list: this is no PNG"),
+        ([drawn(0), b"text"], "^Element 1 of the list: it is not a PNG"),
         ([drawn(0), np.zeros((8, 8), bool)], "^Element 1 of the list: .*dtype bool"),
         (np.zeros((8, 8, 3)), r"shape \(8, 8, 3\) and the dtype float64: give gray pixels"),
         (np.zeros((8, 8), bool), "dtype bool"),
