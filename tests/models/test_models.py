@@ -17,7 +17,11 @@ from jaxunet.models import convolution, layers, patches, resampling
 from jaxunet.models.build import NETWORKS, build_model
 
 TARGETS = ("infection", "lung")
-STRIDES = {"unet": (2, 4, 8), "resnet_unet": (2, 4, 8, 16, 32), "separable_unet": (1, 2, 4, 8, 16)}
+STRIDES = {
+    "unet": (2, 4, 8),
+    "resnet_unet": (2, 4, 8, 16, 32),
+    "separable_unet": (1, 2, 4, 8, 16),
+}
 assert STRIDES.keys() == NETWORKS.keys()
 
 

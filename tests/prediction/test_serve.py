@@ -314,10 +314,10 @@ def server(finished, threshold, tmp_path_factory) -> Iterator[dict[str, Any]]:
     with log.open("w") as err:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, cwd=ROOT, env=environment)
     try:
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        assert lines[1].startswith("Ready: http://127.0.0.1:"), log.read_text()
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert lines[2].startswith("Ready: http://127.0.0.1:"), log.read_text()
         before = len(log.read_text())
-        yield {"url": lines[1].split()[1], "process": process, "said": lambda: log.read_text()[before:]}
+        yield {"url": lines[2].split()[1], "process": process, "said": lambda: log.read_text()[before:]}
     finally:
         process.kill()
         process.communicate()

@@ -288,7 +288,7 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
         functools.partial(np.testing.assert_allclose, atol=1e-5), *(p.outputs(images) for p in (loaded, original))
     )
     assert loaded.config.eval.flips
-    with pytest.raises(UserError, match="give --config.eval.flips=False"):
+    with pytest.raises(UserError, match="add --config.eval.flips=False"):
         export.export([original], format="onnx", output=tmp_path / "flipped.onnx")
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 import jaxunet
 from jaxunet.commands import MODES
+from jaxunet.data.drawing import draw_chest_xray
 from tests.support.clone import copy_clone
-from tests.support.fake_archive import xray
 
 ROOT = pathlib.Path(__file__).parents[2]
 MINE = """
@@ -93,7 +93,7 @@ def test_wheel_has_every_file_of_the_program(site):
 
 
 def test_python_in_an_empty_folder(site, command, tmp_path):
-    Image.fromarray(xray(1)).save(tmp_path / "empty/patient.png")
+    Image.fromarray(draw_chest_xray(0, 0, "test", "COVID-19")[0]).save(tmp_path / "empty/patient.png")
     code = """
 import jaxunet, sys
 assert "jax" not in sys.modules
@@ -110,7 +110,7 @@ print(*[m.__file__ for n, m in sys.modules.items() if n.startswith("jaxunet.") a
 
 
 def test_predict_in_an_empty_folder(command, tmp_path):
-    Image.fromarray(xray(1)).save(tmp_path / "patient.png")
+    Image.fromarray(draw_chest_xray(0, 0, "test", "COVID-19")[0]).save(tmp_path / "patient.png")
     command("predict", f"--input={tmp_path / 'patient.png'}", "--output=out")
     assert np.asarray(Image.open(tmp_path / "empty/out/masks/patient_infection.png")).shape == (256, 256)
     assert (tmp_path / "empty/out/predictions.csv").is_file()
