@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import pathlib
 import zipfile
 
@@ -18,9 +17,10 @@ from jaxunet.prediction.prediction import Prediction
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
+from tests.support.fake_archive import real_archive
 from tests.support.xrays import Threshold, encoded, picture
 
-ARCHIVE = os.environ.get("JAXUNET_COVID_QU_EX", "")
+ARCHIVE = real_archive()
 
 
 @pytest.mark.parametrize(("group", "missed"), [(SEEN, 1), (HELD_OUT, 1)])
@@ -30,7 +30,9 @@ def test_pictures_of_other_things_are_refused_by_their_pixels(group, missed):
     assert len(taken) <= missed, taken
 
 
-@pytest.mark.skipif(not ARCHIVE.endswith(".zip"), reason="JAXUNET_COVID_QU_EX names no zip of COVID-QU-Ex")
+@pytest.mark.skipif(
+    ARCHIVE is None or ARCHIVE.suffix != ".zip", reason="JAXUNET_COVID_QU_EX names no zip of COVID-QU-Ex"
+)
 def test_real_xrays_are_taken_and_their_other_views_named():
     with zipfile.ZipFile(ARCHIVE) as archive:
         names = [
