@@ -465,7 +465,7 @@ def test_data_refuses_mistakes(dataset, words, tmp_path, capsys):
 @pytest.mark.skipif(real_archive() is None, reason="COVID-QU-Ex is not here: name it with JAXUNET_COVID_QU_EX")
 def test_real_archive(tmp_path):
     """Facts about the real images; builds and reads all of them."""
-    report, _ = verify.verify(real_archive(), "infection")
+    report, _ = verify.verify(real_archive(), COVID_QU_EX, "infection")
     assert not report.errors
     assert report.counts["Train"] == {"COVID-19": 1864, "Non-COVID": 932, "Normal": 932}
     assert report.counts["Val"] == {"COVID-19": 466, "Non-COVID": 233, "Normal": 233}
