@@ -5,7 +5,7 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 
-MOST_HELD = 2**29  # bytes of all uploads in memory; above it, one at a time still comes in
+MOST_HELD = 2**28  # bytes of all uploads in memory; above it, one at a time still comes in
 _PATIENCE, _SLOWEST = 10, 20_000  # seconds for the beginning of a request, then bytes per second
 OPTIONS: dict[str, Any] = {  # of waitress
     "connection_limit": 500,  # an open connection without an upload costs some KiB
