@@ -399,6 +399,23 @@ def test_file_touched_meanwhile_keeps_its_row(run, network, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("said", "turned"),
+    [
+        ({"PixelSpacing": [0.4, 0.2]}, False),
+        ({"PixelAspectRatio": [2, 1]}, False),
+        ({"PixelSpacing": [0.2, 0.4], "PatientOrientation": ["F", "L"]}, True),
+        ({"PixelAspectRatio": [1, 2], "PatientOrientation": ["F", "L"]}, True),
+    ],
+)
+def test_network_sees_square_pixels_and_masks_have_those_of_the_file(said, turned, network):
+    wide = np.repeat(picture(), 2, axis=1)
+    found = network.predict(dicom(wide.T if turned else wide, WindowCenter=127.5, WindowWidth=256, **said))
+    np.testing.assert_array_equal(found.xray.pixels, wide)
+    np.testing.assert_array_equal(network.fit("a", found.xray).square, picture())
+    assert (found.masks["lung"] == (wide > 100)).mean() > 0.97
+
+
+@pytest.mark.parametrize(
     "what",
     ["overlays/1.dcm.png", "masks/1.dcm_lung.png", "probabilities/1.dcm_lung.png", "segmentations/1.dcm.seg.dcm"],
 )
