@@ -16,7 +16,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 import jaxunet
 from jaxunet.commands import MODES, Flags, execute
 from jaxunet.core.terminal import keep_working
-from jaxunet.data.specs import SPLITS
+from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.export.formats import FORMATS
 from jaxunet.runs.config_file import CONFIGS, shipped_names
 from jaxunet.runs.settings import RENAMED, with_new_names

@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 Code = tuple[str, str, str]  # of DICOM: value, scheme, meaning
-_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
-_ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
+STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
+ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Target:
     name: str
     kind: str = "mask"
     colour: tuple[int, int, int] = (240, 200, 60)
-    category: Code = _STRUCTURE
-    code: Code = _STRUCTURE
+    category: Code = STRUCTURE
+    code: Code = STRUCTURE
     within: str = ""
     learnt_from: str = ""
 
@@ -41,7 +41,7 @@ TARGETS = {
         Target(
             "infection",
             colour=(240, 70, 60),
-            category=_ABNORMAL,
+            category=ABNORMAL,
             code=("233604007", "SCT", "Pneumonia"),
             within="lung",
             learnt_from=COVID19,

@@ -19,8 +19,8 @@ from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data import duplicates
 from jaxunet.data.archive import Archive, Record
+from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.png import decode_gray_png
-from jaxunet.data.specs import DatasetSpec
 from jaxunet.data.targets import TARGETS
 
 

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
+from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.data.examples import Split
-from jaxunet.data.specs import SPLITS
 from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
 from jaxunet.evaluation import analysis, figures, per_image, report

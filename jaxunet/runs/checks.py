@@ -43,7 +43,7 @@ def _check_dataset(config: ConfigDict) -> None:
         sizes = ", ".join(map(str, spec.sizes))
         raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), {sizes}.")
     masks = mask_targets(targets)
-    known = [name for name in known_masks() if name in spec.masks]
+    known = list(spec.masks) if spec.folder else [name for name in known_masks() if name in spec.masks]
     if not masks or set(masks) - set(known) or len(set(targets)) != len(targets):
         raise UserError(
             f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once, "

@@ -108,6 +108,8 @@ _ROWS = (
 
     Setting("dataset.name", choices=specs.NAMES),
     Setting("dataset.source", str, free=True),
+    Setting("dataset.spec", str, since=""),
+    Setting("dataset.fold", str, since=""),
     Setting("dataset.data_dir", str, free=True),
     Setting("dataset.train_config", choices=specs.SUBSETS),
     Setting("dataset.eval_config", choices=specs.SUBSETS),
