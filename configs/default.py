@@ -110,6 +110,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
     config.eval.gate = False  # predict, serve: no infection where "covid19" says no; not kept with a run
+    config.eval.corruptions = False  # evaluate: also on blurred, noisy, turned images; not kept with a run
     config.eval.report = True  # one HTML page with all numbers and pictures, 10 to 35 KB per image of 256 x 256
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto

@@ -17,6 +17,7 @@ import jaxunet
 from jaxunet.commands import MODES, Flags, execute
 from jaxunet.core.terminal import keep_working
 from jaxunet.data.dataset_spec import SPLITS
+from jaxunet.data.originals import ALL
 from jaxunet.export.formats import FORMATS
 from jaxunet.runs.config_file import CONFIGS, shipped_names
 from jaxunet.runs.settings import RENAMED, with_new_names
@@ -111,12 +112,18 @@ _TRAINED = ("evaluate", "predict", "serve", "export")  # modes that take the set
 _NETWORK = (*_TRAINED, "compare")  # modes that read trained networks
 _SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes can share
 _CHOICE, _LIST, _INTEGER = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_integer
-_SPLITS, _FORMATS = {"enum_values": list(SPLITS)}, {"enum_values": list(FORMATS)}
+_SPLITS, _FORMATS = {"enum_values": [*SPLITS, ALL]}, {"enum_values": list(FORMATS)}
 _FLAGS = (
     _Flag("workdir", (), "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
     _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST),
     _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step"),
-    _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, _SPLITS),
+    _Flag(
+        "split",
+        ("evaluate", "compare"),
+        "images to score; val if not given (docs/evaluation.md)",
+        _CHOICE,
+        _SPLITS,
+    ),
     _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
     _Flag("output", ("predict", "evaluate", "export"), "folder to write to; export: the file"),
     _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool),

@@ -29,7 +29,7 @@ class Flags:
     config: ConfigDict
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     workdir: str | None = None
-    split: str = "val"
+    split: str | None = None
     checkpoint: str = "latest"
     source: str | None = None
     input: str | None = None
@@ -104,7 +104,7 @@ def _compare(flags: Flags) -> None:
 
     folder = _workdir(flags)
     runs = [locate(run) for run in flags.runs]
-    compare(flags.config, runs, flags.overrides, folder, split=flags.split, checkpoint=flags.checkpoint)
+    compare(flags.config, runs, flags.overrides, folder, split=flags.split or "val", checkpoint=flags.checkpoint)
 
 
 def _export(flags: Flags) -> None:

@@ -194,6 +194,7 @@ _ROWS = (
     Setting("eval.flips", bool, free=True, since=False),
     Setting("eval.gate", bool, free=True, since=False, kept=False),
     Setting("eval.report", bool, free=True, since=True),
+    Setting("eval.corruptions", bool, free=True, since=False, kept=False),
 
     Setting("profile", bool, free=True),
 
