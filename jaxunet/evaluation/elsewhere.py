@@ -40,8 +40,8 @@ class Elsewhere:
 
 def is_named(changes: dict[str, Any]) -> bool:
     """Whether `changes`, settings of the command line, may name another dataset than the network's own."""
-    source = changes.get(f"{_SECTION}source")
-    return f"{_SECTION}name" in changes or bool(source) and (local_path(source) / folder_spec.FILE).is_file()
+    source = changes.get(f"{_SECTION}source") or ""
+    return f"{_SECTION}name" in changes or source != "" and (local_path(source) / folder_spec.FILE).is_file()
 
 
 def own_changes(changes: dict[str, Any]) -> dict[str, Any]:

@@ -64,9 +64,8 @@ def summarize(
             parts = {"dice": (chosen & positive, dice)}
             if called is not None:
                 parts |= {"sensitivity": (chosen & positive, called), "specificity": (chosen & ~positive, ~called)}
-            rows.append(
-                row | {name: mean(values[of].astype(float)) for name, (of, values) in parts.items() if of.any()}
-            )
+            row |= {name: mean(values[of].astype(float)) for name, (of, values) in parts.items() if of.any()}
+            rows.append(row)
         if rows:
             result[column] = rows
     if left := [name for name in columns if name not in result]:
@@ -79,12 +78,9 @@ def lines(block: dict[str, Any]) -> list[str]:
     text = []
     for column, rows in block.items():
         if column != "left_out":
-            words = (
-                f"{row['group']} (n = {row['n']}) "
-                + ", ".join(
-                    f"{k} {in_words(row[k], '.3f')}" for k in ("dice", "sensitivity", "specificity") if k in row
-                )
-                for row in rows
-            )
+            words = []
+            for row in rows:
+                numbers = [f"{k} {in_words(row[k], '.3f')}" for k in ("dice", "sensitivity", "specificity") if k in row]
+                words.append(f"{row['group']} (n = {row['n']}) {', '.join(numbers)}")
             text.append(f"by {column}: {'; '.join(words)}")
     return text

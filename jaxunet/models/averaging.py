@@ -1,6 +1,6 @@
-"""Networks around others: the average over flipped images or over several runs, and some of the outputs.
+"""Networks around others: the average over flipped images or over several runs, and some outputs.
 
-Averages are of probabilities, not of logits, and return the logit of the mean. Their `apply` is that of `build.Forward`.
+They average probabilities, not logits, and return the logit of the mean. Their `apply` is that of `build.Forward`.
 """
 
 import dataclasses
