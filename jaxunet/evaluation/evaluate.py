@@ -89,7 +89,7 @@ def evaluate_predictor(
     if split not in SPLITS:
         raise UserError(f"split={split!r} is not one of {', '.join(SPLITS)}.")
     config = predictor.config
-    data, targets = load_eval_split(config, split), predictor.targets
+    data, targets = load_eval_split(config, split), predictor.records
     measured = measure(predictor, data)
     table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
 
@@ -104,21 +104,22 @@ def evaluate_predictor(
     rule = None
     if split != "val":
         path = out.parent / "val" / "metrics.json"
-        rule = Rule.of_val(path, settings, answers=predictor.answers_covid19, source=f"chosen in {path}")
+        answers, source = predictor.answers_covid19, f"chosen in {path}"
+        rule = Rule.of_val(path, settings, answers=answers, source=source, masks=predictor.records)
         rule = rule or predictor.rule
     share_of = organ(targets) or IMAGE
     for i, target in enumerate(targets):
         block = result if i == 0 else result["targets"][target]
         block |= analysis.analyse(table[target], measured.histogram[:, i], data, share_of=share_of, rule=rule)
 
-    _print(result, targets, len(data.ids))
+    _print(result, predictor.targets, len(data.ids))
     if predictor.best_step not in (None, predictor.step):
         print(f"Step {predictor.best_step} was the best in validation. --checkpoint=best evaluates it.")
     if processes.is_first():
         write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
         write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
-        figures.analysis(result, table[targets[0]], data.positive, out / "analysis.png")
-        _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[targets[0]])
+        figures.analysis(result, table[predictor.targets[0]], data.positive, out / "analysis.png")
+        _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[predictor.targets[0]])
     page = out / "report.html"
     if config.eval.report:
         name = workdir.absolute().name

@@ -63,7 +63,7 @@ def render(
     targets = []
     for c, target in enumerate(predictor.targets):
         has_lesion = counts[:, c, [0, 2]].sum(axis=1) > 0
-        ranked = data.positive if target == finding(predictor.targets) else has_lesion
+        ranked = data.positive if target == finding(predictor.records) else has_lesion
         alarms = called if c == 0 else np.ones_like(called)
         targets.append(_describe(target, counts[:, c], ranked, alarms, seed=seed))
     stored = _pictures_to_store(len(data.ids), targets, seed=seed)

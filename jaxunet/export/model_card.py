@@ -210,7 +210,7 @@ UNGATED = (
 def _limits(source: Predictor) -> str:
     """The limits that depend on the targets. The template has those of every network."""
     dataset = source.config.dataset
-    if not finding(source.targets):
+    if not finding(source.records):
         return ""
     if spec_of(dataset).has_controls(dataset.train_config):
         words = "The training images include other pneumonia and normal lungs."
