@@ -1,4 +1,4 @@
-"""Reads every pixel of a user's folder: sizes, gray levels, masks, what duplicates are found by; scales it to be stored.
+"""Reads every pixel of a user's folder: sizes, gray levels, masks, what tells duplicates; scales it to be stored.
 
 findings.py prints what was found; folder_builder.py stores it.
 """

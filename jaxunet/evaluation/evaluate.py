@@ -98,6 +98,7 @@ def evaluate_predictor(
     result = {
         "split": split,
         **settings,
+        "positive_class": data.positive_class,
         "empty_mask_rule": protocols.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
@@ -152,8 +153,8 @@ def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
     for target, block in {targets[0]: result, **result.get("targets", {})}.items():
         if block is not result:
             print(f"\n{target}")
-        print(protocols.table(block))
-        print("\n".join(analysis.lines(block)))
+        print(protocols.table(block, result["positive_class"]))
+        print("\n".join(analysis.lines(block, result["positive_class"])))
     print(f"Empty masks: {protocols.EMPTY_MASK_RULE}. Intervals: 95 %, bootstrap over images.")
 
 

@@ -73,7 +73,9 @@ def _segmentation(config: ConfigDict) -> Task:
             for protocol in protocols.PROTOCOLS
             for name, numbers in summary.get(protocol, {}).items()
         }
-        shown = [(p, f"val/{p}") for p in ("P1", "P2", "P3")]
+        shown: list[tuple[str, str]] = [
+            (p, f"val/{p}") for p in ("P1", "P2", "P3") if p in protocols.in_words(val.positive_class)
+        ]
         rates = {}
         if COVID19 in found:
             rates = detection.detection_rates(found[COVID19], val.positive)
