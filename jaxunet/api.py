@@ -125,8 +125,21 @@ def evaluate(
         other = elsewhere.find(_together(members), changes, split)
     if other is None:
         members = load_members(source, checkpoint=checkpoint, overrides=changes)
+        _check_folds(members, split or "val")
     averaged = [{"workdir": p.origin, "checkpoint_step": p.step} for p in members] if members[1:] else []
     return evaluate_predictor(_together(members), out, split=split or "val", members=averaged, other=other)
+
+
+def _check_folds(members: Sequence[Predictor], split: str) -> None:
+    """Raises UserError if a member was trained on images of `split`: those of a fold's validation train the others."""
+    datasets = [p.config.dataset for p in members]
+    if split != "test" and len({(d.spec, d.fold) for d in datasets if d.fold}) > 1:
+        raise UserError(
+            f"The networks are folds, and each was trained on images of {split} of another: score their mean with "
+            f"--split=test, or each alone with --split=val."
+        )
+    if split == "test" and any(d.fold for d in datasets) and len({d.spec for d in datasets}) > 1:
+        raise UserError("The networks are folds of different dataset.json, whose test images differ: train them anew.")
 
 
 def _places(source: Any) -> list[pathlib.Path | None]:

@@ -72,11 +72,11 @@ def main(argv: list[str], *, mode: str = "") -> int:
         return complain("There is no setting " + " ".join(str(inner.args[0]).replace("\n", ". ").split()))
     except (flags.Error, TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
         return complain(" ".join(str(error).split()))
-    if len(rest) > 1:
-        return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
     if mode and flags.FLAGS["mode"].present:
         return complain(f"--mode={flags.FLAGS.mode} comes after the mode {mode}: leave it out.")
-    mode = mode or flags.FLAGS.mode
+    mode, words = mode or flags.FLAGS.mode, rest[1:]
+    if words and not (mode == "data" and words[0] == "inspect" and len(words) == 2):
+        return complain(f"unexpected argument {words[0]!r}: flags start with --. Only `data inspect FOLDER` has words.")
     for flag in _FLAGS:
         if flags.FLAGS[flag.name].present and flag.modes and mode not in flag.modes:
             return complain(f"--{flag.name} is not read by {mode}: leave it out.")
@@ -86,7 +86,7 @@ def main(argv: list[str], *, mode: str = "") -> int:
         logging.set_verbosity(logging.FATAL)  # Orbax and TFDS also raise what they log as errors
 
     given: dict[str, Any] = {flag.name: flags.FLAGS[flag.name].value for flag in _FLAGS}
-    return execute(mode, Flags(config, overrides, **given))
+    return execute(mode, Flags(config, overrides, inspect=words[-1] if words else None, **given))
 
 
 def complain(sentence: str) -> int:
@@ -125,7 +125,7 @@ _FLAGS = (
         _SPLITS,
     ),
     _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
-    _Flag("output", ("predict", "evaluate", "export"), "folder to write to; export: the file"),
+    _Flag("output", ("predict", "evaluate", "export", "data"), "folder to write to; export, data inspect: the file"),
     _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool),
     _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)"),
     _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, {"lower_bound": 0, "upper_bound": 65535}),

@@ -46,7 +46,10 @@ def settle(config: ConfigDict) -> ConfigDict:
 
 
 def write(path: pathlib.Path, output: pathlib.Path | None) -> dict[str, Any]:
-    """Writes a first dataset.json and returns its content. `output`: None for the folder itself, if it can be written."""
+    """Writes a first dataset.json, and returns its content.
+
+    `output`: where to; None for the folder itself. It is said if that cannot be written.
+    """
     content, place = draft(path), output or path / folder_spec.FILE
     try:
         write_atomically(place, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

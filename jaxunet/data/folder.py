@@ -74,6 +74,8 @@ class FolderDataset:
         fold: "i/k" makes part i of k of the images that are no test images the validation split; "" is off.
         """
         self.path = local_path(path)
+        if not path or not self.path.is_dir():
+            raise UserError(f"{path or 'The dataset'} is no folder: give yours with --config.dataset.source=FOLDER.")
         if not (self.path / IMAGES).is_dir():
             raise UserError(
                 f"{self.path} has no folder {IMAGES!r}: put the X-rays there, and each target's masks beside."

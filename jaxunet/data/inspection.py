@@ -1,6 +1,6 @@
-"""Reads every pixel of a user's folder: sizes, gray levels, mask values, empty masks, duplicates.
+"""Reads every pixel of a user's folder: sizes, gray levels, masks, what tells duplicates; scales it to be stored.
 
-`jaxunet data inspect FOLDER` prints what was found; building the dataset stops at faults.
+findings.py prints what was found; folder_builder.py stores it.
 """
 
 import concurrent.futures

@@ -82,6 +82,8 @@ def reading(folder: pathlib.Path | str) -> Iterator[None]:
 
 def prepared(dataset: ConfigDict, builder_config: str) -> Any | None:
     """The TFDS builder of a dataset that is already prepared, else None. Builds nothing."""
+    if spec_of(dataset).folder and not (dataset.source and local_path(dataset.source).is_dir()):
+        return None
     builder = _make_builder(dataset, builder_config)
     return builder if pathlib.Path(builder.data_dir).is_dir() else None
 

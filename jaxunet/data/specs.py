@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.data import drawing, folder_spec
 from jaxunet.data.dataset_spec import ArchiveLayout, DatasetSpec, Subset
-from jaxunet.data.targets import Target
+from jaxunet.data.targets import Target, mask_targets
 
 LABELLED_IMAGES = "labelled_images"  # the one `config.dataset.name` without a record
 
@@ -81,10 +81,10 @@ def spec_of(dataset: ConfigDict) -> DatasetSpec:
     return folder_spec.of_config(dataset) if dataset.name == folder_spec.NAME else SPECS[dataset.name]
 
 
-def targets_of(dataset: ConfigDict) -> dict[str, Target]:
-    """Name -> record of each of `config.dataset.targets`, in their order."""
+def masks_of(dataset: ConfigDict) -> dict[str, Target]:
+    """Name -> record of each mask in `config.dataset.targets`, in their order."""
     known = spec_of(dataset).targets
-    return {name: known[name] for name in dataset.targets}
+    return {name: known[name] for name in mask_targets(dataset.targets)}
 
 
 def image_size(dataset: ConfigDict) -> int:

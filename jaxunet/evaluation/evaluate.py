@@ -98,12 +98,14 @@ def evaluate_predictor(
     predictor, split = (other.network, other.split) if other else (predictor, split)
     if split not in SPLITS and not (other and split == ALL):
         raise UserError(f"split={split!r} is not one of {', '.join((*SPLITS, ALL)[: 4 if other else 3])}.")
-    config, targets = predictor.config, predictor.targets
+    config, targets = predictor.config, predictor.records
     spec = spec_of(config.dataset)
     sized = bool(spec.folder) or spec.size != predictor.image_size
-    originals = open_originals(config.dataset, split, targets) if other or sized or config.eval.corruptions else None
+    originals = (
+        open_originals(config.dataset, split, predictor.targets) if other or sized or config.eval.corruptions else None
+    )
     if other and originals:
-        print(elsewhere.in_words(other.about, targets))
+        print(elsewhere.in_words(other.about, predictor.targets))
         data = originals.fitted(predictor.image_size, threads=config.input.threads)
     else:
         data = load_eval_split(config, split)
@@ -116,6 +118,7 @@ def evaluate_predictor(
         "split": split,
         **settings,
         **(other.about if other else {}),
+        "positive_class": data.positive_class,
         "empty_mask_rule": protocols.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
@@ -124,7 +127,8 @@ def evaluate_predictor(
         rule = predictor.rule
     elif split != "val":
         path = out.parent / "val" / "metrics.json"
-        rule = Rule.of_val(path, settings, answers=predictor.answers_covid19, source=f"chosen in {path}")
+        answers, source = predictor.answers_covid19, f"chosen in {path}"
+        rule = Rule.of_val(path, settings, answers=answers, source=source, masks=predictor.records)
         rule = rule or predictor.rule
     share_of = organ(targets) or IMAGE
     for i, target in enumerate(targets):
@@ -132,14 +136,14 @@ def evaluate_predictor(
         block |= analysis.analyse(table[target], measured.histogram[:, i], data, share_of=share_of, rule=rule)
 
     _add_more(result, predictor, data, originals and originals.part(data.ids), table, sized=sized)
-    _print(result, targets, len(data.ids))
+    _print(result, predictor.targets, len(data.ids))
     if predictor.best_step not in (None, predictor.step):
         print(f"Step {predictor.best_step} was the best in validation. --checkpoint=best evaluates it.")
     if processes.is_first():
         write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
         write_atomically(out / "per_image.csv", per_image.to_csv(table, data))
-        figures.analysis(result, table[targets[0]], data.positive, out / "analysis.png")
-        _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[targets[0]])
+        figures.analysis(result, table[predictor.targets[0]], data.positive, out / "analysis.png")
+        _write_overlays(out / "overlays", config.eval.overlays, data, measured, table[predictor.targets[0]])
     page = out / "report.html"
     if config.eval.report:
         name = workdir.absolute().name
@@ -199,8 +203,8 @@ def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
     for target, block in {targets[0]: result, **result.get("targets", {})}.items():
         if block is not result:
             print(f"\n{target}")
-        print(protocols.table(block))
-        print("\n".join(analysis.lines(block)))
+        print(protocols.table(block, result["positive_class"]))
+        print("\n".join(analysis.lines(block, result["positive_class"])))
         for key, words in (("full_size", full_size.lines), ("subgroups", subgroups.lines)):
             if key in block:
                 print("\n".join(words(block[key])))

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.specs import LABELLED_IMAGES, spec_of
-from jaxunet.data.targets import COVID19, TARGETS, answers_covid19, known_masks, mask_targets
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.models.build import NETWORKS
 from jaxunet.runs.settings import check_kinds, check_values
 
@@ -43,7 +43,7 @@ def _check_dataset(config: ConfigDict) -> None:
         sizes = ", ".join(map(str, spec.sizes))
         raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), {sizes}.")
     masks = mask_targets(targets)
-    known = list(spec.masks) if spec.folder else [name for name in known_masks() if name in spec.masks]
+    known = [name for name in spec.targets if name in spec.masks]
     if not masks or set(masks) - set(known) or len(set(targets)) != len(targets):
         raise UserError(
             f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once, "
@@ -64,7 +64,7 @@ def _check_dataset(config: ConfigDict) -> None:
 
 
 def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
-    first = [name for name in known_masks() if TARGETS[name].learnt_from == COVID19]
+    first = [name for name, target in spec_of(config.dataset).targets.items() if target.learnt_from == COVID19]
     if targets[-1] != COVID19 or targets[0] not in first:
         words = " or ".join(map(repr, first))
         raise UserError(f"config.dataset.targets={targets!r} must begin with {words} and end with {COVID19!r}.")
