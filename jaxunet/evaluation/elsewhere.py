@@ -17,6 +17,7 @@ from jaxunet.data.targets import COVID19
 from jaxunet.models.averaging import Selected
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
+from jaxunet.scoring.detection import IMAGE, PROBABILITY, Rule
 
 _SECTION = "dataset."
 
@@ -91,9 +92,12 @@ def find(network: Predictor, changes: dict[str, Any], split: str | None) -> Else
     config = network.config.copy_and_resolve_references()
     config.dataset = dataset
     model = Selected(network.model, tuple(network.targets.index(name) for name in shared), answers)
+    decides = network.rule.decides
+    kept = answers if decides == PROBABILITY else decides in (*shared, IMAGE)
+    rule = network.rule if kept else Rule.not_chosen(answers=answers)
     split = split or ("test" if _has_test(spec) else ALL)
     return Elsewhere(
-        dataclasses.replace(network, config=config.lock(), model=model, best_step=None),
+        dataclasses.replace(network, config=config.lock(), model=model, best_step=None, rule=rule),
         split,
         {"dataset_title": spec.title, "trained_on": own.title, "left_out": left},
         f"{re.sub(r'[^A-Za-z0-9]+', '-', spec.title).strip('-').lower()}-{split}",

@@ -101,9 +101,8 @@ def evaluate_predictor(
     config, targets = predictor.config, predictor.records
     spec = spec_of(config.dataset)
     sized = bool(spec.folder) or spec.size != predictor.image_size
-    originals = (
-        open_originals(config.dataset, split, predictor.targets) if other or sized or config.eval.corruptions else None
-    )
+    needed = other or sized or config.eval.corruptions
+    originals = open_originals(config.dataset, split, predictor.targets) if needed else None
     if other and originals:
         print(elsewhere.in_words(other.about, predictor.targets))
         data = originals.fitted(predictor.image_size, threads=config.input.threads)
@@ -184,9 +183,9 @@ def _add_more(
         block = result if i == 0 else result["targets"][target]
         if at_full_size:
             block["full_size"] = full_size.summarize(at_full_size[target], data.positive, called if i == 0 else None)
-        if data.columns:
-            scores = table[target]["dice"], data.positive, called if i == 0 else None
-            block["subgroups"] = subgroups.summarize(data.columns, *scores)
+        scores = table[target]["dice"], data.positive, called if i == 0 else None
+        if groups := subgroups.summarize(subgroups.columns_of(data), *scores):
+            block["subgroups"] = groups
         table[target] |= {f"full_size_{name}": values for name, values in at_full_size.get(target, {}).items()}
     if originals and predictor.config.eval.corruptions:
         result["corruptions"] = corruptions.score(predictor, originals, rule if called is not None else None)
@@ -205,9 +204,9 @@ def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
             print(f"\n{target}")
         print(protocols.table(block, result["positive_class"]))
         print("\n".join(analysis.lines(block, result["positive_class"])))
-        for key, words in (("full_size", full_size.lines), ("subgroups", subgroups.lines)):
-            if key in block:
-                print("\n".join(words(block[key])))
+        if "full_size" in block:
+            print(full_size.in_words(block["full_size"], result["positive_class"]))
+        print("".join(f"{line}\n" for line in subgroups.lines(block.get("subgroups", {}))), end="")
     if "corruptions" in result:
         print("\n".join(["", *corruptions.lines(result["corruptions"])]))
     print(f"Empty masks: {protocols.EMPTY_MASK_RULE}. Intervals: 95 %, bootstrap over images.")

@@ -23,7 +23,7 @@ def tabulate(predictor: Predictor, originals: Originals) -> dict[str, Columns]:
     """Target -> column -> value of each image, in the order of `originals`: predicts every file as `predict` does.
 
     Columns: `height` and `width` of the file; `COUNTS`; `protocols.METRICS`; `hd95` and the surface Dice at each
-    tolerance, in pixels of the file; `hd95_mm`, nan where the file does not say the size of its pixels.
+    tolerance, in pixels of the file; `hd95_mm`, if a file says the size of its pixels, nan for the others.
     """
     config, targets = predictor.config, predictor.targets
     tolerances, size = config.eval.surface_tolerances, config.eval.batch_size
@@ -50,7 +50,7 @@ def tabulate(predictor: Predictor, originals: Originals) -> dict[str, Columns]:
     values = np.array(rows)  # [N, C, columns]
     result = {}
     for c, target in enumerate(targets):
-        columns = dict(zip(names, values[:, c].T, strict=True))
+        columns = {n: x for n, x in zip(names, values[:, c].T, strict=True) if not np.isnan(x).all()}
         counts = values[:, c, 2:6].astype(np.int64)
         result[target] = columns | dict(zip(COUNTS, counts.T, strict=True)) | protocols.ratios(counts)
     return result
@@ -67,7 +67,8 @@ def summarize(columns: Columns, positive: np.ndarray, called: np.ndarray | None)
     counts = np.stack([columns[name] for name in COUNTS], axis=1)
     sides = np.stack([columns["height"], columns["width"]], axis=1).astype(int)
     order = np.argsort(sides.prod(axis=1), kind="stable")
-    known = columns["hd95_mm"][positive & np.isfinite(columns["hd95_mm"])]
+    mm = columns.get("hd95_mm", np.full(len(counts), np.nan))[positive]
+    known = mm[np.isfinite(mm)]
     result = {
         "smallest_image": sides[order[0]].tolist(),
         "largest_image": sides[order[-1]].tolist(),
@@ -82,13 +83,13 @@ def summarize(columns: Columns, positive: np.ndarray, called: np.ndarray | None)
     return result
 
 
-def lines(block: dict[str, Any]) -> list[str]:
-    """The block in words, one line each."""
+def in_words(block: dict[str, Any], positive: str | None) -> str:
+    """The block as a printed line. `positive`: the positive class."""
     low, high = ("{}x{}".format(*block[key]) for key in ("smallest_image", "largest_image"))
     size = low if low == high else f"{low} to {high}"
     surface = block["surface"].get("P1", {})
-    dice = [f"{p} Dice {bootstrap.in_words(block[p]['dice'])}" for p in ("P1", "P2", "P3") if p in block]
+    dice = [f"{p} Dice {bootstrap.in_words(block[p]['dice'])}" for p in protocols.in_words(positive) if p in block]
     if "gated" in block:
         dice.append(f"P3 gated {bootstrap.in_words(block['gated']['P3']['dice'])}")
     distance = f"HD95 {bootstrap.in_words(surface['hd95'], '.1f')} {block['distances']}" if surface else ""
-    return [f"at the files' own size ({size}): {'; '.join(filter(None, [*dice, distance]))}"]
+    return f"at the files' own size ({size}): {'; '.join(filter(None, [*dice, distance]))}"

@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxunet.data.examples import Split
 from jaxunet.scoring.bootstrap import in_words, mean
 
 _VALUES = 12  # more values of text are names, not groups
 _BLANK = "not stated"
+
+
+def columns_of(data: Split) -> dict[str, np.ndarray]:
+    """The columns of the table, and the class unless the protocols tell classes apart."""
+    classes = np.array([data.classes[label] for label in data.labels.tolist()])
+    return ({"class": classes} if data.positive_class is None and len(data.classes) > 1 else {}) | data.columns
 
 
 def groups(cells: np.ndarray) -> dict[str, np.ndarray]:
