@@ -118,10 +118,11 @@ def _export(flags: Flags) -> None:
 
 
 def _preflight(flags: Flags) -> None:
+    from jaxunet.data import draft
     from jaxunet.preflight.preflight import preflight
 
     out = _workdir(flags) if flags.workdir else None
-    preflight(flags.config, list(flags.topology), out, batch_per_chip=flags.batch_per_chip)
+    preflight(draft.settle(flags.config), list(flags.topology), out, batch_per_chip=flags.batch_per_chip)
 
 
 def _verify(flags: Flags) -> int:

@@ -6,7 +6,7 @@ images of `labelled_images.py` have a class and no mask, and no row.
 
 from ml_collections import ConfigDict
 
-from jaxunet.data import drawing, folder_spec
+from jaxunet.data import drawing, folder, folder_spec
 from jaxunet.data.dataset_spec import ArchiveLayout, DatasetSpec, Subset
 from jaxunet.data.targets import Target, mask_targets
 
@@ -93,7 +93,9 @@ def image_size(dataset: ConfigDict) -> int:
 
 
 def train_images(dataset: ConfigDict) -> int:
-    """Number of training images: the published number, or the number that the config has drawn."""
+    """Number of training images: the published number, the number in the folder, or that the config has drawn."""
     spec = spec_of(dataset)
+    if spec.folder:
+        return sum(record.split == "train" for record in folder.open_folder(dataset).records())
     drawn = dataset.synthetic.train * (2 if spec.has_controls(dataset.train_config) else 1)
     return spec.subsets[dataset.train_config].train_images or drawn

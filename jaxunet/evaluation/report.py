@@ -75,6 +75,7 @@ def render(
         "best_step": predictor.best_step,
         "result": result,
         "protocols": protocols.in_words(data.positive_class),
+        "positive": data.positive_class,
         "images": protocols.images(data.positive_class),
         "config": flatten(predictor.config),
         "curves": _curves(rows),

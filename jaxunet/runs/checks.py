@@ -4,6 +4,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
+from jaxunet.data import splits
 from jaxunet.data.specs import LABELLED_IMAGES, spec_of
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.models.build import NETWORKS
@@ -39,6 +40,10 @@ def _check_dataset(config: ConfigDict) -> None:
             raise UserError(f"config.dataset.image_size={dataset.image_size} must be a multiple of 32, such as 224.")
         return
     spec = spec_of(dataset)
+    if dataset.fold and not spec.folder:
+        raise UserError(f"config.dataset.fold={dataset.fold!r} is for config.dataset.name='folder': leave it out.")
+    if dataset.fold:
+        splits.parse_fold(dataset.fold)
     if dataset.image_size not in (0, *spec.sizes):
         sizes = ", ".join(map(str, spec.sizes))
         raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), {sizes}.")
