@@ -41,22 +41,35 @@ class Scored:
       eval_fn: `split_pass.eval_step` of that network, compiled.
       data: the images of the split.
       counts: int32 [N, C, 4], in the order of `data`.
+      folds, fold: the networks of several folds, `predictor` among them, and int [N], the one that counted each image;
+        () for one network.
     """
 
     predictor: Predictor
     eval_fn: EvalFn
     data: Split
     counts: np.ndarray
+    folds: tuple[Predictor, ...] = ()
+    fold: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
 
     def predict_masks(self, index: np.ndarray) -> np.ndarray:
         """bool [K, H, W]: masks predicted for the first target on the images `index` int [K]."""
-        masks = self.predictor.outputs(self.data.image[index])["masks"]
-        return np.asarray(positive(masks[..., 0], self.predictor.threshold))
+        masks = np.empty((len(index), *self.data.image.shape[1:]), bool)
+        for k, network in enumerate(self.folds or (self.predictor,)):
+            mine = self.fold[index] == k if self.folds else np.ones(len(index), bool)
+            logits = network.outputs(self.data.image[index[mine]])["masks"]
+            masks[mine] = positive(logits[..., 0], network.threshold)
+        return masks
 
 
 def score_checkpoint(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
     """Restores a checkpoint of `workdir` and counts every image of `split`. Arguments as for `evaluate`."""
-    predictor = load_predictor(config, workdir, checkpoint=checkpoint)
+    return score(load_predictor(config, workdir, checkpoint=checkpoint), split)
+
+
+def score(predictor: Predictor, split: str) -> Scored:
+    """Counts every image of `split` of the network's dataset."""
+    config = predictor.config
     data = load_eval_split(config, split)
     eval_fn = build_eval_fn(predictor.model, config)
     found = map_split(eval_fn, predictor.variables, data.arrays, config.eval.batch_size)
