@@ -51,7 +51,7 @@ def report(dataset: FolderDataset, checked: Sequence[Checked]) -> list[str]:
         levels = [level for c in read if c.kind == kind for level in c.levels]
         lines.append(f"  {number:,} {kind}: gray levels {min(levels):g} to {max(levels):g}")
     if read:
-        small, large = (pick((c.size for c in read), key=lambda size: size[0] * size[1]) for pick in (min, max))
+        small, large = (pick((c.size for c in read), key=lambda size: (size[0] * size[1], size)) for pick in (min, max))
         sizes = len({c.size for c in read})
         lines.append("  {} x {} to {} x {} pixels (height x width), {:,} sizes".format(*small, *large, sizes))
     lines.append(f"{'target':20s}{'files':>9s}{'marked':>9s}{'empty':>9s}   median share of the X-ray where marked")

@@ -96,10 +96,10 @@ class FolderDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of the dataset.json and of each image: names, sizes and dates of its files, split, class, columns."""
-        digest = hashlib.sha256(f"{self.layout.text} {self.spec.size}".encode())
+        """Digest of what is stored of the dataset.json and of each image: class, names, sizes and dates of its files."""
+        digest = hashlib.sha256(repr((self.layout.masks, self.spec.size, self.spec.classes)).encode())
         for record in self.found:
-            digest.update(repr((record.id, record.split, record.patient, record.label, record.columns)).encode())
+            digest.update(repr((record.id, record.label)).encode())
             for path in (record.path, *record.masks.values()):
                 digest.update(f"{path and (path.stat().st_size, path.stat().st_mtime_ns)}".encode())
         return digest.hexdigest()[:16]

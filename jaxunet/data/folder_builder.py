@@ -7,6 +7,7 @@ folds share one prepared dataset.
 import json
 import pathlib
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
             if not faults:
                 yield record.id, {**found.pictures, "label": record.label, "id": record.id}
         if faults:
-            print("\n".join(faults))
+            print("\n".join(faults), file=sys.stderr)
             raise UserError(f"{self.dataset.path} has {len(faults)} faults, listed above: correct them.")
         # TFDS renames this temporary folder at the end, so table and dataset appear together.
         (pathlib.Path(self._data_dir) / _TABLE).write_text(json.dumps(rows))
