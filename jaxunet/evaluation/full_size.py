@@ -70,8 +70,8 @@ def summarize(columns: Columns, positive: np.ndarray, called: np.ndarray | None)
     mm = columns.get("hd95_mm", np.full(len(counts), np.nan))[positive]
     known = mm[np.isfinite(mm)]
     result = {
-        "smallest_image": sides[order[0]].tolist(),
-        "largest_image": sides[order[-1]].tolist(),
+        "smallest_image": "{}x{}".format(*sides[order[0]]),  # height x width
+        "largest_image": "{}x{}".format(*sides[order[-1]]),
         **protocols.summarize(counts, positive, resamples=bootstrap.RESAMPLES),
         "surface": surface_summary(columns, positive),
         "distances": "in pixels of each file" + ("" if len(known) else "; no file says the size of its pixels in mm"),
@@ -85,7 +85,7 @@ def summarize(columns: Columns, positive: np.ndarray, called: np.ndarray | None)
 
 def in_words(block: dict[str, Any], positive: str | None) -> str:
     """The block as a printed line. `positive`: the positive class."""
-    low, high = ("{}x{}".format(*block[key]) for key in ("smallest_image", "largest_image"))
+    low, high = block["smallest_image"], block["largest_image"]
     size = low if low == high else f"{low} to {high}"
     surface = block["surface"].get("P1", {})
     dice = [f"{p} Dice {bootstrap.in_words(block[p]['dice'])}" for p in protocols.in_words(positive) if p in block]

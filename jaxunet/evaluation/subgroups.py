@@ -1,6 +1,7 @@
 """Scores of groups of images by what the dataset's table says of them, such as sex, site or age. Called by evaluate.py.
 
-A column of numbers with more than `_VALUES` values is cut at its quartiles; other columns have one group per value.
+Each value of a column is a group. A column with more than `_VALUES` values, or with fewer than two images per value, is
+cut at its quartiles if it has numbers, and left out if it has names.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from jaxunet.data.examples import Split
 from jaxunet.scoring.bootstrap import in_words, mean
 
-_VALUES = 12  # more values of text are names, not groups
+_VALUES = 12
 _BLANK = "not stated"
 
 
@@ -26,13 +27,14 @@ def groups(cells: np.ndarray) -> dict[str, np.ndarray]:
     values = sorted(set(cells[stated].tolist()))
     blank = {} if stated.all() else {_BLANK: ~stated}
     numbers = _numbers(cells)
-    if numbers is not None and len(values) > _VALUES:
+    many = len(values) > min(_VALUES, stated.sum() / 2)
+    if numbers is not None and many and len(values) > 1:
         edges = np.quantile(numbers[stated], [0, 0.25, 0.5, 0.75, 1])
         quarter = np.searchsorted(edges[1:4], numbers, side="right")
         names = [f"{low:g} to {high:g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
         found = {name: stated & (quarter == i) for i, name in enumerate(names)}
         return {name: chosen for name, chosen in found.items() if chosen.any()} | blank
-    if not 2 <= len(values) + len(blank) <= _VALUES + len(blank):
+    if many or len(values) + len(blank) < 2:
         return {}
     if numbers is not None:
         values.sort(key=float)
