@@ -95,7 +95,7 @@ def open_originals(dataset: ConfigDict, split: str, masks: Sequence[str]) -> Ori
 
 def _of_folder(dataset: ConfigDict, split: str, masks: Sequence[str]) -> Originals:
     found = folder.open_folder(dataset)
-    spec, records = found.spec, [r for r in found.records() if split in (r.split, ALL)]
+    spec, records = found.spec, [r for r in found.records(train=False) if split in (r.split, ALL)]
     if not records:
         raise UserError(f"{found.path} has no images in its split {split!r}: use another, or --split={ALL}.")
 

@@ -62,11 +62,6 @@ class Scored:
         return masks
 
 
-def score_checkpoint(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
-    """Restores a checkpoint of `workdir` and counts every image of `split`. Arguments as for `evaluate`."""
-    return score(load_predictor(config, workdir, checkpoint=checkpoint), split)
-
-
 def score(predictor: Predictor, split: str) -> Scored:
     """Counts every image of `split` of the network's dataset."""
     config = predictor.config

@@ -14,6 +14,8 @@ from jaxunet.core.errors import UserError
 from jaxunet.data import draft
 from jaxunet.data.drawing import draw_chest_xray
 from jaxunet.data.examples import Split
+from jaxunet.data.folder import open_folder
+from jaxunet.data.originals import open_originals
 from jaxunet.evaluation import corruptions, elsewhere, folds, subgroups
 from jaxunet.runs import config_file
 from jaxunet.scoring import protocols
@@ -177,6 +179,19 @@ def test_own_dataset_is_not_another_one(finished, theirs, tmp_path):
     assert elsewhere.is_named({"dataset.source": str(theirs)})
     other = elsewhere.find(network, {"dataset.name": "covid_qu_ex"}, None)
     assert (other.split, other.folder) == ("test", "covid-qu-ex-test")
+
+
+def test_images_for_testing_alone_are_scored(finished, theirs, tmp_path):
+    content = json.loads((theirs / "dataset.json").read_text())
+    content["splits"] = {"val": [], "test": [f"{i}.png" for i in range(8)]}
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    dataset = config_file.load(finished).dataset
+    dataset.name, dataset.source, dataset.spec = "folder", str(theirs), str(tmp_path / "test.json")
+    with pytest.raises(UserError, match="No image is in the split train"):
+        open_folder(dataset).records()
+    assert len(open_originals(dataset, "test", ("lung",)).ids) == 8
+    with pytest.raises(UserError, match="no images in its split 'val'"):
+        open_originals(dataset, "val", ("lung",))
 
 
 def test_rule_of_another_variable_is_not_used(theirs):

@@ -51,6 +51,7 @@ NOT_RUN = {
     r"pre-commit|/mypy$|^\.ci/run": "checks of the clone itself",
     r"gcloud |gs://BUCKET": "needs Google Cloud",
     r"^#SBATCH|^srun |COORDINATOR|--coordinator_address|^python launch\.py \.\.\.": "needs several machines",
+    r"=FOLDER": "a folder of the user's own",
     r"/shared/": "needs a folder that several machines share",
     r"--topology=v5e": "needs libtpu, the TPU compiler",
     r"--mode=import_torch": "needs PyTorch and its weights",
