@@ -33,7 +33,7 @@ def settle(config: ConfigDict) -> ConfigDict:
 
     Writes a first dataset.json into the folder if there is none.
     """
-    if config.dataset.name != folder_spec.NAME or config.dataset.spec.startswith("{"):
+    if config.dataset.name != folder_spec.NAME:
         return config
     config = config.copy_and_resolve_references()
     dataset = config.dataset

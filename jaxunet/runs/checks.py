@@ -51,8 +51,8 @@ def _check_dataset(config: ConfigDict) -> None:
     known = [name for name in spec.targets if name in spec.masks]
     if not masks or set(masks) - set(known) or len(set(targets)) != len(targets):
         raise UserError(
-            f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once, "
-            f"and may end with {COVID19!r}."
+            f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once"
+            f"{f', and may end with {COVID19!r}' if COVID19 in spec.targets else ''}."
         )
     for key in ("train_config", "eval_config"):
         subset = spec.subsets.get(dataset[key])
