@@ -12,6 +12,7 @@ from jaxunet.data import folder, prepared
 from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.data.examples import ExampleSource, Split, is_positive
 from jaxunet.data.folder import Record
+from jaxunet.data.specs import spec_of
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
 
@@ -78,7 +79,7 @@ def open_originals(dataset: ConfigDict, split: str, masks: Sequence[str]) -> Ori
     Raises:
       UserError: if the dataset cannot be used, or has no such images.
     """
-    if dataset.name == "folder":
+    if spec_of(dataset).folder:
         return _of_folder(dataset, split, masks)
     builder = prepared.open_builder(dataset, dataset.eval_config)
     parts = [ExampleSource(builder, name, tuple(masks)) for name in (SPLITS if split == ALL else (split,))]

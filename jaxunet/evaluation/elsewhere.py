@@ -69,11 +69,18 @@ def find(network: Predictor, changes: dict[str, Any], split: str | None) -> Else
     if dataset.name == LABELLED_IMAGES:
         raise UserError(f"config.dataset.name={LABELLED_IMAGES!r} has no masks to score: name another dataset.")
     dataset.image_size = network.image_size
+    if f"{_SECTION}name" not in changes:  # `is_named` found a dataset.json
+        dataset.name = folder_spec.NAME
     if dataset.name == folder_spec.NAME:
         dataset.spec = folder_spec.text_of(dataset)
     if (dataset.name, dataset.spec) == (mine.name, mine.spec):
         return None
     spec, own = spec_of(dataset), spec_of(mine)
+    if spec.folder and (dataset.name, spec.title) == (mine.name, own.title):
+        raise UserError(
+            f"The dataset.json at {dataset.source} is not the one that the network was trained with, but has its title "
+            f"{own.title!r}: if it is another dataset, give it another title there."
+        )
     if dataset.eval_config not in spec.subsets:
         dataset.eval_config = next(iter(spec.subsets))
     shared = tuple(name for name in network.targets if name in spec.subsets[dataset.eval_config].masks)
