@@ -38,7 +38,7 @@ def score_together(runs: Sequence[Run], *, split: str, checkpoint: str) -> Score
     """The folds of a system on the images of each one's `split`; on "test", which they share, their mean.
 
     Raises:
-      UserError: if an image is in the split of two folds.
+      UserError: if the folds share images, as they do in "train".
     """
     networks = [loading.load(config, folder, checkpoint=checkpoint) for folder, config in runs]
     if len(runs) == 1 or split == "test":
@@ -46,9 +46,9 @@ def score_together(runs: Sequence[Run], *, split: str, checkpoint: str) -> Score
         return score(mean, split)
     parts = [score(network, split) for network in networks]
     ids = [name for part in parts for name in part.data.ids]
-    if len(set(ids)) < len(ids):
+    if split == "train" or len(set(ids)) < len(ids):
         folders = ", ".join(str(folder) for folder, _ in runs)
-        raise UserError(f"The folds {folders} share images of {split}: use --split=val or --split=test.")
+        raise UserError(f"The folds {folders} share images: name each fold once, with --split=val or --split=test.")
     first = parts[0].data
     arrays = {k: np.concatenate([part.data.arrays[k] for part in parts]) for k in first.arrays}
     columns = {k: np.concatenate([part.data.columns[k] for part in parts]) for k in first.columns}

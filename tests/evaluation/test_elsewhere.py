@@ -227,6 +227,6 @@ def test_folds_are_scored_together(make_config, theirs, tmp_path):
     test = folds.score_together(runs, split="test", checkpoint="latest")
     assert test.data.ids
     assert not set(test.data.ids) & set(both.data.ids)
-    with pytest.raises(UserError, match="share images of train"):
+    with pytest.raises(UserError, match="fold1 share images: name each fold once"):
         folds.score_together(runs, split="train", checkpoint="latest")
     assert protocols.ratios(test.counts[:, 0])["accuracy"].max() <= 1
