@@ -119,7 +119,8 @@ def compare(
     write_atomically(workdir / "comparison.md", report)
     write_atomically(workdir / "comparison.csv", _csv(systems))
     write_atomically(workdir / "per_image.csv", per_image.differences_csv({s.name: s.counts for s in systems}, data))
-    figures.comparison_bars({s.name: s.summary["P1"] for s in systems}, COLUMNS, workdir / "comparison.png")
+    words = f"{protocols.in_words(data.positive_class)['P1']} (P1)"
+    figures.comparison_bars({s.name: s.summary["P1"] for s in systems}, COLUMNS, words, workdir / "comparison.png")
     captions = [pathlib.PurePosixPath(data.ids[i]).stem for i in shown]
     predicted = {s.name: (s.predicted, protocols.ratios(s.counts[shown])["dice"]) for s in systems}
     truths = np.stack([data.truth(i) for i in shown])
@@ -213,9 +214,10 @@ def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split
     covid = protocols.protocol_images("P1", data.positive)
     height, width = data.image.shape[1:]
     measures = " | ".join(f"P1 {name}" for name in COLUMNS.values())
+    images = f"{covid.sum()} {protocols.images(data.positive_class)}"
     lines = [
-        f"Split {split}, images of {height}x{width}. P1: mean over {covid.sum()} COVID-19 images. P2: their pixels "
-        f"pooled. P3: mean over all {len(data.ids)} images. In brackets: 95 % bootstrap intervals.",
+        f"Split {split}, images of {height}x{width}. P1: mean over {images}. P2: their pixels pooled. "
+        f"P3: mean over all {len(data.ids)} images. In brackets: 95 % bootstrap intervals.",
         "",
         f"| system | training | parameters | images/s | {measures} | P2 Dice | P3 Dice |",
         "|---" * (6 + len(COLUMNS)) + "|",
