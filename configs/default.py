@@ -13,8 +13,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # all randomness follows from it and the step number
 
     config.dataset = dataset = ml_collections.ConfigDict()
-    dataset.name = "covid_qu_ex"  # or "synthetic_cxr"; "labelled_images" pretrains encoders on classes
+    dataset.name = "covid_qu_ex"  # "synthetic_cxr"; "folder", your own; "labelled_images" pretrains encoders on classes
     dataset.source = ""  # the archive as downloaded, or its extracted folder; "" searches <data_dir>/downloads/manual
+    dataset.spec = ""  # folder: a dataset.json; "" is SOURCE/dataset.json. A run keeps the text of the file here
+    dataset.fold = ""  # folder: "0/5" to "4/5" validates on one fifth of the images that are not for testing
     dataset.data_dir = ""  # where prepared datasets live; "" is ~/tensorflow_datasets
     dataset.train_config = "infection"  # COVID-19 images only; "infection_all" adds controls; "lung" has lung masks
     dataset.eval_config = "infection_all"  # validation and test: with controls, so that P3 exists
@@ -108,6 +110,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
     config.eval.gate = False  # predict, serve: no infection where "covid19" says no; not kept with a run
+    config.eval.corruptions = False  # evaluate: also on blurred, noisy, turned images; not kept with a run
     config.eval.report = True  # one HTML page with all numbers and pictures, 10 to 35 KB per image of 256 x 256
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto

@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 import jaxunet
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import locate, write_atomically
-from jaxunet.data import drawing
+from jaxunet.data import drawing, folder_spec
 from jaxunet.export import model_card
 from jaxunet.export.computed import from_logits
 from jaxunet.export.formats import FORMATS, Compute
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
+from jaxunet.xrays import letterbox
 
 # Accelerators multiply float32 less exactly. There, probabilities may differ by this much in any format.
 _TOLERANCE_ACCELERATOR = 2e-2
@@ -83,6 +84,7 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
     """The metadata of every exported file, as JSON values. `config` is that of the run without local paths."""
     config = from_json(to_json(config))
     config.dataset.source = config.dataset.data_dir = ""
+    config.dataset.spec = folder_spec.without_names(config.dataset.spec)
     for key in ("weights", "run"):
         config.init[key] = pathlib.PurePath(config.init[key]).name
     size, masks = source.image_size, len(source.targets)
@@ -115,8 +117,8 @@ def compare(source: Predictor, compute: Compute, *, tolerance: float) -> str:
       UserError: if a probability differs by more than `tolerance`, or a mask by more than that explains.
     """
     size = source.image_size
-    images = np.stack([drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)])
-    images = images.reshape(4, size, images.shape[1] // size, size, -1).mean(axis=(2, 4)).astype(np.uint8)
+    drawn = [drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)]
+    images = np.stack([letterbox.fit(image, size)[0] for image in drawn])
     expected = {k: np.asarray(v) for k, v in from_logits(source.outputs(images), source).items()}
     parts = [compute(images[:1]), compute(images[1:])]
     computed = {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in expected}

@@ -1,4 +1,4 @@
-"""Networks that average: over flipped images, and over several runs. prediction/loading.py builds them.
+"""Networks around others: the average over flipped images or over several runs, and some outputs.
 
 They average probabilities, not logits, and return the logit of the mean. Their `apply` is that of `build.Forward`.
 """
@@ -50,3 +50,17 @@ class Ensemble:
         members = [{name: trees[i] for name, trees in variables.items()} for i in range(len(self.models))]
         logits = [m.apply(v, image, train=train) for m, v in zip(self.models, members, strict=True)]
         return {name: mean_logits(jnp.stack([x[name] for x in logits])) for name in logits[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+    """Some of the masks of `model`, by index, and maybe its other outputs."""
+
+    model: Forward
+    masks: tuple[int, ...]
+    others: bool
+
+    def apply(self, variables: Any, image: Array, *, train: bool) -> dict[str, Array]:
+        found = self.model.apply(variables, image, train=train)
+        chosen = {"masks": found["masks"][..., jnp.array(self.masks)]}
+        return (found if self.others else {}) | chosen

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.data.targets import TARGETS, finding
+from jaxunet.data.targets import finding
 from jaxunet.prediction import overlay, web_guard
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
@@ -74,7 +74,8 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
             print(warning, file=sys.stderr, flush=True)
         print(predictor.in_words)
-        print(predictor.rule_in_words)
+        if predictor.rule.positive:
+            print(predictor.rule_in_words)
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
         with contextlib.closing(server):
             server.run()
@@ -156,8 +157,8 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
             "resembles": RESEMBLES,
             "elsewhere": ELSEWHERE if predictor.answers_covid19 else "",
             "max_bytes": MAX_BYTES,
-            "finding": finding(predictor.targets),
-            "colours": {name: TARGETS[name].colour for name in predictor.targets},
+            "finding": finding(predictor.records),
+            "colours": {name: record.colour for name, record in predictor.records.items()},
         }
 
     @app.post("/predict")

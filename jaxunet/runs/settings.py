@@ -108,6 +108,8 @@ _ROWS = (
 
     Setting("dataset.name", choices=specs.NAMES),
     Setting("dataset.source", str, free=True),
+    Setting("dataset.spec", str, since=""),
+    Setting("dataset.fold", str, since=""),
     Setting("dataset.data_dir", str, free=True),
     Setting("dataset.train_config", choices=specs.SUBSETS),
     Setting("dataset.eval_config", choices=specs.SUBSETS),
@@ -192,6 +194,7 @@ _ROWS = (
     Setting("eval.flips", bool, free=True, since=False),
     Setting("eval.gate", bool, free=True, since=False, kept=False),
     Setting("eval.report", bool, free=True, since=True),
+    Setting("eval.corruptions", bool, free=True, since=False, kept=False),
 
     Setting("profile", bool, free=True),
 
