@@ -21,6 +21,7 @@ from jaxunet.data import drawing
 from jaxunet.export import model_card
 from jaxunet.export.computed import from_logits
 from jaxunet.export.formats import FORMATS, Compute
+from jaxunet.models.averaging import portable_mean_logits
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
@@ -54,15 +55,14 @@ def export(
         raise UserError(f"--format={format} needs {' and '.join(row.libraries)}: pip install 'jaxunet[{row.extra}]'.")
     if config.eval.flips and not row.takes_flips:
         raise UserError(
-            f"--format={format} cannot average an X-ray and its mirror image: add --config.eval.flips=False, or use "
-            f"--format=safetensors."
+            f"--format={format} cannot average an X-ray and its mirror image: add --config.eval.flips=False."
         )
     if len(members) > 1 and not row.takes_runs:
         able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
         raise UserError(f"--format={format} holds one network, but --runs names several: use --format={able}.")
     places = [locate(p.origin) for p in members]
     loaded = [loading.portable(p) for p in members]
-    source = loading.ensemble(loaded, places) if len(members) > 1 else loaded[0]
+    source = loading.ensemble(loaded, places, portable_mean_logits) if len(members) > 1 else loaded[0]
     metadata = describe(source, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:

@@ -47,7 +47,7 @@ class Format:
     page: str
     extension: str
     tolerance: float = 1e-4
-    takes_flips: bool = False
+    takes_flips: bool = True
     takes_runs: bool = False
     libraries: tuple[str, ...] = ()
     extra: str = ""
@@ -165,14 +165,13 @@ FORMATS = {
     "onnx": Format(
         _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
     ),
-    "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors", takes_flips=True),
+    "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors"),
     "safetensors_float16": Format(
         functools.partial(_write_safetensors, half=True),
         _read_safetensors,
         "safetensors",
         ".safetensors",
         tolerance=5e-2,  # kernels with 11 bits
-        takes_flips=True,
     ),
-    "torch": Format(_write_torch, _read_torch, "torch", ".safetensors"),
+    "torch": Format(_write_torch, _read_torch, "torch", ".safetensors", takes_flips=False),
 }

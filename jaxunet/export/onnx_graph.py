@@ -21,6 +21,7 @@ _IR_VERSION = 8  # of the same release
 # Operations with the same meaning, order of arguments and broadcasting in JAX and ONNX.
 _SAME = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "logistic": "Sigmoid", "gt": "Greater",
+    "log": "Log", "neg": "Neg",
 }  # fmt: skip
 
 
@@ -128,9 +129,10 @@ class _Graph:
         translate = getattr(self, f"_{name}", None)
         if translate is None:
             raise _no_translation(f"the operation {name!r}")
-        return [translate(eqn, *inputs)]
+        outputs = translate(eqn, *inputs)
+        return outputs if eqn.primitive.multiple_results else [outputs]
 
-    # ---- one method per operation: equation and inputs -> name of the output ----------------------------------------
+    # ---- one method per operation: equation and inputs -> name of the output; of a split, the names ------------------
 
     def _convert_element_type(self, eqn: Any, x: str) -> str:
         return self.add("Cast", x, to=_onnx_type(eqn.params["new_dtype"]))
@@ -169,8 +171,23 @@ class _Graph:
         strides = eqn.params["strides"] or (1,) * len(start)
         shape = eqn.invars[0].aval.shape
         axes = [i for i in range(len(shape)) if (start[i], limit[i], strides[i]) != (0, shape[i], 1)]
+        if not axes:  # OpenVINO refuses a Slice without axes
+            return x
         bounds = ([values[i] for i in axes] for values in (start, limit, range(len(shape)), strides))
         return self.add("Slice", x, *(np.array(values, np.int64) for values in bounds))
+
+    def _split(self, eqn: Any, x: str) -> list[str]:
+        sizes = eqn.params["sizes"]
+        if len(set(sizes)) > 1:
+            raise _no_translation(f"a split into {sizes}")
+        outputs = [self._new_name() for _ in sizes]
+        self.nodes.append(helper.make_node("Split", [x], outputs, axis=eqn.params["axis"]))
+        return outputs
+
+    def _rev(self, eqn: Any, x: str) -> str:
+        axes = eqn.params["dimensions"]
+        bounds = ([value] * len(axes) for value in (-1, np.iinfo(np.int64).min))
+        return self.add("Slice", x, *(np.array(v, np.int64) for v in (*bounds, axes, [-1] * len(axes))))
 
     def _pad(self, eqn: Any, x: str, value: np.ndarray) -> str:
         low, high, inside = zip(*eqn.params["padding_config"], strict=True)

@@ -22,7 +22,7 @@ from jaxunet.devices import replicas
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.export import computed, export, formats, model_card
 from jaxunet.export.formats import FORMATS, Format
-from jaxunet.models import separable_unet, torch_weights
+from jaxunet.models import averaging, separable_unet, torch_weights
 from jaxunet.models.build import build_model
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
@@ -98,6 +98,21 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
         np.testing.assert_allclose(result["probability"], 1 / (1 + np.exp(-logits[batch])), atol=2e-5)
         sure = np.abs(logits[batch] - np.log(0.4 / 0.6)) > 1e-4
         np.testing.assert_array_equal(result["mask"][sure], (logits[batch] > np.log(0.4 / 0.6))[sure])
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+def test_means_over_flips_and_runs_compute_the_same(networks, tmp_path):
+    plain = [networks["unet"], dataclasses.replace(networks["unet"], variables=off(networks["unet"]))]
+    config = plain[0].config.copy_and_resolve_references()
+    config.eval.flips = True
+    members = [loading.portable(dataclasses.replace(p, config=config)) for p in plain]
+    mean = loading.ensemble(members, [tmp_path] * 2, averaging.portable_mean_logits)
+    straight = [p.outputs(images(3))["masks"] for p in plain]
+    mirrored = [p.outputs(images(3)[..., ::-1])["masks"][:, :, ::-1] for p in plain]
+    expected = sum(1 / (1 + np.exp(-x)) for x in straight + mirrored) / 4
+    assert np.abs(expected - 1 / (1 + np.exp(-straight[0]))).max() > 0.1
+    result = exported(mean, "onnx", tmp_path / "file")(images(3))
+    np.testing.assert_allclose(result["probability"], expected, atol=1e-5)
 
 
 def test_safetensors_alone_are_enough(networks, tmp_path):
