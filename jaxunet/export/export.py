@@ -31,7 +31,12 @@ _TOLERANCE_ACCELERATOR = 2e-2
 
 
 def export(
-    members: Sequence[Predictor], *, format: str, output: pathlib.Path, scores: pathlib.Path | None = None
+    members: Sequence[Predictor],
+    *,
+    format: str,
+    output: pathlib.Path,
+    scores: pathlib.Path | None = None,
+    runtime: pathlib.Path | None = None,
 ) -> None:
     """Writes `output` and `MODEL_CARD.md` beside it, and prints how far its values are from those of the checkpoint.
 
@@ -40,6 +45,7 @@ def export(
       format: a key of `FORMATS`.
       output: the file to write or replace.
       scores: of several, the folder with the scores from `--mode=evaluate --runs`. A run has its own scores.
+      runtime: for formats that run in a browser, the folder of the npm package onnxruntime-web.
 
     Raises:
       UserError: if a library is missing, the format cannot hold the network, or the file does not compute the same as
@@ -67,7 +73,7 @@ def export(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         draft = pathlib.Path(folder) / output.name
-        row.write(source, metadata, draft)
+        row.write(source, metadata, draft, **({"runtime": runtime} if row.takes_runtime else {}))
         least = 0.0 if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
         agreement = compare(source, row.read(source, draft), tolerance=max(row.tolerance, least))
         card = model_card.model_card(source, places, scores, metadata, output.name, format, agreement)

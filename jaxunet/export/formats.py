@@ -32,7 +32,7 @@ class Format:
     """A row of `FORMATS`.
 
     Attributes:
-      write: (network, metadata, path) -> None.
+      write: (network, metadata, path) -> None; with `takes_runtime` also `runtime`, the folder of ONNX Runtime Web.
       read: (network, path) -> the function that the file computes. The network is the one that was written.
       page: name of the page in how_to_run/, which becomes the section "How to run it" of the model card.
       extension: usual end of the file name.
@@ -42,13 +42,14 @@ class Format:
       libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them.
     """
 
-    write: Callable[["Predictor", Metadata, pathlib.Path], None]
+    write: Callable[..., None]
     read: Callable[["Predictor", pathlib.Path], Compute]
     page: str
     extension: str
     tolerance: float = 1e-4
     takes_flips: bool = True
     takes_runs: bool = False
+    takes_runtime: bool = False
     libraries: tuple[str, ...] = ()
     extra: str = ""
 
@@ -94,11 +95,7 @@ def _write_onnx(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> 
     from jaxunet.export import onnx_graph
     from jaxunet.export.computed import function_of
 
-    size = source.image_size
-    model = onnx_graph.to_onnx(function_of(source), (size, size), np.uint8)
-    onnx.helper.set_model_props(model, to_strings(metadata | {"opset": onnx_graph.OPSET}))
-    onnx.save(model, path)
-    onnx.checker.check_model(path, full_check=True)
+    onnx.save(onnx_graph.to_onnx(function_of(source), (source.image_size,) * 2, np.uint8, metadata), path)
 
 
 def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
@@ -107,6 +104,18 @@ def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def _write_html(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, runtime: pathlib.Path | None) -> None:
+    from jaxunet.export import offline_page
+
+    offline_page.write(source, metadata, path, runtime)
+
+
+def _read_html(source: "Predictor", path: pathlib.Path) -> Compute:
+    from jaxunet.export import offline_page
+
+    return offline_page.read(source, path)
 
 
 def _write_safetensors(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, half: bool = False) -> None:
@@ -172,6 +181,13 @@ FORMATS = {
         "safetensors",
         ".safetensors",
         tolerance=5e-2,  # kernels with 11 bits
+    ),
+    "html": Format(
+        *(_write_html, _read_html, "html", ".html"),
+        takes_runs=True,
+        takes_runtime=True,
+        libraries=("onnx", "onnxruntime"),
+        extra="onnx",
     ),
     "torch": Format(_write_torch, _read_torch, "torch", ".safetensors", takes_flips=False),
 }

@@ -5,13 +5,14 @@ depend on the image become nodes. The size of the first axis, the batch, stays o
 extra [onnx].
 """
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.export
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import checker, helper, numpy_helper
 
 from jaxunet.core.errors import UserError
 
@@ -25,13 +26,16 @@ _SAME = {
 }  # fmt: skip
 
 
-def to_onnx(function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[int, ...], dtype: Any) -> Any:
+def to_onnx(
+    function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[int, ...], dtype: Any, metadata: dict[str, Any]
+) -> Any:
     """The graph of `function` as an `onnx.ModelProto`. Its input is `image`; its outputs have the names in the result.
 
     Args:
       function: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside.
       shape: of one example.
       dtype: of the input.
+      metadata: JSON values, for `metadata_props`.
 
     Raises:
       UserError: if an operation has no translation here.
@@ -46,9 +50,11 @@ def to_onnx(function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[
         graph.nodes.append(helper.make_node("Identity", [graph.name(value)], [name]))
         infos.append(_info(name, result))
     proto = helper.make_graph(graph.nodes, "jaxunet", [_info("image", like)], infos, graph.constants)
-    return helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="jaxunet"
-    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(proto, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="jaxunet")
+    helper.set_model_props(model, {k: json.dumps(value) for k, value in (metadata | {"opset": OPSET}).items()})
+    checker.check_model(model, full_check=True)
+    return model
 
 
 def _no_translation(what: str) -> UserError:
