@@ -109,7 +109,8 @@ def _runtime(folder: pathlib.Path | None) -> tuple[str, str, str, bytes]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not the folder of an npm package: {how}") from error
     if name != "onnxruntime-web" or not _OLDEST <= numbers < _NEXT:
-        raise UserError(f"{folder} holds {name} {version}, not onnxruntime-web from {_OLDEST[0]}.{_OLDEST[1]} on: {how}")
+        oldest = ".".join(map(str, _OLDEST))
+        raise UserError(f"{folder} holds {name} {version}, not onnxruntime-web from {oldest} on: {how}")
     try:
         script = (folder / "dist" / "ort.wasm.bundle.min.mjs").read_text().replace("\r\n", "\n")
         program = (folder / "dist" / "ort-wasm-simd-threaded.wasm").read_bytes()

@@ -1,7 +1,7 @@
 """`--mode=serve`: a web page that shows the prediction of an X-ray. Called by commands.py.
 
-The page is `serve.html`, see page.py. It sends an X-ray as the body of a POST, without its name, and gets JSON back. The X-ray is in
-memory until then. The server writes, logs and keeps nothing of it.
+The page is `serve.html`, see page.py. It sends an X-ray as the body of a POST, without its name, and gets JSON back.
+The X-ray is in memory until then. The server writes, logs and keeps nothing of it.
 """
 
 import base64
