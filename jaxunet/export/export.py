@@ -75,7 +75,9 @@ def export(
         draft = pathlib.Path(folder) / output.name
         row.write(source, metadata, draft, **({"runtime": runtime} if row.takes_runtime else {}))
         least = 0.0 if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
-        agreement = compare(source, row.read(source, draft), tolerance=max(row.tolerance, least))
+        compute = row.read(source, draft)
+        agreement = compare(source, compute, tolerance=max(row.tolerance, least))
+        agreement += f" {row.score(source, compute)}" if row.score else ""
         card = model_card.model_card(source, places, scores, metadata, output.name, format, agreement)
         write_atomically(output, draft.read_bytes())  # a new file: safetensors ignores the user's permissions
     write_atomically(output.parent / model_card.NAME, card)

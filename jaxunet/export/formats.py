@@ -37,6 +37,7 @@ class Format:
       page: name of the page in how_to_run/, which becomes the section "How to run it" of the model card.
       extension: usual end of the file name.
       tolerance: largest difference from a probability of the checkpoint that is allowed on CPUs.
+      score: (network, the function of the file) -> a sentence with scores of both, where `tolerance` says little.
       takes_flips: whether the reader of the file can average an X-ray and its mirror image.
       takes_runs: whether the file can hold the mean of several networks.
       libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them.
@@ -47,6 +48,7 @@ class Format:
     page: str
     extension: str
     tolerance: float = 1e-4
+    score: Callable[["Predictor", Compute], str] | None = None
     takes_flips: bool = True
     takes_runs: bool = False
     takes_runtime: bool = False
@@ -104,6 +106,18 @@ def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def _write_int8(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
+    from jaxunet.export import int8
+
+    int8.write(source, metadata, path)
+
+
+def _dice_of_int8(source: "Predictor", compute: Compute) -> str:
+    from jaxunet.export import int8
+
+    return int8.dice(source, compute)
 
 
 def _write_html(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, runtime: pathlib.Path | None) -> None:
@@ -173,6 +187,14 @@ FORMATS = {
     "stablehlo": Format(_write_stablehlo, _read_stablehlo, "stablehlo", ".zip", takes_runs=True),
     "onnx": Format(
         _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
+    ),
+    "onnx_int8": Format(
+        *(_write_int8, _read_onnx, "onnx", ".onnx"),
+        tolerance=1.0,  # a pixel may change sides; the Dice on Val decides
+        takes_runs=True,
+        libraries=("onnx", "onnxruntime"),
+        extra="onnx",
+        score=_dice_of_int8,
     ),
     "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors"),
     "safetensors_float16": Format(
