@@ -18,6 +18,7 @@ import jaxunet
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import locate, write_atomically
 from jaxunet.data import drawing
+from jaxunet.data.targets import TARGETS
 from jaxunet.export import model_card
 from jaxunet.export.computed import from_logits
 from jaxunet.export.formats import FORMATS, Compute
@@ -26,6 +27,14 @@ from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
 
+_LETTERBOX = (  # what xrays/letterbox.py does, for people who write it again
+    "The X-ray has height x width gray pixels; dense is white; colours become their luminance (ITU-R 601). rows = "
+    "max(1, round(height * image_size / max(height, width))); columns alike. Scale it to rows x columns: the mean of "
+    "k x k pixels where both sides shrink by whole factors, else a triangle filter as wide as the scale. Put it into a "
+    "black square, at row (image_size - rows) // 2 and column (image_size - columns) // 2. Back: take log(p / (1 - p)) "
+    "of each mask there, scale it bilinearly to height x width, and mark what is above "
+    "log(threshold / (1 - threshold))."
+)
 # Accelerators multiply float32 less exactly. There, probabilities may differ by this much in any format.
 _TOLERANCE_ACCELERATOR = 2e-2
 
@@ -98,7 +107,9 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "description": "Segmentation of chest X-rays by jaxunet. Research only, not for clinical use.",
         "targets": list(source.targets),
         "threshold": source.threshold,
-        "detection": source.rule.to_dict() | {"from": source.rule.source},
+        "detection": source.rule.to_dict() | {"from": source.rule.source, "words": str(source.rule)},
+        "blank_unless_detected": [t for t in source.targets if source.gate and TARGETS[t].learnt_from],
+        "letterbox": _LETTERBOX,
         "image_size": size,
         "input": {"image": f"uint8 [batch, {size}, {size}]: gray, 0 black to 255 white, whole frontal X-ray"},
         "outputs": {

@@ -53,7 +53,9 @@ def dice(source: Predictor, compute: Any) -> str:
     of_file = np.concatenate([np.asarray(compute(images[i : i + 8])["mask"]) for i in range(0, len(images), 8)])
     both = []
     for mask in (of_file, np.asarray(from_logits(source.outputs(images), source)["mask"])):
-        tp, fp, fn = ((a * b).sum(axis=(1, 2), dtype=int) for a, b in ((mask, truth), (mask, 1 - truth), (1 - mask, truth)))
+        tp, fp, fn = (
+            (a * b).sum(axis=(1, 2), dtype=int) for a, b in ((mask, truth), (mask, 1 - truth), (1 - mask, truth))
+        )
         both.append(ratios(np.stack([tp, fp, fn, 0 * tp], axis=-1))["dice"].mean(axis=0))
     words = [f"{t} {ours:.4f} (float32: {exact:.4f})" for t, ours, exact in zip(source.targets, *both, strict=True)]
     sentence = f"On {len(images)} X-rays of Val, its mean Dice is: {', '.join(words)}."
