@@ -6,6 +6,7 @@ the functions, because command_line.py reads the names and `--help` shall answer
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import json
 import pathlib
@@ -108,28 +109,9 @@ def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
 
 
-def _write_int8(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
-    from jaxunet.export import int8
-
-    int8.write(source, metadata, path)
-
-
-def _dice_of_int8(source: "Predictor", compute: Compute) -> str:
-    from jaxunet.export import int8
-
-    return int8.dice(source, compute)
-
-
-def _write_html(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, runtime: pathlib.Path | None) -> None:
-    from jaxunet.export import offline_page
-
-    offline_page.write(source, metadata, path, runtime)
-
-
-def _read_html(source: "Predictor", path: pathlib.Path) -> Compute:
-    from jaxunet.export import offline_page
-
-    return offline_page.read(source, path)
+def _late(module: str, function: str) -> Callable[..., Any]:
+    """A function of a module in this folder, imported at its first call."""
+    return lambda *args, **more: getattr(importlib.import_module(f"jaxunet.export.{module}"), function)(*args, **more)
 
 
 def _write_safetensors(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, half: bool = False) -> None:
@@ -189,12 +171,12 @@ FORMATS = {
         _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
     ),
     "onnx_int8": Format(
-        *(_write_int8, _read_onnx, "onnx", ".onnx"),
+        *(_late("int8", "write"), _read_onnx, "onnx", ".onnx"),
         tolerance=1.0,  # a pixel may change sides; the Dice on Val decides
         takes_runs=True,
         libraries=("onnx", "onnxruntime"),
         extra="onnx",
-        score=_dice_of_int8,
+        score=_late("int8", "dice"),
     ),
     "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors"),
     "safetensors_float16": Format(
@@ -205,7 +187,7 @@ FORMATS = {
         tolerance=5e-2,  # kernels with 11 bits
     ),
     "html": Format(
-        *(_write_html, _read_html, "html", ".html"),
+        *(_late("offline_page", "write"), _late("offline_page", "read"), "html", ".html"),
         takes_runs=True,
         takes_runtime=True,
         libraries=("onnx", "onnxruntime"),

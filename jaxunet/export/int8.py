@@ -30,7 +30,7 @@ def write(source: Predictor, metadata: dict[str, Any], path: pathlib.Path) -> No
     images = np.stack([x["image"] for x in _examples(source, "train", _TRAIN)])
     batches: Iterator[dict[str, np.ndarray]] = iter([{"image": images[i : i + 8]} for i in range(0, len(images), 8)])
 
-    class Images(CalibrationDataReader):  # type: ignore[misc]
+    class Images(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(batches, None)
 

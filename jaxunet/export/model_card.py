@@ -25,7 +25,6 @@ from jaxunet.scoring import protocols
 from jaxunet.scoring.bootstrap import in_words
 
 NAME = "MODEL_CARD.md"
-_TASK, _INDEXED = "image-segmentation", ("dice", "iou")  # of Hugging Face: the task, and the metrics it shows
 TEMPLATE = pathlib.Path(__file__).with_name("model_card.md")
 
 
@@ -55,12 +54,13 @@ def model_card(
       format: a key of `FORMATS`.
       agreement: a sentence on how the file was checked.
     """
-    size, versions = source.image_size, metadata["versions"]
+    size, versions, spec = source.image_size, metadata["versions"], spec_of(source.config.dataset)
     scores = scores if len(places) > 1 else places[0]
     several = "" if len(places) == 1 else f" of the first run; the network is {source.origin}"
     evaluated, measured = _scores(source, scores)
     return string.Template(TEMPLATE.read_text()).substitute(
-        header=_header(source, measured),
+        license_link=f"https://www.{spec.archive.homepage}" if spec.archive else NAME,
+        model_index=json.dumps([{"name": "jaxunet", "results": measured}] if measured else []),  # JSON is YAML
         run=text((scores or places[0]).resolve().name),
         targets=" and ".join(source.targets),
         network=NETWORKS[source.config.model.name].words(source.config.model),
@@ -75,32 +75,16 @@ def model_card(
     )
 
 
-def _header(source: Predictor, measured: list[dict[str, Any]]) -> str:
-    """The YAML that Hugging Face reads. Every value is JSON, which YAML includes. `measured`: from `_scores`."""
-    config, spec = source.config, spec_of(source.config.dataset)
-    fields = {
-        "license": "other",
-        "license_name": "as-the-training-data-permit",
-        "license_link": f"https://www.{spec.archive.homepage}" if spec.archive else NAME,
-        "library_name": "jaxunet",
-        "pipeline_tag": _TASK,
-        "tags": ["chest-x-ray", "medical-imaging", "jax", *config.dataset.targets],
-        "metrics": list(_INDEXED),
-        "model-index": [{"name": f"jaxunet {config.model.name}", "results": measured}] if measured else [],
-    }
-    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items() if value)
-
-
 def _indexed(result: dict[str, Any]) -> dict[str, Any]:
     """A metrics.json as an entry of Hugging Face's `model-index`."""
     metrics = [
         {"type": m, "name": f"{m}, {target}, {protocol}", "value": next(iter(block[protocol][m].values()))}
         for target, block in {result["target"]: result, **result.get("targets", {})}.items()
         for protocol in ("P1", "P2")
-        for m in _INDEXED
+        for m in ("dice", "iou")
     ]
     dataset = {"name": f"{result['dataset']}, {result['split']}", "type": result["dataset"], "split": result["split"]}
-    return {"task": {"type": _TASK}, "dataset": dataset, "metrics": metrics}
+    return {"task": {"type": "image-segmentation"}, "dataset": dataset, "metrics": metrics}
 
 
 def text(words: Any) -> str:

@@ -28,7 +28,7 @@ _WORDS = {  # in place of those of `--mode=serve`: CSS selector -> the first tex
 }
 
 
-def write(source: Predictor, metadata: dict[str, Any], path: pathlib.Path, runtime: pathlib.Path | None) -> None:
+def write(source: Predictor, metadata: dict[str, Any], path: pathlib.Path, *, runtime: pathlib.Path | None) -> None:
     """Writes the page.
 
     Args:

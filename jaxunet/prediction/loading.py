@@ -106,8 +106,8 @@ def portable(predictor: Predictor) -> Predictor:
     config = from_json(to_json(predictor.config))
     config.model.dtype, config.model.layout = "float32", "plain"
     model = build_model(config.model, config.dataset.targets, axis_name=None)
-    model = Flipped(model, portable_mean_logits) if config.eval.flips else model
-    return dataclasses.replace(predictor, config=config, model=model)
+    forward = Flipped(model, portable_mean_logits) if config.eval.flips else model
+    return dataclasses.replace(predictor, config=config, model=forward)
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:
