@@ -21,7 +21,7 @@ from jaxunet.prediction import frontal, measures, page
 from jaxunet.prediction.predictor import Predictor
 
 SCRIPTS = pathlib.Path(__file__).with_name("offline")
-_OLDEST, _NEXT = (1, 20), (2, 0)  # versions of onnxruntime-web
+_OLDEST, _NEXT = (1, 23), (2, 0)  # versions of onnxruntime-web; older ones load a second script
 _WORDS = {  # in place of those of `--mode=serve`: CSS selector -> the first text in that element
     "#drop-note": "PNG, JPEG or uncompressed DICOM, seen from the front",
     "footer .note": "The X-ray stays on this computer: this page connects to nothing and stores nothing.",

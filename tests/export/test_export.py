@@ -241,8 +241,7 @@ def test_the_docs_show_these_examples():
     for format, row in FORMATS.items():
         assert f"| `{format}` |" in docs
         assert not row.extra or f"pip install 'jaxunet[{row.extra}]'" in docs
-    for format in ("onnx", "safetensors"):
-        assert f"```python\n{example(format, f'unet{FORMATS[format].extension}')}```" in docs
+    assert f"```python\n{example('onnx', 'unet.onnx')}```" in docs
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])

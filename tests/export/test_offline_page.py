@@ -225,8 +225,8 @@ def test_the_folder_of_the_runtime_is_checked(network, tmp_path):
     with pytest.raises(UserError, match="is not the folder of an npm package"):
         offline_page._runtime(tmp_path)
     for about, sentence in (
-        ({"name": "left-pad", "version": "1.30.0"}, "holds left-pad 1.30.0, not onnxruntime-web from 1.20 on:"),
-        ({"name": "onnxruntime-web", "version": "1.9.0"}, "holds onnxruntime-web 1.9.0, not"),
+        ({"name": "left-pad", "version": "1.30.0"}, "holds left-pad 1.30.0, not onnxruntime-web from 1.23 on:"),
+        ({"name": "onnxruntime-web", "version": "1.22.0"}, "holds onnxruntime-web 1.22.0, not"),
         ({"name": "onnxruntime-web", "version": "1.30.0"}, "ort.wasm.bundle.min.mjs cannot be read"),
     ):
         (tmp_path / "package.json").write_text(json.dumps(about))

@@ -72,45 +72,44 @@ function restore(logits, c, { height, width, top, left, rows, columns }) {
   const C = facts.network.targets.length, inside = new Float32Array(rows * columns), limit = Math.fround(facts.logit);
   for (let y = 0; y < rows; y++)
     for (let x = 0; x < columns; x++) inside[y * columns + x] = logits[((top + y) * S + left + x) * C + c];
-  return Uint8Array.from(resize(inside, rows, columns, height, width, BILINEAR), (x) => (x > limit ? 1 : 0));
+  const whole = resize(inside, rows, columns, height, width, BILINEAR);
+  return filled(Uint8Array, whole.length, (i) => whole[i] > limit);
 }
 
 // ---- measures and warnings (measures.py) ----------------------------------------------------------------------------
 const count = (mask) => { let n = 0; for (const x of mask) n += x; return n; };
 
-// Regions that touch by edges or corners: the number of each pixel's region, from 1, and their sizes.
+// Regions of pixels that touch by edges or corners: the number of each pixel's region, from 1, and by number their sizes
+// and middle columns.
 function regions(mask, height, width) {
-  const labels = new Int32Array(mask.length), sizes = [0], stack = [];
+  const labels = new Int32Array(mask.length), sizes = [0], middles = [0], stack = [];
   for (let i = 0; i < mask.length; i++) {
     if (!mask[i] || labels[i]) continue;
     const label = sizes.push(0) - 1;
+    let left = width, right = 0;
     for (stack.push(i), labels[i] = label; stack.length; ) {
       const at = stack.pop(), y = Math.floor(at / width), x = at % width;
       sizes[label] += 1;
+      left = Math.min(left, x);
+      right = Math.max(right, x);
       for (let b = Math.max(0, y - 1); b <= Math.min(height - 1, y + 1); b++)
         for (let a = Math.max(0, x - 1); a <= Math.min(width - 1, x + 1); a++)
           if (mask[b * width + a] && !labels[b * width + a]) { labels[b * width + a] = label; stack.push(b * width + a); }
     }
+    middles.push((left + right) / 2 + 0.5);
   }
-  return { labels, sizes };
+  return { labels, sizes, middles };
 }
 
-// 1 for the pixels at the left of the image, and by what it was told.
+// Whether pixel i is at the left of the image, and by what it was told.
 function splitSides(lung, height, width) {
-  const { labels, sizes } = regions(lung, height, width), order = sizes.map((_, i) => i).sort((a, b) => sizes[b] - sizes[a] || a - b);
-  const total = sizes.reduce((a, b) => a + b, 0), [one, two] = order;
-  if (sizes.length > 2 && sizes[two] >= 0.1 * total) {
-    const [mine, other] = [one, two].map((label) => {
-      let low = width, high = 0;
-      labels.forEach((l, i) => { if (l === label) { low = Math.min(low, i % width); high = Math.max(high, i % width); } });
-      return (low + high) / 2 + 0.5;
-    });
-    if (Math.abs(mine - other) > width / 8) {
-      const at = (l, i) => (l === one ? mine < other : l === two ? mine >= other : (i % width) + 0.5 < (mine + other) / 2);
-      return [Uint8Array.from(labels, (l, i) => at(l, i)), "components"];
-    }
+  const { labels, sizes, middles } = regions(lung, height, width), total = count(lung);
+  const [one, two] = sizes.map((_, i) => i).sort((a, b) => sizes[b] - sizes[a] || a - b);
+  if (sizes.length > 2 && sizes[two] >= 0.1 * total && Math.abs(middles[one] - middles[two]) > width / 8) {
+    const first = middles[one] < middles[two], border = (middles[one] + middles[two]) / 2;
+    return [(i) => (labels[i] === one ? first : labels[i] === two ? !first : (i % width) + 0.5 < border), "components"];
   }
-  return [Uint8Array.from(labels, (_, i) => (i % width) + 0.5 < width / 2), "midline"];
+  return [(i) => (i % width) + 0.5 < width / 2, "midline"];
 }
 
 function measure(infection, lung, { height, width, spacing, mirrored }) {
@@ -124,12 +123,13 @@ function measure(infection, lung, { height, width, spacing, mirrored }) {
   for (const name of ["lung", "infected", "largest_region"])
     if (spacing && result[`${name}_pixels`] !== null) result[`${name}_cm2`] = (result[`${name}_pixels`] * spacing[0] * spacing[1]) / 100;
   if (infection && result.lung_pixels) {
-    const [atLeft, sides] = splitSides(lung, height, width), both = lung.map((x, i) => x & infection[i]);
-    const percent = (keep) => { const n = count(lung.map((x, i) => x & keep(i))); return n ? (100 * count(both.map((x, i) => x & keep(i)))) / n : null; };
-    const [left, right] = mirrored ? ["right", "left"] : ["left", "right"];
-    Object.assign(result, { sides, severity_percent: percent(() => 1) });
-    result[`severity_${right}_percent`] = percent((i) => atLeft[i]);
-    result[`severity_${left}_percent`] = percent((i) => 1 - atLeft[i]);
+    const [atLeft, sides] = splitSides(lung, height, width), pixels = [0, 0], marked = [0, 0];  // at the right, at the left
+    for (let i = 0; i < lung.length; i++) if (lung[i]) { pixels[+atLeft(i)] += 1; marked[+atLeft(i)] += infection[i]; }
+    const percent = (a, b) => (b ? (100 * a) / b : null), [left, right] = mirrored ? [1, 0] : [0, 1];
+    Object.assign(result, {
+      sides, severity_percent: percent(marked[0] + marked[1], pixels[0] + pixels[1]),
+      severity_right_percent: percent(marked[right], pixels[right]), severity_left_percent: percent(marked[left], pixels[left]),
+    });
   }
   return result;
 }

@@ -106,7 +106,7 @@ function significant(said, n) {
     if (stored.some((x) => x >= 2 ** bits)) elsewhere("a DICOM file whose header contradicts its samples");
     return { stored, values: stored };
   }
-  const as = (count) => Int16Array.from(stored, (x) => ((x & (2 ** count - 1)) ^ (2 ** (count - 1))) - 2 ** (count - 1));
+  const as = (count) => filled(Int16Array, n, (i) => ((stored[i] & (2 ** count - 1)) ^ (2 ** (count - 1))) - 2 ** (count - 1));
   const values = as(bits);
   if (as(allocated).some((x, i) => x !== values[i])) elsewhere("a DICOM file whose header contradicts its samples");
   return { stored, values };
@@ -116,14 +116,15 @@ function padding(said, stored, values) {
   const ends = [...said.words("00280120").slice(0, 1), ...said.words("00280121").slice(0, 1)];
   if (!said.words("00280120").length) return null;
   const [a, b = a] = values instanceof Int16Array ? ends.map((x) => (x << 16) >> 16) : ends;
-  const outside = Uint8Array.from(values, (x) => x >= Math.min(a, b) && x <= Math.max(a, b));
+  const [low, high] = [Math.min(a, b), Math.max(a, b)];
+  const outside = filled(Uint8Array, values.length, (i) => values[i] >= low && values[i] <= high);
   if (ends.length > 1 || outside.some(Boolean)) return outside;
-  return Uint8Array.from(stored, (x) => x === ends[0] % 2 ** (8 * stored.BYTES_PER_ELEMENT));
+  return filled(Uint8Array, stored.length, (i) => stored[i] === ends[0] % 2 ** (8 * stored.BYTES_PER_ELEMENT));
 }
 
 function rescaled(said, values) {
   const slope = said.number("00281053", 1) || 1, intercept = said.number("00281052", 0);
-  return slope === 1 && intercept === 0 ? values : Float64Array.from(values, (x) => x * slope + intercept);
+  return slope === 1 && intercept === 0 ? values : filled(Float64Array, values.length, (i) => values[i] * slope + intercept);
 }
 
 function byTable(said, values) {
@@ -137,7 +138,7 @@ function byTable(said, values) {
     for (const x of values) { low = Math.min(low, x); high = Math.max(high, x); }
     const beside = (start) => high < start || low >= start + table.length;
     const signed = first >= 32768 ? first - 65536 : first, start = beside(first) && !beside(signed) ? signed : first;
-    const found = Uint16Array.from(values, (x) => table[clamp(rint(x) - start, 0, table.length - 1)]);
+    const found = filled(Uint16Array, values.length, (i) => table[clamp(rint(values[i]) - start, 0, table.length - 1)]);
     return stretch(found, 0, 2 ** Math.max(most.toString(2).length, Math.min(8, bits)) - 1);
   }
   return null;
@@ -151,8 +152,9 @@ function byWindow(said, values) {
   if (!both.length) refuse(`its WindowWidth ${widths[0]} is too small.`);
   const [center, width] = both[0];
   if (kind === "LINEAR_EXACT") return stretch(values, center - width / 2, center + width / 2);
-  if (kind === "SIGMOID") return Uint8Array.from(values, (x) => rint(255 / (1 + Math.exp(clamp((-4 * (x - center)) / width, -80, 80)))));
-  if (width === 1) return Uint8Array.from(values, (x) => (x > center - 0.5 ? 255 : 0));
+  const each = (f) => filled(Uint8Array, values.length, (i) => f(values[i]));
+  if (kind === "SIGMOID") return each((x) => rint(255 / (1 + Math.exp(clamp((-4 * (x - center)) / width, -80, 80)))));
+  if (width === 1) return each((x) => (x > center - 0.5 ? 255 : 0));
   return stretch(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2);
 }
 

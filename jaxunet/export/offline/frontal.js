@@ -23,7 +23,7 @@ function refusal({ pixels, height, width }, lung) {
 function twoLungs(lung, height, width) {
   const share = count(lung) / lung.length;
   if (!(share > 0.04 && share < 0.65)) return false;
-  const [atLeft, told] = splitSides(lung, height, width), both = [1, 0].map((side) => lung.map((x, i) => x & (atLeft[i] === side ? 1 : 0)));
+  const [atLeft, told] = splitSides(lung, height, width), both = [true, false].map((side) => lung.map((x, i) => x && atLeft(i) === side));
   const [smaller, larger] = both.map(count).sort((a, b) => a - b);
   if (told !== "components" || smaller < 0.2 * larger) return false;
   const [[a, b], [c, d]] = both.map((one) => [Math.floor(one.indexOf(1) / width), Math.floor(one.lastIndexOf(1) / width)]);

@@ -6,6 +6,8 @@ const elsewhere = (what) => refuse(`it is ${what}, which this page does not read
 const latin = (bytes) => String.fromCharCode(...bytes);
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
+const filled = (Kind, n, f) => { const result = new Kind(n); for (let i = 0; i < n; i++) result[i] = f(i); return result; };
+
 function rint(x) {  // half to even, as NumPy
   const down = Math.floor(x), rest = x - down;
   return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
@@ -115,7 +117,7 @@ async function readPng(data) {
   const hidden = kind >= 4 ? (i) => sample(i * channels + alpha) === 0
     : kind === 3 && chunks.tRNS ? (i) => chunks.tRNS[sample(i)] === 0
     : seen ? (i) => all.every((c) => sample(i * channels + c) === seen[c]) : null;
-  const outside = hidden && Uint8Array.from({ length: n }, (_, i) => hidden(i));
+  const outside = hidden && filled(Uint8Array, n, hidden);
   if (kind === 0 || kind === 4) {
     const scale = bits < 8 ? 255 / ((1 << bits) - 1) : 1, values = bits === 16 ? new Uint16Array(n) : new Uint8Array(n);
     for (let i = 0; i < n; i++) values[i] = sample(i * channels) * scale;
@@ -159,6 +161,6 @@ async function readByBrowser(data, type, aspect) {
   pen.drawImage(bitmap, 0, 0);
   const rgba = pen.getImageData(0, 0, width, height).data;
   const { gray, notes } = luminance((i, c) => rgba[4 * i + c], height, width, false);
-  const outside = Uint8Array.from({ length: gray.length }, (_, i) => rgba[4 * i + 3] === 0);
+  const outside = filled(Uint8Array, gray.length, (i) => rgba[4 * i + 3] === 0);
   return xray(shown(gray, gray, { outside }), height, width, [...aspect, ...notes]);
 }
