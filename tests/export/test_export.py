@@ -321,6 +321,7 @@ def test_hugging_face_reads_the_header_of_the_card(evaluated, tmp_path):
     assert found["iou, infection, P2", "val"] == result["P2"]["iou"]["value"]
     assert command(evaluated, tmp_path / "file", format="safetensors", eval__threshold=0.3) == 0
     assert hub.ModelCard.load(tmp_path / "MODEL_CARD.md").data.eval_results is None  # those are of another threshold
+    assert len(hub.ModelCard.load(loading.SHIPPED.with_name("MODEL_CARD.md")).data.eval_results) == 8
 
 
 @pytest.mark.parametrize("lost", [1.0, -1.0])

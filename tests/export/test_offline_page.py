@@ -21,6 +21,7 @@ from jaxunet.export.export import export
 from jaxunet.export.formats import FORMATS
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
+from jaxunet.runs import config_file
 from tests.support.fake_archive import real_archive
 from tests.support.javascript import chromium, onnxruntime_web, wait_for
 from tests.support.xrays import dicom, encoded
@@ -177,6 +178,23 @@ def test_what_it_cannot_read_is_a_sentence(browser):
         (dicom(SIXTEEN, BitsStored=8, HighBit=7), "it is a DICOM file whose header contradicts its samples, which"),
     ):
         assert ask(browser, data)["error"].startswith(sentence)
+
+
+def test_a_network_that_knows_infection_only(browser, path, finished, tmp_path):
+    network = loading.load(config_file.load(finished), finished, checkpoint="latest")
+    logits = network.outputs(xray(0)[None])["masks"]
+    network.config.eval.threshold = float(1 / (1 + np.exp(-np.median(logits))))  # marks about half
+    export([network], format="html", output=tmp_path / "other.html", runtime=onnxruntime_web())
+    browser.get((tmp_path / "other.html").as_uri())
+    wait_for(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+    try:
+        for data in (encoded(xray(0)), encoded(xray(1, (300, 411)))):
+            found = ask(browser, data)
+            assert 0.05 < found["row"]["infected_share_percent"] / 100 < 0.95
+            assert_same(found, network, data)
+    finally:
+        browser.get(path.as_uri())
+        wait_for(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
 
 
 def test_in_a_fresh_window_on_a_phone(browser, path, tmp_path, network):
