@@ -42,9 +42,9 @@ def write(source: Predictor, metadata: dict[str, Any], path: pathlib.Path, *, ru
     """
     version, license, script, program = _runtime(runtime)
     model = onnx_graph.to_onnx(logits_of(source), (source.image_size,) * 2, np.uint8, metadata)
-    parts = [(SCRIPTS / f"{name}.js").read_text() for name in ("reading", "dicom", "answer", "frontal")]
+    parts = [(SCRIPTS / f"{name}.js").read_text(encoding="utf-8") for name in ("reading", "dicom", "answer", "frontal")]
     ours = "\n".join(["(() => {", *parts, "})();"])  # in a scope of its own
-    text = page.TEMPLATE.read_text()
+    text = page.TEMPLATE.read_text(encoding="utf-8")
     (style,), (main,) = (re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("style", "script"))
     allowed = " ".join(page.hash_source(part) for part in (ours, script, main))
     policy = (
@@ -61,14 +61,16 @@ def write(source: Predictor, metadata: dict[str, Any], path: pathlib.Path, *, ru
     blocks += [f'<script type="module">{script}</script>', f"<script>{main}</script>"]
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     text = text.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{meta}')
-    path.write_text(text.replace(f"<script>{main}</script>", "\n".join(blocks)))
+    path.write_text(text.replace(f"<script>{main}</script>", "\n".join(blocks)), encoding="utf-8")
 
 
 def read(source: Predictor, path: pathlib.Path) -> Any:
     """The network in the page, run by ONNX Runtime; see `formats.Compute`."""
     import onnxruntime
 
-    (packed,) = re.findall('<script type="text/plain" id="inside-weights">(.*?)</script>', path.read_text())
+    (packed,) = re.findall(
+        '<script type="text/plain" id="inside-weights">(.*?)</script>', path.read_text(encoding="utf-8")
+    )
     model = gzip.decompress(base64.b64decode(packed))
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -103,7 +105,7 @@ def _runtime(folder: pathlib.Path | None) -> tuple[str, str, str, bytes]:
     if folder is None:
         raise UserError(f"--format=html needs ONNX Runtime Web: {how}")
     try:
-        about = json.loads((folder / "package.json").read_text())
+        about = json.loads((folder / "package.json").read_text(encoding="utf-8"))
         name, version = about["name"], str(about["version"])
         numbers = tuple(int(n) for n in version.split(".")[:2])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -112,7 +114,7 @@ def _runtime(folder: pathlib.Path | None) -> tuple[str, str, str, bytes]:
         oldest = ".".join(map(str, _OLDEST))
         raise UserError(f"{folder} holds {name} {version}, not onnxruntime-web from {oldest} on: {how}")
     try:
-        script = (folder / "dist" / "ort.wasm.bundle.min.mjs").read_text().replace("\r\n", "\n")
+        script = (folder / "dist" / "ort.wasm.bundle.min.mjs").read_text(encoding="utf-8").replace("\r\n", "\n")
         program = (folder / "dist" / "ort-wasm-simd-threaded.wasm").read_bytes()
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): {how}") from error
@@ -123,4 +125,4 @@ def _runtime(folder: pathlib.Path | None) -> tuple[str, str, str, bytes]:
     names = dict(reversed(part.split(" as ")) for part in exports[0].split(",") if " as " in part)
     used = ", ".join(f"{name}: {names[name]}" for name in ("InferenceSession", "Tensor", "env"))
     script = re.sub(r"export\s*\{[^{}]*\};?\s*$", f"globalThis.ort = {{ {used} }};\n", script)
-    return version, (SCRIPTS / "license.txt").read_text().strip(), script, program
+    return version, (SCRIPTS / "license.txt").read_text(encoding="utf-8").strip(), script, program
