@@ -17,7 +17,7 @@ from jaxunet.data.specs import LABELLED_IMAGES, image_size, spec_of
 from jaxunet.data.targets import TARGETS, answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
-from jaxunet.models.averaging import Ensemble, Flipped
+from jaxunet.models.averaging import Ensemble, Flipped, Mean, mean_logits, portable_mean_logits
 from jaxunet.models.build import Forward, Network, build_model
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import checks, config_file
@@ -76,12 +76,13 @@ def _rule_settings(config: ConfigDict) -> dict[str, Any]:
     return {key: settings[key] for key in ("image_size", "threshold", "flips")}
 
 
-def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
+def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path], mean: Mean = mean_logits) -> Predictor:
     """One predictor of the mean probability of several. It has the config and step of the first.
 
     Args:
       predictors: at least one; their networks can differ.
       workdirs: their folders, for the error message.
+      mean: one of averaging.py.
 
     Raises:
       UserError: if they were not trained for the same targets and image size.
@@ -97,7 +98,7 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
     return dataclasses.replace(
         first,
         best_step=None,
-        model=Ensemble(tuple(p.model for p in predictors)),
+        model=Ensemble(tuple(p.model for p in predictors), mean),
         variables={name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")},
         origin=f"the mean of {len(predictors)} runs",
         rule=dataclasses.replace(Rule.not_chosen(answers=first.answers_covid19), positive=first.rule.positive),
@@ -109,7 +110,8 @@ def portable(predictor: Predictor) -> Predictor:
     config = from_json(to_json(predictor.config))
     config.model.dtype, config.model.layout = "float32", "plain"
     model = build_model(config.model, config.dataset.targets, axis_name=None)
-    return dataclasses.replace(predictor, config=config, model=_forward(model, config))
+    forward = Flipped(model, portable_mean_logits) if config.eval.flips else model
+    return dataclasses.replace(predictor, config=config, model=forward)
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:

@@ -47,6 +47,7 @@ NEEDED = {
 NOT_RUN = {
     r"^python3 -m venv": "the interpreter of the tests stands for .venv",
     r"pip (install|wheel|download)": "needs a network",
+    r"^npm |--format=(html|onnx_int8)": "needs npm's packages or the dataset",
     r"^scp |^ssh ": "needs another machine",
     r"-m pytest($| -m slow| tests/test_(pretrained|distributed|metrics_ref))": "tests have a turn of their own",
     r"pre-commit|/mypy$|^\.ci/run": "checks of the clone itself",
