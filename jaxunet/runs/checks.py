@@ -109,8 +109,9 @@ def _check_training(config: ConfigDict) -> None:
     if config.init.weights and not NETWORKS[config.model.name].torch_modules:
         able = " and ".join(name for name, network in NETWORKS.items() if network.torch_modules)
         raise UserError(f"config.init.weights is for {able}: clear it, or change config.model.name.")
-    if config.init.weights == "imagenet" and (config.model.name, config.model.depth) != ("resnet_unet", 101):
-        raise UserError("config.init.weights='imagenet' is for config.model.name='resnet_unet' of depth 101.")
+    if config.init.weights == "imagenet" and not NETWORKS[config.model.name].imagenet:
+        able = " and ".join(name for name, network in NETWORKS.items() if network.imagenet)
+        raise UserError(f"config.init.weights='imagenet' is for {able}: change config.model.name.")
     if config.optimizer.name == "adam" and config.optimizer.weight_decay:
         raise UserError(
             "config.optimizer.name='adam' has no weight decay: use 'adamw', or set config.optimizer.weight_decay=0."

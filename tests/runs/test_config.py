@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import classify, default, demo, resnet101_unet, separable_unet, unet
+from configs import classify, default, demo, efficientnet_unet, resnet101_unet, separable_unet, unet
 from jaxunet.commands import Flags
 from jaxunet.core.errors import UserError
 from jaxunet.data.targets import mask_targets
@@ -26,6 +26,7 @@ SHIPPED = {
     "classify": classify,
     "default": default,
     "demo": demo,
+    "efficientnet_unet": efficientnet_unet,
     "resnet101_unet": resnet101_unet,
     "separable_unet": separable_unet,
     "unet": unet,
@@ -69,6 +70,9 @@ def test_pretrained_variant():
     checks.check(resnet101_unet.get_config("pretrained"))
     with pytest.raises(ValueError, match="use :pretrained"):
         resnet101_unet.get_config("imagenette")
+    assert not efficientnet_unet.get_config("scratch").init.weights
+    with pytest.raises(ValueError, match="use :scratch"):
+        efficientnet_unet.get_config("imagenette")
 
 
 def test_every_key_is_read():
