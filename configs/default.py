@@ -47,6 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
     augment.contrast = 0.2  # +- share, about the image's mean
     augment.brightness = 0.1  # +- added, intensities being in [0, 1]
     augment.noise_std = 0.0  # of Gaussian noise, intensities being in [0, 1]
+    augment.degrade = 0.0  # share of images that get other gamma, margins, low resolution, blur, noise, JPEG
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "unet"  # "unet", "resnet_unet", "efficientnet_unet", "separable_unet"

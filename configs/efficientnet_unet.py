@@ -16,11 +16,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset.drop_near_duplicates = True
     config.dataset.image_size = 128
     config.augment.translate_pixels = 8.0
+    config.augment.degrade = 0.5
     config.model.name = "efficientnet_unet"
     config.model.input_mean, config.model.input_std = 127 / 255, 128 / 255
     config.train.batch_size = 8
     config.train.total_epochs = 24
-    config.train.eval_every_epochs = 1.0
+    config.train.checkpoint_every_steps = 250
     config.eval.flips = True
     if variant == "":
         config.init.weights = "imagenet"

@@ -103,7 +103,7 @@ def _load_old(file: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
 def _with_arrays(value: Any, storages: dict[str, bytes], budget: list[int], *, depth: int) -> Any:
     """`value` with arrays for tensors.
 
-    `budget`: bytes left. Without it, a tensor of any shape can view one number, and a list can hold one list many times.
+    `budget`: bytes left. Else a tensor of any shape can view one number, and a list can hold one list many times.
     """
     budget[0] -= 1
     if depth > 8 or budget[0] < 0:

@@ -135,6 +135,7 @@ _ROWS = (
     Setting("augment.contrast", float, at_least=0, below=1),
     Setting("augment.brightness", float, at_least=0),
     Setting("augment.noise_std", float, at_least=0),
+    Setting("augment.degrade", float, at_least=0, at_most=1, since=0.0),
 
     Setting("model.name", choices=_networks),
     Setting("model.channels", tuple, valid=_widths, words="a tuple of 1 to 8 whole numbers from 1 to 4096"),
