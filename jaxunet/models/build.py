@@ -54,8 +54,8 @@ class Architecture:
     """A row of `NETWORKS`. `model` is the `model` section of a config; `numerics` sets precision and normalisation.
 
     Attributes:
-      build: (model, number of masks, numerics, more) -> the network. With the target "covid19", `more` is
-        `{"covid19": True}`.
+      build: (model, number of masks, numerics, more) -> the network. With the target "covid19", `more` has
+        `covid19` and `answer_inside`, as in `UNet`.
       encoder: (model, numerics) -> its encoder alone, for pretraining on classes.
       words: model -> its name on a model card.
       answers_image: whether it can have the output "covid19".
@@ -120,8 +120,11 @@ def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | N
       targets: `config.dataset.targets`: the masks of the C logits, and maybe "covid19".
       axis_name: mapped axis to average batch statistics over; None for statistics per replica.
     """
-    more = {"covid19": True} if answers_covid19(targets) else {}
-    return NETWORKS[model.name].build(model, len(mask_targets(targets)), _numerics(model, axis_name), **more)
+    masks, more = mask_targets(targets), {}
+    if answers_covid19(targets):
+        inside = masks.index(model.answer_inside) if model.answer_inside else None
+        more = {"covid19": True, "answer_inside": inside}
+    return NETWORKS[model.name].build(model, len(masks), _numerics(model, axis_name), **more)
 
 
 class Classifier(nn.Module):

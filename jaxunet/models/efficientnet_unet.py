@@ -100,6 +100,7 @@ class EfficientNetUNet(nn.Module):
     lite: int
     numerics: Numerics
     covid19: bool = False
+    answer_inside: int | None = None
 
     @property
     def stride(self) -> int:
@@ -114,7 +115,7 @@ class EfficientNetUNet(nn.Module):
         x = Decoder(self.numerics, name="decoder")(features, train=train)
         outputs = {"masks": resampling.depth_to_space(Conv(self.masks * 4, kernel_size=1, name="head")(x), 2)}
         if self.covid19:
-            outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
+            outputs["covid19"] = layers.ImageAnswer(self.answer_inside, name="covid19")(features, outputs["masks"])
         return outputs
 
 

@@ -172,11 +172,31 @@ class BatchNorm(nn.Module):
 
 
 class ImageAnswer(nn.Module):
-    """One logit for the whole image, from the mean of its coarsest feature `[B, h, w, C]`: float32 `[B]`."""
+    """One logit for the whole image, from the mean of its coarsest feature.
+
+    With `inside`, the index of a mask, from means over what is predicted to be inside that mask: of the two coarsest
+    features, because the coarsest one hardly resolves it. The answer has no influence on the mask.
+    """
+
+    inside: int | None = None
 
     @nn.compact
-    def __call__(self, feature: Array) -> Array:
-        return nn.Dense(1, name="fc")(feature.astype(jnp.float32).mean(axis=(1, 2))).reshape(feature.shape[0])
+    def __call__(self, features: list[Array], masks: Array) -> Array:
+        """`features` `[B, h, w, C]`, finest first, and logits `masks` `[B, H, W, masks]` -> float32 `[B]`."""
+        if self.inside is None:
+            x = features[-1].astype(jnp.float32).mean(axis=(1, 2))
+        else:
+            logits = jax.lax.slice_in_dim(masks, self.inside, self.inside + 1, axis=3)
+            share = jax.nn.sigmoid(jax.lax.stop_gradient(logits))
+            x = jnp.concatenate([weighted_mean(feature, share) for feature in features[-2:]], axis=-1)
+        return nn.Dense(1, name="fc")(x).reshape(masks.shape[0])
+
+
+def weighted_mean(feature: Array, share: Array) -> Array:
+    """`feature` `[B, h, w, C]`, weighed by the means of `share` `[B, H, W, 1]` over its pixels: float32 `[B, C]`."""
+    b, h, w, _ = feature.shape
+    share = share.reshape(b, h, share.shape[1] // h, w, share.shape[2] // w).mean(axis=(2, 4))[..., None]
+    return (feature.astype(jnp.float32) * share).sum(axis=(1, 2)) / (share.sum(axis=(1, 2)) + 1e-6)
 
 
 def batch_norm(numerics: Numerics, *, train: bool, name: str, patch: int = 1) -> BatchNorm:

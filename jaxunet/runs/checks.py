@@ -61,6 +61,9 @@ def _check_dataset(config: ConfigDict) -> None:
             )
     if answers_covid19(targets):
         _check_covid19(config, targets)
+    inside = config.model.answer_inside
+    if inside and (inside not in masks or not answers_covid19(targets)):
+        raise UserError(f"config.model.answer_inside={inside!r} needs this mask and {COVID19!r} in dataset.targets.")
 
 
 def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:

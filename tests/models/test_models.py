@@ -169,6 +169,24 @@ def test_convolution_equals_lax(kernel, stride):
     np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
 
 
+def test_an_answer_inside_a_mask_sees_nothing_else():
+    """The second mask is the right half. Its logits get no gradient, and features of the left half no weight."""
+    rng = np.random.default_rng(0)
+    features = [jnp.asarray(rng.random((2, n, n, c)), jnp.float32) for n, c in ((8, 2), (4, 3), (2, 5))]
+    right = (jnp.arange(16) >= 8).reshape(1, 1, 16)
+    masks = jnp.stack([jnp.zeros((2, 16, 16)), jnp.broadcast_to(jnp.where(right, 60.0, -60.0), (2, 16, 16))], axis=-1)
+    answer = layers.ImageAnswer(inside=1)
+    variables = answer.init(jax.random.key(0), features, masks)
+    fc = variables["params"]["fc"]
+    means = np.concatenate([f[:, :, f.shape[2] // 2 :].mean(axis=(1, 2)) for f in features[1:]], axis=1)
+    expected = means @ np.asarray(fc["kernel"]) + np.asarray(fc["bias"])
+    np.testing.assert_allclose(answer.apply(variables, features, masks), expected[:, 0], atol=1e-5)
+    gradients = jax.grad(lambda f, m: answer.apply(variables, f, m).sum(), argnums=(0, 1))(features, masks)
+    assert not gradients[1].any()
+    assert not gradients[0][1][:, :, :2].any()
+    assert gradients[0][1][:, :, 2:].any()
+
+
 def by_hand(x, kernel, stride=1, groups=1, before=None):
     """Convolution as written down: out[y, x] = sum of kernel[i, j] * in[y * stride + i - before, ...], in NumPy."""
     (b, h, w, _), (k, _, per_group, f) = x.shape, kernel.shape

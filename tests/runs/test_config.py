@@ -100,6 +100,7 @@ def test_every_key_is_read():
         ("eval.threshold", 1.5, "eval.threshold=1.5 must be less than 1"),
         ("dataset.targets", ("tumour",), "must name one or more of 'infection', 'lung', each once"),
         ("dataset.train_config", "lung", r"has no infection masks: set config.dataset.targets to \('lung',\)"),
+        ("model.answer_inside", "lung", "answer_inside='lung' needs this mask and 'covid19' in dataset.targets"),
         ("model.channels", (16, 0), "must be a tuple of 1 to 8 whole numbers from 1 to 4096"),
         ("train.total_steps", 10, "Exactly one of config.train.total_epochs=32 and config.train.total_steps=10"),
         ("train.batch_size", 7, "cannot be divided over 2 devices: use a multiple of 2, such as 8"),
