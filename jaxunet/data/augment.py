@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
+from jaxunet.data.degrade import degrade
+
 
 def augment_batch(keys: Array, image: Array, mask: Array, augment: ConfigDict) -> tuple[Array, Array]:
     """Augments each example of a batch with its own key.
@@ -42,7 +44,8 @@ def augment_example(key: Array, image: Array, mask: Array, augment: ConfigDict) 
     image = _intensity(intensity_key, image, augment)
     if augment.noise_std:
         image = image + augment.noise_std * jax.random.normal(noise_key, image.shape)
-    return jnp.clip(image, 0.0, 1.0), mask
+    image = jnp.clip(image, 0.0, 1.0)
+    return degrade(jax.random.fold_in(key, 5), image, mask, augment.degrade) if augment.degrade else (image, mask)
 
 
 def _flip(key: Array, stack: Array, augment: ConfigDict) -> Array:

@@ -135,7 +135,7 @@ def _write_torch(source: "Predictor", metadata: Metadata, path: pathlib.Path) ->
 
     if source.answers_covid19:
         raise UserError("--format=torch cannot hold the target 'covid19': train without it, or use another format.")
-    name, known = source.config.model.name, [n for n, network in NETWORKS.items() if network.torch_modules]
+    name, known = source.config.model.name, [n for n, net in NETWORKS.items() if net.torch_modules and net.torch_whole]
     if name not in known:
         raise UserError(f"--format=torch is for {' and '.join(known)}: {name!r} has no counterpart in PyTorch.")
     save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)

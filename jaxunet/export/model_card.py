@@ -115,8 +115,10 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             "unknown. The settings name this dataset, which may be another one:\n\n" + "\n".join(lines)
         )
     if weights := source.config.init.weights or source.config.init.run:
-        imagenet = "ImageNet weights (torchvision, BSD-3)"
-        words = imagenet if weights == "imagenet" else text(pathlib.PurePath(weights).name)
+        imagenet = NETWORKS[source.config.model.name].imagenet
+        words = text(pathlib.PurePath(weights).name)
+        if weights == "imagenet" and imagenet:
+            words = f"ImageNet weights ({imagenet.words})"
         lines.append(f"- Training started from {words}, whose training data count too.")
     builder, scored = (prepared.prepared(config, part) for part in (config.train_config, config.eval_config))
     if builder is None or scored is None:
