@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program (optimised HLO): traffic, arithmetic, kernels, collectives, padding by tiles.
+"""Reads the text of a compiled program (optimised HLO): arithmetic, kernels, collectives, padding by tiles.
 
 The texts of TPU, GPU and CPU compilers differ in what they call, not in form. A loop's body counts once.
 """
@@ -12,21 +12,20 @@ from collections.abc import Iterator
 from typing import Any
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-_NO_TRAFFIC = (  # these name existing arrays, or are the second half of a pair
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+NO_TRAFFIC = (  # these name existing arrays, or are the second half of a pair
     *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "while", "call", "conditional"),
     *("copy-done", "slice-done", "all-reduce-done", "all-gather-done", "collective-permute-done", "after-all"),
 )
-_SLICES = ("slice", "dynamic-slice", "gather", "slice-start")
 _CUDNN = re.compile(r'"__cudnn\$conv(Forward|BiasActivationForward|BackwardInput|BackwardFilter)"')
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _TILE = re.compile(r"T\((\d+),(\d+)\)")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+_LINE = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Array:
+class Array:
     name: str  # such as bf16[32,64,64,16]
     sizes: tuple[int, ...]
     plain: int  # bytes of its values
@@ -36,9 +35,9 @@ class _Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class Instruction:
     name: str
-    arrays: list[_Array]  # of the result
+    arrays: list[Array]  # of the result
     operation: str
     rest: str  # operands and attributes
     is_root: bool
@@ -52,7 +51,7 @@ class _Instruction:
         return re.findall(rf"\b(?:{attribute})=%?([\w.-]+)", self.rest)
 
 
-_Computation = dict[str, _Instruction]
+Computation = dict[str, Instruction]
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
@@ -61,13 +60,13 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     An asynchronous pair counts once. It is blocking if no kernel stands between its start and its end.
     """
     found: dict[str, dict[str, int]] = {}
-    for computation in _computations(text)[1].values():
+    for computation in computations(text)[1].values():
         started: dict[str, int] = {}  # name of a start -> kernels before it
         done = 0
         for i in computation.values():
             kind = i.operation.removesuffix("-start").removesuffix("-done")
-            if kind not in _COLLECTIVES:
-                done += i.operation not in _NO_TRAFFIC
+            if kind not in COLLECTIVES:
+                done += i.operation not in NO_TRAFFIC
                 continue
             entry = found.setdefault(kind, {"count": 0, "bytes": 0, "blocking": 0})
             if i.operation.endswith("-done"):
@@ -88,16 +87,16 @@ def step_of_loop(text: str) -> str:
 
     A loop of steps is one that computes convolutions or matrix products, which the entry does not.
     """
-    entry, computations = _computations(text)
+    entry, found = computations(text)
 
     def multiplies(name: str) -> bool:
-        instructions = computations[name].values()
-        fused = (f for i in instructions for f in i.called("calls") if f in computations)
+        instructions = found[name].values()
+        fused = (f for i in instructions for f in i.called("calls") if f in found)
         return any(i.operation == "dot" or _CUDNN.search(i.rest) for i in instructions) or any(map(multiplies, fused))
 
     if multiplies(entry):
         return text
-    loops = [name for i in computations[entry].values() if i.operation == "while" for name in i.called("body")]
+    loops = [name for i in found[entry].values() if i.operation == "while" for name in i.called("body")]
     body = next((name for name in loops if multiplies(name)), None)
     if body is None:
         return text
@@ -107,18 +106,18 @@ def step_of_loop(text: str) -> str:
 
 def kernels(text: str) -> int:
     """Operations that the device starts, one after the other: kernels of a GPU, copies and collectives included."""
-    return sum(i.operation not in _NO_TRAFFIC for _, c in _executed(text) for i in c.values())
+    return sum(i.operation not in NO_TRAFFIC for _, c in executed(text) for i in c.values())
 
 
 def arithmetic(text: str) -> float:
     """Floating-point operations of all convolutions that call cuDNN and of all matrix products."""
-    computations = _computations(text)[1]
+    found = computations(text)[1]
 
-    def of(computation: _Computation) -> float:
+    def of(computation: Computation) -> float:
         total = 0.0
         for i in computation.values():
             if i.operation == "fusion":
-                total += sum(of(computations[name]) for name in i.called("calls"))
+                total += sum(of(found[name]) for name in i.called("calls"))
             elif i.operation == "dot":
                 (contracted,) = re.findall(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest)
                 lhs = computation[i.operands[0]].arrays[0].sizes
@@ -134,91 +133,7 @@ def arithmetic(text: str) -> float:
                 total += 2 * math.prod(output) * math.prod(kernel) / channels
         return total
 
-    return sum(of(computation) for _, computation in _executed(text))
-
-
-def traffic(text: str) -> int:
-    """Bytes between chip and memory: all that the instructions read and write there, padded to tiles.
-
-    The compiler's own "bytes accessed" also counts arrays in the chip's fast memory. Of an array that an instruction
-    only slices or gathers from, the slices count; of one that it updates in place, the update. Every other operand
-    counts once and in full, even if it is read again (a convolution).
-    """
-    computations = _computations(text)[1]
-    total = 0
-    for _, computation in _executed(text):
-        for i in computation.values():
-            if i.operation in _NO_TRAFFIC:
-                continue
-            fused = next((computations[name] for name in i.called("calls") if name in computations), None)
-            total += _written(i, computation, fused) + _read(i, computation, fused)
-    return total
-
-
-def _size(arrays: list[_Array]) -> int:
-    return sum(a.padded for a in arrays if not a.on_chip)
-
-
-def _written(i: _Instruction, computation: _Computation, fused: _Computation | None) -> int:
-    if i.operation.removesuffix("-start") in _COLLECTIVES and i.is_nested:
-        return _size(i.arrays[len(i.arrays) // 2 :])
-    if i.operation == "copy-start":  # result: target, source, a flag
-        return _size(i.arrays[:1])
-    if i.operation == "slice-start":  # result: source, target, a flag
-        return _size(i.arrays[1:2])
-    if fused is None:
-        update = _updates(i, computation)
-        return _size(i.arrays) if update is None else min(_size(i.arrays), update)
-    root = next((r for r in fused.values() if r.is_root), None)
-    parts = [fused.get(name) for name in root.operands] if root and root.operation == "tuple" else [root]
-    if len(parts) != len(i.arrays):
-        return _size(i.arrays)
-    updates = [part and _updates(part, fused) for part in parts]
-    return sum(_size([a]) if u is None else min(_size([a]), u) for a, u in zip(i.arrays, updates, strict=True))
-
-
-def _updates(i: _Instruction, computation: _Computation) -> int | None:
-    """Bytes that a dynamic-update-slice writes into its operand; None for other instructions."""
-    if i.operation == "bitcast" and i.operands[0] in computation:
-        return _updates(computation[i.operands[0]], computation)
-    if i.operation != "dynamic-update-slice" or i.operands[1] not in computation:
-        return None
-    return sum(a.padded for a in computation[i.operands[1]].arrays)
-
-
-def _read(i: _Instruction, computation: _Computation, fused: _Computation | None) -> int:
-    total = 0
-    for position, name in enumerate(i.operands):
-        if name not in computation:
-            continue
-        whole = _size(computation[name].arrays)
-        if fused is None:
-            total += min(whole, _used(i, position, whole))
-            continue
-        parameter = next(p for p in fused.values() if p.operation == "parameter" and p.rest.startswith(f"{position})"))
-        total += min(whole, _needed(parameter.name, fused, whole))
-    return total
-
-
-def _needed(name: str, fused: _Computation, whole: int) -> int:
-    """Bytes that a fused computation reads of its parameter `name`, of `whole` bytes."""
-    total = 0
-    for user in fused.values():
-        if name in user.operands:
-            if user.operation == "bitcast":
-                total += _needed(user.name, fused, whole)
-            else:
-                total += _used(user, user.operands.index(name), whole)
-    return total
-
-
-def _used(user: _Instruction, position: int, whole: int) -> int:
-    """Bytes that `user` reads of its operand at `position`."""
-    if position == 0 and user.operation in _SLICES:
-        return sum(a.padded for a in (user.arrays[1:2] if user.operation == "slice-start" else user.arrays))
-    if position == 0 and user.operation == "dynamic-update-slice":
-        return 0
-    return whole
+    return sum(of(computation) for _, computation in executed(text))
 
 
 def padding(text: str, worst: int = 3) -> dict[str, Any]:
@@ -230,9 +145,9 @@ def padding(text: str, worst: int = 3) -> dict[str, Any]:
     """
     plain = padded = 0
     waste: collections.Counter[str] = collections.Counter()
-    largest: dict[str, _Array] = {}
-    for is_entry, computation in _executed(text):
-        written = (i for i in computation.values() if is_entry and i.operation not in _NO_TRAFFIC)
+    largest: dict[str, Array] = {}
+    for is_entry, computation in executed(text):
+        written = (i for i in computation.values() if is_entry and i.operation not in NO_TRAFFIC)
         for a in (a for i in written for a in i.arrays):
             if a.lane_axis is not None and not a.on_chip:
                 plain, padded = plain + a.plain, padded + a.padded
@@ -243,16 +158,16 @@ def padding(text: str, worst: int = 3) -> dict[str, Any]:
     return {"factor": padded / plain if plain else 1.0, "worst": described}
 
 
-def _parse(line: str) -> _Instruction | None:
-    match = _INSTRUCTION.match(line)
+def _parse(line: str) -> Instruction | None:
+    match = _LINE.match(line)
     if not match:
         return None
     root, name, shapes, operation, rest = match.groups()
     arrays = [_array(*a) for a in _ARRAY.findall(shapes)]
-    return _Instruction(name, arrays, operation, rest, bool(root), shapes.startswith("(("))
+    return Instruction(name, arrays, operation, rest, bool(root), shapes.startswith("(("))
 
 
-def _array(dtype: str, dims: str, layout: str) -> _Array:
+def _array(dtype: str, dims: str, layout: str) -> Array:
     sizes = tuple(int(d) for d in dims.split(",") if d)
     big, tile = list(sizes), _TILE.search(layout)
     lane_axis = None
@@ -263,16 +178,16 @@ def _array(dtype: str, dims: str, layout: str) -> _Array:
             big[axis] = -(-sizes[axis] // step) * step
     width = _BYTES.get(dtype, 0)
     on_chip = "S(1)" in layout
-    return _Array(f"{dtype}[{dims}]", sizes, width * math.prod(sizes), width * math.prod(big), lane_axis, on_chip)
+    return Array(f"{dtype}[{dims}]", sizes, width * math.prod(sizes), width * math.prod(big), lane_axis, on_chip)
 
 
 @functools.lru_cache(maxsize=1)
-def _computations(text: str) -> tuple[str, dict[str, _Computation]]:
+def computations(text: str) -> tuple[str, dict[str, Computation]]:
     """The entry computation's name; name -> instructions of all computations, in the order of execution."""
-    found: dict[str, _Computation] = {}
+    found: dict[str, Computation] = {}
     entry = ""
     for line in text.splitlines():
-        header = _COMPUTATION.match(line)
+        header = _HEADER.match(line)
         if header:
             current = found.setdefault(header[2], {})
             entry = header[2] if header[1] else entry
@@ -281,9 +196,9 @@ def _computations(text: str) -> tuple[str, dict[str, _Computation]]:
     return entry, found
 
 
-def _executed(text: str) -> Iterator[tuple[bool, _Computation]]:
+def executed(text: str) -> Iterator[tuple[bool, Computation]]:
     """(is_entry, instructions) of the entry computation, then of the computations that it calls or loops over."""
-    entry, found = _computations(text)
+    entry, found = computations(text)
     seen: set[str] = set()
     waiting = [entry]
     while waiting:

@@ -26,6 +26,7 @@ from jaxunet.devices import peak_rates, replicas
 from jaxunet.devices.replicas import AXIS
 from jaxunet.models.build import build_model
 from jaxunet.preflight import hlo, roofline, slices
+from jaxunet.preflight.traffic import memory_traffic
 from jaxunet.runs import checks
 from jaxunet.runs.config_file import from_json, to_json
 from jaxunet.scoring.counts import batch_dice
@@ -162,15 +163,15 @@ def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_
     assert memory is not None
     assert text is not None
     text = hlo.step_of_loop(text)
-    traffic = hlo.traffic(text)
-    cost = compiled.cost_analysis() or {"flops": hlo.arithmetic(text), "bytes accessed": traffic}  # GPUs give None
+    moved = memory_traffic(text)
+    cost = compiled.cost_analysis() or {"flops": hlo.arithmetic(text), "bytes accessed": moved}  # GPUs give None
     fixed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     fixed += memory.generated_code_size_in_bytes
     result: dict[str, Any] = {
         "compile_seconds": round(seconds, 1),
         "flops_per_image": cost.get("flops", 0.0) / per_chip,
         "bytes_per_image": cost.get("bytes accessed", 0.0) / per_chip,
-        "hbm_bytes_per_image": traffic / per_chip,
+        "hbm_bytes_per_image": moved / per_chip,
         "temp_bytes_per_image": memory.temp_size_in_bytes / per_chip,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
