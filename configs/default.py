@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.answer_inside = ""  # a mask such as "lung": the target "covid19" is answered from what is inside it alone
     model.input_mean = 0.0  # images, in [0, 1], reach the network as (image - input_mean) / input_std
     model.input_std = 1.0
-    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, faster on accelerators), "auto" by device
+    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, fewer bytes on TPUs), "auto" by device
     model.dtype = "auto"  # of activations: "float32", "bfloat16", "auto" = bfloat16 except on CPU
     model.bn_momentum = 0.9  # share of the old running statistics kept at each step
     model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one

@@ -132,7 +132,7 @@ _FLAGS = (
     _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, {"lower_bound": 0, "upper_bound": 65535}),
     _Flag("format", ("export",), "what to write (docs/export.md)", _CHOICE, _FORMATS),
     _Flag("onnxruntime_web", ("export",), "of --format=html: the folder of the npm package onnxruntime-web"),
-    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", _LIST),
+    _Flag("topology", ("preflight",), "accelerators, such as v5e:2x2,h100:8, or local", _LIST),
     _Flag("batch_per_chip", ("preflight",), "images; 0 divides train.batch_size", _INTEGER, {"lower_bound": 0}),
     _Flag("source", ("import_torch",), "state dict, .pth or .safetensors"),
     _Flag("coordinator_address", _SEVERAL, "of several processes: HOST:PORT of process 0 (docs/multihost.md)"),

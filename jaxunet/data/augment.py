@@ -86,7 +86,7 @@ def _resample(stack: Array, position: Array, *, axis: int) -> Array:
     Output (y, x) is the value at column `position[y, x]` of row y, or at row `position[y, x]` of column x, in pixels.
     """
     gather, matmul = (functools.partial(f, axis=axis) for f in (_resample_by_gather, _resample_by_matmul))
-    return jax.lax.platform_dependent(stack, position, cpu=gather, default=matmul)
+    return jax.lax.platform_dependent(stack, position, tpu=matmul, default=gather)
 
 
 def _resample_by_gather(stack: Array, position: Array, *, axis: int) -> Array:
@@ -105,7 +105,7 @@ def _resample_by_gather(stack: Array, position: Array, *, axis: int) -> Array:
 
 
 def _resample_by_matmul(stack: Array, position: Array, *, axis: int) -> Array:
-    """The same with one sparse matrix per line. Compilers fuse it into the product and never store it."""
+    """The same with one sparse matrix per line. TPU compilers fuse it into the product; others store it."""
     if axis == 0:
         return _resample_by_matmul(stack.swapaxes(0, 1), position.T, axis=1).swapaxes(0, 1)
     pixels = jnp.arange(stack.shape[1], dtype=jnp.float32).reshape(1, 1, -1)

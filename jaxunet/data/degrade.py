@@ -51,7 +51,7 @@ def degrade(key: Array, image: Array, mask: Array, share: float) -> tuple[Array,
     return jnp.where(apply[5], jpeg(image, low + (high - low) * strength[3]), image), mask
 
 
-def in_margin(key: Array, size: tuple[int, int]) -> Array:
+def in_margin(key: Array, size: tuple[int, ...]) -> Array:
     """bool [H, W]: whether a pixel is within a random distance of its edge, one distance per edge."""
     top, bottom, left, right = jax.random.uniform(key, (4,), maxval=MOST_MARGIN)
     y, x = ((jnp.arange(n, dtype=jnp.float32) + 0.5) / n for n in size)
@@ -81,11 +81,11 @@ def jpeg(image: Array, quality: Array) -> Array:
     """What JPEG at `quality` leaves of a gray image: its 8x8 cosine coefficients, rounded to multiples of a step."""
     h, w, _ = image.shape
     k = np.arange(8)
-    cosine = np.cos(np.pi * (2 * k + 1) * k[:, None] / 16) * np.where(k == 0, np.sqrt(1 / 8), 0.5)[:, None]
+    waves = np.cos(np.pi * (2 * k + 1) * k[:, None] / 16) * np.where(k == 0, np.sqrt(1 / 8), 0.5)[:, None]
     factor = jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
     step = jnp.clip(jnp.floor(_STEPS * factor + 0.5), 1.0, 255.0).reshape(1, 8, 1, 8)
     blocks = (255 * image - 128).reshape(h // 8, 8, w // 8, 8)
-    cosine = jnp.asarray(cosine, jnp.float32)
+    cosine = jnp.asarray(waves, jnp.float32)
     coefficients = jnp.einsum("uy,aybx,vx->aubv", cosine, blocks, cosine)
     blocks = jnp.einsum("uy,aubv,vx->aybx", cosine, jnp.round(coefficients / step) * step, cosine)
     return jnp.clip((blocks.reshape(image.shape) + 128) / 255, 0.0, 1.0)

@@ -156,7 +156,7 @@ def _numerics(model: ConfigDict, axis_name: str | None) -> Numerics:
         dtype=compute_dtype(model.dtype),
         axis_name=axis_name,
         bn_momentum=model.bn_momentum,
-        patches=model.layout == "patches" or (model.layout == "auto" and jax.default_backend() != "cpu"),
+        patches=model.layout == "patches" or (model.layout == "auto" and jax.default_backend() == "tpu"),
         input_mean=model.input_mean,
         input_std=model.input_std,
     )

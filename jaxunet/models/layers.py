@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxunet.core.errors import UserError
 from jaxunet.models.convolution import conv3x3, depthwise, same_padding
+from jaxunet.models.normalisation import affine, batch_normalise
 from jaxunet.models.resampling import window
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -153,22 +154,15 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
-        if self.train:
-            wide = x.astype(jnp.float32)
-            moments = jnp.stack([wide.mean(axis=(0, 1, 2)), jnp.square(wide).mean(axis=(0, 1, 2))])
-            moments = moments.reshape(2, phases, c).mean(axis=1)
-            if self.numerics.axis_name:
-                moments = jax.lax.pmean(moments, self.numerics.axis_name)
-            mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
-            if not self.is_initializing():
-                keep = self.numerics.bn_momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * var
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.numerics.bn_epsilon)
-        factor, offset = (jnp.tile(v, phases).reshape(1, 1, 1, -1) for v in (factor, bias - mean * factor))
-        return (x.astype(jnp.float32) * factor + offset).astype(self.numerics.dtype)
+        if not self.train:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.numerics.bn_epsilon)
+            return affine(x, factor, bias - running_mean.value * factor, phases).astype(self.numerics.dtype)
+        y, mean, var = batch_normalise(x, scale, bias, self.numerics.bn_epsilon, self.numerics.axis_name, phases)
+        if not self.is_initializing():
+            keep = self.numerics.bn_momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * var
+        return y.astype(self.numerics.dtype)
 
 
 class ImageAnswer(nn.Module):
