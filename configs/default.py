@@ -49,15 +49,18 @@ def get_config() -> ml_collections.ConfigDict:
     augment.contrast = 0.2  # +- share, about the image's mean
     augment.brightness = 0.1  # +- added, intensities being in [0, 1]
     augment.noise_std = 0.0  # of Gaussian noise, intensities being in [0, 1]
+    augment.degrade = 0.0  # share of images that get other gamma, margins, low resolution, blur, noise, JPEG
 
     config.model = model = ml_collections.ConfigDict()
-    model.name = "unet"  # "unet", "resnet_unet", "separable_unet"
+    model.name = "unet"  # "unet", "resnet_unet", "efficientnet_unet", "separable_unet"
     model.channels = (16, 32, 64, 128, 192)  # unet: width of each level, finest first; their number is the depth
     model.stem = 2  # unet: pixels per side that the finest level takes together; 1 is the textbook U-Net
     model.depth = 101  # resnet_unet: 18, 34, 50, 101 or 152
+    model.lite = 0  # efficientnet_unet: 0, 1 or 2
+    model.answer_inside = ""  # a mask such as "lung": the target "covid19" is answered from what is inside it alone
     model.input_mean = 0.0  # images, in [0, 1], reach the network as (image - input_mean) / input_std
     model.input_std = 1.0
-    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, faster on accelerators), "auto" by device
+    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, fewer bytes on TPUs), "auto" by device
     model.dtype = "auto"  # of activations: "float32", "bfloat16", "auto" = bfloat16 except on CPU
     model.bn_momentum = 0.9  # share of the old running statistics kept at each step
     model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one

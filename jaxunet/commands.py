@@ -40,6 +40,7 @@ class Flags:
     host: str = "127.0.0.1"
     port: int = 8080
     format: str = "stablehlo"
+    onnxruntime_web: str | None = None
     runs: tuple[str, ...] = ()
     topology: tuple[str, ...] = ()
     batch_per_chip: int = 0
@@ -114,7 +115,8 @@ def _export(flags: Flags) -> None:
 
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
     scores = locate(flags.workdir) if flags.runs and flags.workdir else None
-    export(_members(flags), format=flags.format, output=out, scores=scores)
+    runtime = local_path(flags.onnxruntime_web) if flags.onnxruntime_web else None
+    export(_members(flags), format=flags.format, output=out, scores=scores, runtime=runtime)
 
 
 def _preflight(flags: Flags) -> None:

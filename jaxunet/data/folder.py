@@ -100,7 +100,7 @@ class FolderDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of what is stored of the dataset.json and of each image: class, names, sizes and dates of its files."""
+        """Digest of what is stored of the dataset.json and of each image: class, names, sizes, dates of its files."""
         digest = hashlib.sha256(repr((self.layout.masks, self.spec.size, self.spec.classes)).encode())
         for record in self.found:
             digest.update(repr((record.id, record.label)).encode())

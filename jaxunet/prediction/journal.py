@@ -12,7 +12,7 @@ import io
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 from jaxunet.core.errors import UserError
@@ -111,15 +111,18 @@ class PredictionLog:
             for suffix in (".csv", ".json"):
                 (self._output / f"predictions{suffix}").unlink(missing_ok=True)
 
-    def has(self, file: XrayFile) -> bool:
-        """Whether the image has been predicted, in this version and with these settings."""
-        version, at = self._lines.get(_key(file.name), (0, -1))
-        return at > 0 and version == _key(file.version)
+    def has(self, file: XrayFile, crc32: Callable[[str], int]) -> bool:
+        """Whether the image has been predicted, in this version and with these settings, and its output is unchanged.
 
-    def add(self, file: XrayFile, row: dict[str, Any]) -> None:
-        """Writes a row at once. Columns of `COLUMNS` that are missing in `row` are empty."""
+        `crc32` gives the checksum of the output for an image's name.
+        """
+        version, at = self._lines.get(_key(file.name), (0, -1))
+        return at > 0 and version == _key(file.version) and self._row(at).get("crc32") == crc32(file.name)
+
+    def add(self, file: XrayFile, row: dict[str, Any], crc32: int) -> None:
+        """Writes a row and the checksum of the image's output at once. Columns that are missing in `row` are empty."""
         row = dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": []} | row
-        at = self._write(row | {"version": file.version})
+        at = self._write(row | {"version": file.version, "crc32": crc32})
         self._lines[_key(file.name)] = _key(file.version), -at if row["error"] else at
 
     def _write(self, row: dict[str, Any]) -> int:
@@ -148,13 +151,16 @@ class PredictionLog:
         """One of each file; of one that was changed after it was predicted, that of its earlier content."""
         for file in files:
             if found := self._lines.get(_key(file.name)):
-                self._file.seek(abs(found[1]))
-                row = json.loads(self._file.readline())
-                del row["version"]
-                yield row
+                row = self._row(abs(found[1]))
+                yield {name: value for name, value in row.items() if name not in ("version", "crc32")}
             else:
                 late = "it was added while the others were predicted: start the same command again."
                 yield dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": [], "error": late}
+
+    def _row(self, at: int) -> dict[str, Any]:
+        self._file.seek(at)
+        row: dict[str, Any] = json.loads(self._file.readline())
+        return row
 
     def __enter__(self) -> Self:
         return self

@@ -3,10 +3,12 @@
 `Predictor.predict` creates it. `--mode=predict`, the web page and notebooks all read it, so their results are the same.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import numpy as np
@@ -154,7 +156,7 @@ class Prediction:
         if table:
             journal.check_table(out / "predictions.csv")
         if self.xray.header is not None:
-            row["warnings"] += self._write_segmentation(out / "segmentations" / f"{name}.seg.dcm")
+            row["warnings"] += self._write_segmentation(_segmentation(out, name))
         for i, (target, mask) in enumerate(self.masks.items()):
             if probabilities:
                 levels = np.rint(self._probability(i, of=255)).astype(np.uint8)
@@ -196,17 +198,23 @@ class Prediction:
         return []
 
 
-def picture_paths(
-    output: pathlib.Path, name: str, *, targets: tuple[str, ...], probabilities: bool
-) -> list[pathlib.Path]:
-    """Where the pictures of the X-ray `name` are written."""
+def checksum(output: pathlib.Path, name: str, *, targets: tuple[str, ...], probabilities: bool) -> int:
+    """CRC-32 of all files in `output` that were written for the X-ray `name`. One that is missing counts as empty."""
     stem, folders = output_name(name), ("masks", "probabilities") if probabilities else ("masks",)
     paths = [_picture(output, folder, f"{stem}_{target}") for folder in folders for target in targets]
-    return [*paths, _picture(output, "overlays", stem)]
+    crc = 0
+    for path in (*paths, _picture(output, "overlays", stem), _segmentation(output, stem)):
+        with contextlib.suppress(OSError):
+            crc = zlib.crc32(path.read_bytes(), crc)
+    return crc
 
 
 def _picture(output: pathlib.Path, folder: str, stem: str) -> pathlib.Path:
     return output / folder / f"{stem}.png"
+
+
+def _segmentation(output: pathlib.Path, stem: str) -> pathlib.Path:
+    return output / "segmentations" / f"{stem}.seg.dcm"
 
 
 def _write_png(path: pathlib.Path, pixels: np.ndarray) -> None:

@@ -74,15 +74,16 @@ def _read(pydicom: Any, data: bytes) -> Xray:
     pixels, mirrored, turned = orientation.by_patient(pixels, rows, columns)
     moved, other = turned.startswith("turned"), _doubts(said)
     spacing, spacing_from = _spacing(said)
-    if moved and spacing and columns[:1] in ("L", "R"):
-        spacing = spacing[::-1]
     aspect = spacing or (*said.numbers("PixelAspectRatio"), 0.0, 0.0)[:2]
+    if moved and columns[:1] in ("L", "R"):
+        spacing, aspect = spacing and spacing[::-1], aspect[::-1]
     return Xray(
         pixels=pixels,
         spacing_mm=spacing,
         spacing_from=spacing_from,
+        aspect=aspect[0] / aspect[1] if (uneven := orientation.not_square(*aspect)) else 1.0,
         mirrored=mirrored,
-        notes=(*notes, *[turned] * bool(turned), *other, *orientation.not_square(*aspect)),
+        notes=(*notes, *[turned] * bool(turned), *other, *uneven),
         other=tuple(other),
         header=None if frames > 1 or moved else _without_patient(pydicom, header),
     )

@@ -105,7 +105,7 @@ def test_masks_table_and_overlay(run, tmp_path):
         "0.0",
     )
     assert (row["covid19_detected"], row["infected_cm2"], row["error"]) == ("True", "", "")
-    assert row["warnings"] == "small: 64 x 64 pixels; looks inverted"  # the picture has no spine
+    assert row["warnings"] == "small: 64 x 64 pixels"
     painted = np.asarray(Image.open(out / "overlays/a/b c.png"))
     assert painted.shape == (64, 64, 3)
     assert list(painted[8, 10]) == [240, 70, 60]  # the outline of the infection covers that of the lung
@@ -114,7 +114,7 @@ def test_masks_table_and_overlay(run, tmp_path):
     written = json.loads((out / "predictions.json").read_text())
     assert written["settings"]["checkpoint_step"] == 7
     assert written["images"][0]["severity_percent"] == 12.5
-    assert written["images"][0]["warnings"] == ["small: 64 x 64 pixels", "looks inverted"]
+    assert written["images"][0]["warnings"] == ["small: 64 x 64 pixels"]
 
 
 def test_pixels_on_the_threshold_are_not_marked(run, tmp_path):
@@ -398,19 +398,44 @@ def test_file_touched_meanwhile_keeps_its_row(run, network, tmp_path, monkeypatc
     assert run(tmp_path / "in")[0] == 0
 
 
-@pytest.mark.parametrize("what", ["overlays/1.png", "masks/1_lung.png", "probabilities/1_lung.png"])
+@pytest.mark.parametrize(
+    ("said", "turned"),
+    [
+        ({"PixelSpacing": [0.4, 0.2]}, False),
+        ({"PixelAspectRatio": [2, 1]}, False),
+        ({"PixelSpacing": [0.2, 0.4], "PatientOrientation": ["F", "L"]}, True),
+        ({"PixelAspectRatio": [1, 2], "PatientOrientation": ["F", "L"]}, True),
+    ],
+)
+def test_network_sees_square_pixels_and_masks_have_those_of_the_file(said, turned, network):
+    wide = np.repeat(picture(), 2, axis=1)
+    found = network.predict(dicom(wide.T if turned else wide, WindowCenter=127.5, WindowWidth=256, **said))
+    np.testing.assert_array_equal(found.xray.pixels, wide)
+    np.testing.assert_array_equal(network.fit("a", found.xray).square, picture())
+    assert (found.masks["lung"] == (wide > 100)).mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["overlays/1.dcm.png", "masks/1.dcm_lung.png", "probabilities/1.dcm_lung.png", "segmentations/1.dcm.seg.dcm"],
+)
 @pytest.mark.parametrize("damage", ["gone", "cut", "bit"])
-def test_picture_that_is_gone_or_damaged_is_made_again(run, tmp_path, what, damage):
-    write(tmp_path / "in", "1.png", picture())
+def test_output_that_is_gone_or_damaged_is_made_again(run, tmp_path, network, what, damage):
+    if what.startswith("seg"):
+        pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
+    write(tmp_path / "in", "1.dcm", dicom(picture(), WindowCenter=127.5, WindowWidth=256))
     run(tmp_path / "in", probabilities=True)
     path = tmp_path / "out" / what
     sound = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes(sound[:-20] if damage == "cut" else sound[:50] + bytes([sound[50] ^ 1]) + sound[51:])
-    run(tmp_path / "in", probabilities=True)
-    assert path.read_bytes() == sound
+        path.write_bytes(sound[:-20] if damage == "cut" else sound[:-50] + bytes([sound[-50] ^ 1]) + sound[-49:])
+    for _ in range(2):
+        run(tmp_path / "in", probabilities=True)
+    made = path.read_bytes()
+    assert made == sound or what.startswith("seg") and made[-100:] == sound[-100:]  # its identifiers are new
+    assert len(network.seen) == 2
 
 
 def test_table_is_harmless_in_a_spreadsheet_and_excel_reads_umlauts(run, tmp_path):

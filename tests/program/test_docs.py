@@ -47,6 +47,7 @@ NEEDED = {
 NOT_RUN = {
     r"^python3 -m venv": "the interpreter of the tests stands for .venv",
     r"pip (install|wheel|download)": "needs a network",
+    r"^npm |--format=(html|onnx_int8)": "needs npm's packages or the dataset",
     r"^scp |^ssh ": "needs another machine",
     r"-m pytest($| -m slow| tests/test_(pretrained|distributed|metrics_ref))": "tests have a turn of their own",
     r"pre-commit|/mypy$|^\.ci/run": "checks of the clone itself",
@@ -54,7 +55,7 @@ NOT_RUN = {
     r"^#SBATCH|^srun |COORDINATOR|--coordinator_address|^python launch\.py \.\.\.": "needs several machines",
     r"=FOLDER": "a folder of the user's own",
     r"/shared/": "needs a folder that several machines share",
-    r"--topology=v5e": "needs libtpu, the TPU compiler",
+    r"--topology=(v5e|h100)": "needs the compilers for TPUs and GPUs",
     r"--mode=import_torch": "needs PyTorch and its weights",
     r"--mode=serve": "a server runs until it is stopped",
     r"benchmarks/": "measurements: minutes to hours, on real X-rays",
