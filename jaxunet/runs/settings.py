@@ -196,8 +196,8 @@ _ROWS = (
             since=(2.0, 5.0)),
     Setting("eval.flips", bool, free=True, since=False),
     Setting("eval.gate", bool, free=True, since=False, kept=False),
-    Setting("eval.report", bool, free=True, since=True),
     Setting("eval.corruptions", bool, free=True, since=False, kept=False),
+    Setting("eval.report", bool, free=True, since=True),
 
     Setting("profile", bool, free=True),
 

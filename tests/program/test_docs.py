@@ -183,6 +183,7 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         if config.get("dataset", {}).get("name") == "folder":  # as if the folder were there
             config.dataset.spec = '{"targets": [{"name": "lung", "folder": "lung"}]}'
             config.dataset.targets = ("lung",)
+            config.dataset.train_config = config.dataset.eval_config = "all"  # evaluate reads no --config
         if "systems" in config:
             assert mode == "compare"
             for name in config.systems:
