@@ -60,6 +60,7 @@ NOT_RUN = {
     r"--mode=serve": "a server runs until it is stopped",
     r"benchmarks/": "measurements: minutes to hours, on real X-rays",
     r"configs/(resnet101_unet|separable_unet|classify)\.py": "some 50 M parameters: hours on a CPU",
+    r"configs/efficientnet_unet\.py": "needs the packages of the extra [imagenet]",
     r"configs/compare\.py": "two of its systems have 50 M parameters",
 }
 
