@@ -117,8 +117,16 @@ _FLAGS = (
     _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST),
     _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step"),
     _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, _SPLITS),
-    _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
-    _Flag("output", ("predict", "evaluate", "export"), "folder to write to; export: the file"),
+    _Flag(
+        "input",
+        ("predict",),
+        "a file, folder, zip, pattern in quotes, or DICOMweb address (docs/pacs.md)",
+    ),
+    _Flag(
+        "output",
+        ("predict", "evaluate", "export"),
+        "folder to write to, or DICOMweb address; export: the file",
+    ),
     _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool),
     _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)"),
     _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, {"lower_bound": 0, "upper_bound": 65535}),

@@ -39,6 +39,8 @@ class Prediction:
       rule: when the X-ray counts as COVID-19.
       gate: whether masks learnt from COVID-19 images only are blank if `rule` does not call the X-ray COVID-19.
       checked: whether `refusal` looks for pictures that are no frontal chest X-ray.
+      weights: tells the network's weights from others, in DICOM files.
+      report: whether `save` writes a DICOM structured report.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Prediction:
     rule: Rule
     gate: bool
     checked: bool = False
+    weights: str = ""
+    report: bool = False
 
     @functools.cached_property
     def refusal(self) -> str:
@@ -123,6 +127,19 @@ class Prediction:
         """uint8 [h, w, 3]: the X-ray with the outlines of the masks, reduced to at most 1024 pixels per side."""
         return overlay.paint(self.xray.pixels, self.masks)
 
+    def dicom_files(self) -> dict[str, bytes]:
+        """Path in a folder of results -> DICOM segmentation or report. Empty if the X-ray is no DICOM file.
+
+        Raises:
+          UserError: if the X-ray's header is not sufficient.
+        """
+        if self.xray.header is None:
+            return {}
+        from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
+
+        row = self.row if self.report else None
+        return dicom_segmentation.files(output_name(self.name), self.xray, self.masks, self.weights, row)
+
     def save(
         self, folder: str | os.PathLike[str], *, probabilities: bool = False, table: bool = True
     ) -> dict[str, Any]:
@@ -148,8 +165,11 @@ class Prediction:
             raise UserError(f"{out} cannot be created ({error.strerror}): choose another folder.") from error
         if table:
             journal.check_table(out / "predictions.csv")
-        if self.xray.header is not None:
-            row["warnings"] += self._write_segmentation(out / "segmentations" / f"{name}.seg.dcm")
+        try:
+            for path, content in self.dicom_files().items():
+                write_atomically(out / path, content)
+        except UserError as error:
+            row["warnings"].append(str(error))
         for i, (target, mask) in enumerate(self.masks.items()):
             if probabilities:
                 levels = np.rint(self._probability(i, of=255)).astype(np.uint8)
@@ -177,16 +197,6 @@ class Prediction:
     def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
         """float32 [H, W], in [0, `of`]."""
         return sigmoid(self._logits[..., target], of=of)
-
-    def _write_segmentation(self, path: pathlib.Path) -> list[str]:
-        """Returns [], or the reason why it was not written."""
-        from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
-
-        try:
-            dicom_segmentation.write_segmentation(path, self.xray.header, self.masks, self.xray.spacing_mm)
-        except UserError as error:
-            return [str(error)]
-        return []
 
 
 def picture_paths(
