@@ -164,7 +164,7 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
 
 def _check_all(archive: Archive, records: list[Record], part: str) -> list[Checked]:
     bar = {"total": len(records), "unit": "X-ray", "desc": f"Checking {part} data", "dynamic_ncols": True}
-    workers = len(os.sched_getaffinity(0))
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers == 1 or len(records) < 500:  # starting processes takes longer than this
         return [check_record(archive, record, part) for record in tqdm(records, **bar)]
     # Spawned, not forked: JAX's threads do not survive a fork.
