@@ -77,7 +77,7 @@ def main(argv: list[str], *, mode: str = "") -> int:
         return complain(f"--mode={flags.FLAGS.mode} comes after the mode {mode}: leave it out.")
     mode = mode or flags.FLAGS.mode
     for flag in _FLAGS:
-        if flags.FLAGS[flag.name].present and flag.modes and mode not in flag.modes:
+        if flags.FLAGS[flag.name].present and mode not in flag.modes:
             return complain(f"--{flag.name} is not read by {mode}: leave it out.")
     if mode in _TRAINED and flags.FLAGS["config"].present:
         return complain(f"--config is not read by {mode}, as the network has its settings: {_CHANGES}.")
@@ -98,7 +98,7 @@ def complain(sentence: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Flag:
-    """An absl flag. `modes`: the modes that read it; () for all."""
+    """An absl flag. `modes`: the modes that read it."""
 
     name: str
     modes: tuple[str, ...]
@@ -109,11 +109,12 @@ class _Flag:
 
 _TRAINED = ("evaluate", "predict", "serve", "export")  # modes that take the settings of a trained network
 _NETWORK = (*_TRAINED, "compare")  # modes that read trained networks
+_RUN = tuple(mode for mode in MODES if mode != "data")
 _SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes can share
 _CHOICE, _LIST, _INTEGER = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_integer
 _SPLITS, _FORMATS = {"enum_values": list(SPLITS)}, {"enum_values": list(FORMATS)}
 _FLAGS = (
-    _Flag("workdir", (), "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
+    _Flag("workdir", _RUN, "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
     _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST),
     _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step"),
     _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, _SPLITS),
@@ -181,11 +182,11 @@ def _flags_help(mode: str) -> str:
     lines = [first, "", "--config.section.key=value" if mode in _TRAINED else "--config"]
     lines += _indented(_config_help(mode))
     for flag in _FLAGS:
-        if not mode or not flag.modes or mode in flag.modes:
+        if not mode or mode in flag.modes:
             choices = "|".join(flag.options.get("enum_values", ()))
             lines.append(f"--{flag.name}" + (f"={choices}" if choices else ""))
             default = f"; {value} if not given" if (value := _DEFAULTS[flag.name]) else ""
-            whose = f"{', '.join(flag.modes)}: " if flag.modes and not mode else ""
+            whose = "" if mode else f"{', '.join(flag.modes)}: "
             lines += _indented(f"{whose}{flag.help}{default}")
     return "\n".join(lines)
 

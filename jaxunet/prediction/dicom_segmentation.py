@@ -23,13 +23,10 @@ _NOMINAL = 1.0  # mm; readers require a thickness, though a projection has none
 _ONE_FRAME = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
 
 
-def files(
-    name: str, xray: Xray, masks: dict[str, np.ndarray], weights: str, row: dict[str, Any] | None
-) -> dict[str, bytes]:
-    """`segmentations/NAME.seg.dcm` with one segment per target and, of a row, `reports/NAME.sr.dcm`.
+def files(xray: Xray, masks: dict[str, np.ndarray], weights: str, row: dict[str, Any] | None) -> list[bytes]:
+    """The content of two DICOM files: a segmentation with one segment per target and, of a row, a report.
 
     Args:
-      name: of the files.
       xray: a DICOM file, with a header.
       masks: target -> bool [H, W], the size of the X-ray.
       weights: tells the weights of the network from others.
@@ -44,14 +41,10 @@ def files(
     source.SOPClassUID = _ONE_FRAME  # for highdicom
     source.SliceThickness = _NOMINAL
     try:
-        result = {f"segmentations/{name}.seg.dcm": _segmentation(source, xray, masks, weights)}
+        found = [_segmentation(source, xray, masks, weights)]
         if row is not None:
-            (segmentation,) = result.values()
-            result[f"reports/{name}.sr.dcm"] = dicom_report.report(segmentation, source, row, masks)
-        for found in result.values():
-            _refer(found, xray.header)
-            found.update(xray.patient or {})
-        return {path: _encoded(found) for path, found in result.items()}
+            found.append(dicom_report.report(found[0], source, row, masks))
+        return [_encoded(one, xray) for one in found]
     except Exception as error:  # highdicom raises many types for an unusual header
         said = str(error) if xray.patient is None else type(error).__name__  # the former may quote the patient
         reason = " ".join(said.split())[:120]
@@ -109,7 +102,9 @@ def _segmentation(source: Any, xray: Xray, masks: dict[str, np.ndarray], weights
     return segmentation
 
 
-def _encoded(found: Any) -> bytes:
+def _encoded(found: Any, xray: Xray) -> bytes:
+    _refer(found, xray.header)
+    found.update(xray.patient or {})
     data = io.BytesIO()
     found.save_as(data, enforce_file_format=True)
     return data.getvalue()

@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path
-from jaxunet.core.pictures import is_whole_png
 from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.prediction import Prediction, picture_paths
+from jaxunet.prediction.prediction import Prediction, checksum
 from jaxunet.prediction.predictor import Fitted, Predictor
 from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
 from jaxunet.xrays.dicomweb import is_address
@@ -40,7 +39,7 @@ def predict(
 ) -> int:
     """Predicts every X-ray at `source` and writes masks, overlays, `predictions.csv` and `.json` into `output`.
 
-    Images that are finished, unchanged and predicted with the same settings are skipped, if their pictures are whole.
+    Images that are finished and unchanged, as are their outputs and all settings, are skipped.
 
     Args:
       predictor: the network.
@@ -71,12 +70,11 @@ def predict(
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
-            pictures = functools.partial(picture_paths, output, targets=predictor.targets, probabilities=probabilities)
-            todo = _unfinished(mine, log, bar, pictures)
-            for file, row in _rows(predictor, todo, output, size, probabilities=probabilities):
+            crc32 = functools.partial(checksum, output, targets=predictor.targets, probabilities=probabilities)
+            for file, row in _rows(predictor, _unfinished(mine, log, bar, crc32), output, size, probabilities):
                 if row.get("error"):
                     bar.write(f"skipped {shown(file.name)}: {row['error']}", sys.stderr)
-                log.add(file, row)
+                log.add(file, row, crc32(file.name))
                 bar.update()
         log.write_tables(mine)
     failed = f", {log.failed} failed (column error)" if log.failed else ""
@@ -136,10 +134,10 @@ def _count(files: Iterable[XrayFile], bar: tqdm) -> None:
 
 
 def _unfinished(
-    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, pictures: Callable[[str], list[pathlib.Path]]
+    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, crc32: Callable[[str], int]
 ) -> Iterator[XrayFile]:
     for file in files:
-        if log.has(file) and all(map(is_whole_png, pictures(file.name))):
+        if log.has(file, crc32):
             bar.initial, bar.n = bar.initial + 1, bar.n + 1
         else:
             yield file
@@ -184,7 +182,7 @@ class _Slot:
 
 
 def _rows(
-    predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, size: int, *, probabilities: bool
+    predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, size: int, probabilities: bool
 ) -> Iterator[tuple[XrayFile, dict[str, Any]]]:
     """Predicts `files` in batches of `size`, writes their pictures and yields their rows in order."""
     room, threads = _Room(), predictor.config.input.threads

@@ -20,9 +20,9 @@ from jaxunet.models import torch_weights
 from jaxunet.models.averaging import Ensemble, Flipped
 from jaxunet.models.build import Forward, Network, build_model
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.runs import checks
+from jaxunet.runs import checks, config_file
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json, override, to_json
+from jaxunet.runs.config_file import check_origin, from_json, override, to_json
 from jaxunet.scoring.detection import Rule, rule_settings
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
@@ -37,7 +37,8 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
       checkpoint: "latest", "best" or a step.
 
     Raises:
-      UserError: if the checkpoint does not exist or is damaged, or the run learnt classes instead of masks.
+      UserError: if the checkpoint does not exist or is damaged, the run learnt classes instead of masks, or its
+        `config.json` was edited.
     """
     checks.check(config, training=False)
     if config.dataset.name == LABELLED_IMAGES:
@@ -47,6 +48,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
         try:
+            check_origin(config_file.load(workdir), {}, checkpoints.origin(step), workdir)
             variables = checkpoints.restore_weights(step)
             _check_tensors(variables, model, size, source=f"Checkpoint {step} in {workdir}")
         except DamagedCheckpoint as error:

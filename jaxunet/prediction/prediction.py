@@ -3,10 +3,12 @@
 `Predictor.predict` creates it. `--mode=predict`, the web page and notebooks all read it, so their results are the same.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import numpy as np
@@ -138,7 +140,8 @@ class Prediction:
         from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
 
         row = self.row if self.report else None
-        return dicom_segmentation.files(output_name(self.name), self.xray, self.masks, self.weights, row)
+        contents = dicom_segmentation.files(self.xray, self.masks, self.weights, row)
+        return dict(zip(_dicom_paths(output_name(self.name)), contents, strict=False))
 
     def save(
         self, folder: str | os.PathLike[str], *, probabilities: bool = False, table: bool = True
@@ -199,17 +202,23 @@ class Prediction:
         return sigmoid(self._logits[..., target], of=of)
 
 
-def picture_paths(
-    output: pathlib.Path, name: str, *, targets: tuple[str, ...], probabilities: bool
-) -> list[pathlib.Path]:
-    """Where the pictures of the X-ray `name` are written."""
+def checksum(output: pathlib.Path, name: str, *, targets: tuple[str, ...], probabilities: bool) -> int:
+    """CRC-32 of all files in `output` that were written for the X-ray `name`. One that is missing counts as empty."""
     stem, folders = output_name(name), ("masks", "probabilities") if probabilities else ("masks",)
     paths = [_picture(output, folder, f"{stem}_{target}") for folder in folders for target in targets]
-    return [*paths, _picture(output, "overlays", stem)]
+    crc = 0
+    for path in (*paths, _picture(output, "overlays", stem), *(output / path for path in _dicom_paths(stem))):
+        with contextlib.suppress(OSError):
+            crc = zlib.crc32(path.read_bytes(), crc)
+    return crc
 
 
 def _picture(output: pathlib.Path, folder: str, stem: str) -> pathlib.Path:
     return output / folder / f"{stem}.png"
+
+
+def _dicom_paths(stem: str) -> tuple[str, str]:
+    return f"segmentations/{stem}.seg.dcm", f"reports/{stem}.sr.dcm"
 
 
 def _write_png(path: pathlib.Path, pixels: np.ndarray) -> None:

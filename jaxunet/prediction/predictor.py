@@ -159,7 +159,7 @@ class Predictor:
 
     def fit(self, name: str, xray: Xray) -> Fitted:
         """Scales an X-ray to `image_size`. `name`: the name of its prediction."""
-        square, place = letterbox.fit(xray.pixels, self.image_size)
+        square, place = letterbox.fit(xray.pixels, self.image_size, xray.aspect)
         return Fitted(name, xray, square, place)
 
     def predict_fitted(self, xrays: Sequence[Fitted], *, batch_size: int) -> list[Prediction]:

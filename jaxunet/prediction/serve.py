@@ -32,6 +32,8 @@ try:
     import flask
     import waitress
     from werkzeug.exceptions import HTTPException
+
+    from jaxunet.prediction import connections
 except ImportError as error:
     raise UserError("--mode=serve needs Flask and waitress: pip install 'jaxunet[serve]'.") from error
 
@@ -61,12 +63,13 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             app,
             sockets=[listener],
             threads=4,  # each may hold a second copy of its upload
-            connection_limit=12,  # waitress uses two itself; uploads are in memory before the sender is checked
             max_request_body_size=MAX_BYTES + 1,
             inbuf_overflow=_IN_MEMORY,
             outbuf_overflow=_IN_MEMORY,
             ident=None,
+            **connections.OPTIONS,
         )
+        server.channel_class = connections.Connection
         if not ipaddress.ip_address(address).is_loopback:
             warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
             print(warning, file=sys.stderr, flush=True)

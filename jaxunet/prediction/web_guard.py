@@ -28,14 +28,15 @@ def refusal(method: str, headers: Mapping[str, str], host: str, address: str) ->
         return f"this page answers to --host={host} and localhost only."
     if method not in ("GET", "HEAD"):
         origin = headers.get("Origin")
-        if headers.get(SENT_BY) != "1" or (origin is not None and urllib.parse.urlsplit(origin).netloc != name):
+        if headers.get(SENT_BY) != "1" or (origin is not None and origin not in (f"http://{name}", f"https://{name}")):
             return "only the page itself may send X-rays."
     return None
 
 
 def _is_ours(name: str, host: str, address: str) -> bool:
     try:
-        name = urllib.parse.urlsplit(f"//{name}").hostname or ""  # without the port: a tunnel changes it
+        parts = urllib.parse.urlsplit(f"//{name}")
+        name, _ = parts.hostname or "", parts.port  # any port: a tunnel changes it
     except ValueError:
         return False
     if name in ("localhost", "127.0.0.1", "::1", host.lower()):

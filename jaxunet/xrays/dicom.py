@@ -82,15 +82,16 @@ def _read(pydicom: Any, data: bytes, keep_patient: bool) -> Xray:
     pixels, mirrored, turned, moves = orientation.by_patient(pixels, rows, columns)
     other = _doubts(said)
     spacing, spacing_from = _spacing(said)
-    if moves[0] and spacing:
-        spacing = spacing[::-1]
     aspect = spacing or (*said.numbers("PixelAspectRatio"), 0.0, 0.0)[:2]
+    if moves[0]:
+        spacing, aspect = spacing and spacing[::-1], aspect[::-1]
     return Xray(
         pixels=pixels,
         spacing_mm=spacing,
         spacing_from=spacing_from,
+        aspect=aspect[0] / aspect[1] if (uneven := orientation.not_square(*aspect)) else 1.0,
         mirrored=mirrored,
-        notes=(*notes, *[turned] * bool(turned), *other, *orientation.not_square(*aspect)),
+        notes=(*notes, *[turned] * bool(turned), *other, *uneven),
         other=tuple(other),
         header=_without_patient(pydicom, header, said),
         patient=_patient(pydicom, header) if keep_patient else None,

@@ -77,7 +77,10 @@ def by_vectors(cosines: list[float]) -> tuple[str, str]:
 
 
 def not_square(height: float, width: float) -> tuple[str, ...]:
-    """A sentence, if pixels of this height and width, in any unit, are not square; 0 where it is not known."""
-    if height <= 0 or width <= 0 or abs(height / width - 1) <= 0.02:
+    """A sentence, if pixels of this height and width, in any unit, are not square; 0 where it is not known.
+
+    More than 1 : 10 is taken for a mistake, and not said.
+    """
+    if height <= 0 or width <= 0 or abs(height / width - 1) <= 0.02 or not 0.1 < height / width < 10:
         return ()
     return (f"its pixels are not square (height : width is {height / width:.3g})",)

@@ -41,7 +41,7 @@ IN_SPACE = {
 IN_8 = {"Pixels": "OB", **EIGHT, "WindowCenter": 127.5, "WindowWidth": 256}
 FRAMES = np.stack([TWELVE, TWELVE[::-1]])
 KINDS = {  # SOP class, pixels, attributes
-    "CR": ("1", TWELVE, {"Modality": "CR", "PixelSpacing": [0.2, 0.1]}),
+    "CR": ("1", TWELVE, {"Modality": "CR", "PixelSpacing": [0.201, 0.2]}),
     "DX": ("1.1", TWELVE, {"Modality": "DX", "PatientOrientation": ["L", "F"]}),
     "RF": ("12.2", FRAMES, {"Modality": "RF", "NumberOfFrames": 2}),
     "XA": ("12.1", FRAMES, {"Modality": "XA", "NumberOfFrames": 2, "ImagerPixelSpacing": [0.2, 0.2]}),
@@ -50,11 +50,11 @@ KINDS = {  # SOP class, pixels, attributes
         TWELVE,
         {
             "NumberOfFrames": 1,
-            "SharedFunctionalGroupsSequence": item(PixelMeasuresSequence=item(PixelSpacing=[0.3, 0.2])),
+            "SharedFunctionalGroupsSequence": item(PixelMeasuresSequence=item(PixelSpacing=[0.201, 0.2])),
         },
     ),
     "SC": ("7.2", np.stack([SHOWN, SHOWN[::-1]]), {"Modality": "OT", "NumberOfFrames": 2, **IN_8}),
-    "in space": ("1.1", TWELVE, {"PixelSpacing": [0.2, 0.1], **IN_SPACE}),
+    "in space": ("1.1", TWELVE, {"PixelSpacing": [0.201, 0.2], **IN_SPACE}),
     "position without frame of reference": ("1.1", TWELVE, {"ImagePositionPatient": [1, 2, 3], "PixelSpacing": [1, 1]}),
     "frame of reference alone": ("1", TWELVE, {"FrameOfReferenceUID": "1.2.9"}),
 }
@@ -115,11 +115,11 @@ def test_every_kind_of_x_ray_gets_a_segmentation_and_a_report(network, kind):
 @pytest.mark.parametrize("stored", TURNED)
 def test_masks_of_turned_pictures_are_as_stored(network, stored):
     pixels = np.ascontiguousarray(TURNED[stored](TWELVE))
-    data = dicom_of(pixels, **STUDY, **IN_12, PatientOrientation=stored.upper().split("\\"), PixelSpacing=[0.2, 0.1])
+    data = dicom_of(pixels, **STUDY, **IN_12, PatientOrientation=stored.upper().split("\\"), PixelSpacing=[0.201, 0.2])
     segmentation, _ = results(network, data)
     np.testing.assert_array_equal(segmentation.pixel_array[1] > 0, TURNED[stored](SHOWN) > 100)
     (measures,) = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
-    assert measures.PixelSpacing == [0.2, 0.1]
+    assert measures.PixelSpacing == [0.201, 0.2]
     assert "\\".join(segmentation.PatientOrientation) == stored.upper()
 
 
@@ -142,7 +142,7 @@ def test_report_has_the_row(network):
     (content,) = [content for path, content in found.dicom_files().items() if path.startswith("reports")]
     report = srread(io.BytesIO(content)).content
     areas = {g.finding_type.meaning: g.get_measurements()[0] for g in report.get_planar_roi_measurement_groups()}
-    assert areas["Lung"].value == found.row["lung_cm2"] == pytest.approx((SHOWN > 100).sum() * 0.0002, abs=1e-4)
+    assert areas["Lung"].value == found.row["lung_cm2"] == pytest.approx((SHOWN > 100).sum() * 0.000402, abs=1e-4)
     assert areas["Lung"].unit.value == "cm2"
     (whole,) = report.get_image_measurement_groups()
     answers = {x.name.value: x.value.meaning for x in whole.get_qualitative_evaluations()}

@@ -10,7 +10,8 @@ import numpy as np
 from tests.support.xrays import encoded, picture
 
 _WITHOUT = """
-import os, signal, sys
+import os, signal, sys, warnings
+warnings.filterwarnings("ignore", "only soft file lock")  # of filelock, which has another lock on Windows
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
 del os.sched_getaffinity, os.getuid, os.fork, os.mkfifo, signal.SIGALRM, signal.alarm
@@ -37,7 +38,7 @@ def test_predict_evaluate_and_the_api(finished, tmp_path):
     run(_USE, finished, tmp_path / "a.png", tmp_path)
     (row,) = json.loads((tmp_path / "predicted/predictions.json").read_text())["images"]
     assert (row["height"], row["error"]) == (256, None)
-    assert (tmp_path / "scores/metrics.json").exists()
+    assert (tmp_path / "scores/eval/val/metrics.json").exists()
 
 
 def test_the_processes_that_decode():
