@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,11 +16,11 @@ from tqdm import tqdm
 from jaxunet.core.errors import UserError, one_line
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
+from jaxunet.core.processors import cores
 from jaxunet.data import duplicates
 from jaxunet.data.archive import Archive, Record
+from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.png import decode_gray_png
-from jaxunet.data.specs import DatasetSpec
-from jaxunet.data.targets import TARGETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +118,8 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
 
 def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray]) -> Iterator[str]:
     """Warnings about masks that are marked in a control, blank in a positive image, or outside the organ."""
-    for name in (name for name in pixels if name in TARGETS):
-        target, marked = TARGETS[name], pixels[name] > 0
+    for name in (name for name in pixels if name in spec.targets):
+        target, marked = spec.targets[name], pixels[name] > 0
         if target.learnt_from and marked.any() != (record.label == spec.positive):
             yield f"the {name} mask of {record.id} is {'not ' if marked.any() else ''}blank"
         if target.within in pixels and (outside := int((marked & (pixels[target.within] == 0)).sum())):
@@ -164,7 +163,7 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
 
 def _check_all(archive: Archive, records: list[Record], part: str) -> list[Checked]:
     bar = {"total": len(records), "unit": "X-ray", "desc": f"Checking {part} data", "dynamic_ncols": True}
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores()
     if workers == 1 or len(records) < 500:  # starting processes takes longer than this
         return [check_record(archive, record, part) for record in tqdm(records, **bar)]
     # Spawned, not forked: JAX's threads do not survive a fork.

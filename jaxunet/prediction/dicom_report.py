@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from jaxunet import __name__ as package
-from jaxunet.data.targets import TARGETS
+from jaxunet.data.targets import Records
 from jaxunet.scoring.detection import RESEMBLES
 
 _SCHEME = "99JAXUNET"
 _SERIES = 9002  # its number, after that of the segmentation
 
 
-def report(segmentation: Any, source: Any, row: Mapping[str, Any], masks: Mapping[str, np.ndarray]) -> Any:
+def report(
+    segmentation: Any, source: Any, row: Mapping[str, Any], masks: Mapping[str, np.ndarray], records: Records
+) -> Any:
     """A Comprehensive SR with severity, areas and the answer, as far as the row has them.
 
     Args:
@@ -24,6 +26,7 @@ def report(segmentation: Any, source: Any, row: Mapping[str, Any], masks: Mappin
       source: the header of the X-ray.
       row: `Prediction.row`.
       masks: target -> bool [H, W].
+      records: of the masks, for their codes.
     """
     from highdicom import coding_schemes, sr
     from pydicom.sr.codedict import codes
@@ -71,7 +74,7 @@ def report(segmentation: Any, source: Any, row: Mapping[str, Any], masks: Mappin
                 segment_number=place,
                 source_image=sr.SourceImageForSegmentation(*image),
             ),
-            finding_type=sr.CodedConcept(*TARGETS[segment.SegmentLabel].code),
+            finding_type=sr.CodedConcept(*records[segment.SegmentLabel].code),
             algorithm_id=by,
             measurements=[area(segment.SegmentLabel)],
         )

@@ -13,7 +13,7 @@ import numpy as np
 from jaxunet import __name__ as package
 from jaxunet import __version__
 from jaxunet.core.errors import UserError
-from jaxunet.data.targets import TARGETS
+from jaxunet.data.targets import Records
 from jaxunet.prediction import dicom_report
 from jaxunet.xrays.orientation import as_stored
 from jaxunet.xrays.pixels import Xray
@@ -23,12 +23,15 @@ _NOMINAL = 1.0  # mm; readers require a thickness, though a projection has none
 _ONE_FRAME = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
 
 
-def files(xray: Xray, masks: dict[str, np.ndarray], weights: str, row: dict[str, Any] | None) -> list[bytes]:
+def files(
+    xray: Xray, masks: dict[str, np.ndarray], records: Records, weights: str, row: dict[str, Any] | None
+) -> list[bytes]:
     """The content of two DICOM files: a segmentation with one segment per target and, of a row, a report.
 
     Args:
       xray: a DICOM file, with a header.
       masks: target -> bool [H, W], the size of the X-ray.
+      records: of the masks, for their codes and colours.
       weights: tells the weights of the network from others.
       row: `Prediction.row` for the report; None for no report.
 
@@ -41,9 +44,9 @@ def files(xray: Xray, masks: dict[str, np.ndarray], weights: str, row: dict[str,
     source.SOPClassUID = _ONE_FRAME  # for highdicom
     source.SliceThickness = _NOMINAL
     try:
-        found = [_segmentation(source, xray, masks, weights)]
+        found = [_segmentation(source, xray, masks, records, weights)]
         if row is not None:
-            found.append(dicom_report.report(found[0], source, row, masks))
+            found.append(dicom_report.report(found[0], source, row, masks, records))
         return [_encoded(one, xray) for one in found]
     except Exception as error:  # highdicom raises many types for an unusual header
         said = str(error) if xray.patient is None else type(error).__name__  # the former may quote the patient
@@ -51,7 +54,7 @@ def files(xray: Xray, masks: dict[str, np.ndarray], weights: str, row: dict[str,
         raise UserError(f"no DICOM segmentation could be written ({reason})") from error
 
 
-def _segmentation(source: Any, xray: Xray, masks: dict[str, np.ndarray], weights: str) -> Any:
+def _segmentation(source: Any, xray: Xray, masks: dict[str, np.ndarray], records: Records, weights: str) -> Any:
     import highdicom
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
@@ -66,13 +69,13 @@ def _segmentation(source: Any, xray: Xray, masks: dict[str, np.ndarray], weights
         highdicom.seg.SegmentDescription(
             segment_number=number,
             segment_label=target,
-            segmented_property_category=highdicom.sr.CodedConcept(*TARGETS[target].category),
-            segmented_property_type=highdicom.sr.CodedConcept(*TARGETS[target].code),
+            segmented_property_category=highdicom.sr.CodedConcept(*records[target].category),
+            segmented_property_type=highdicom.sr.CodedConcept(*records[target].code),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             tracking_uid=generate_uid(entropy_srcs=[source.SOPInstanceUID, weights, target]),
             tracking_id=target,
-            display_color=highdicom.color.CIELabColor.from_rgb(*TARGETS[target].colour),
+            display_color=highdicom.color.CIELabColor.from_rgb(*records[target].colour),
         )
         for number, target in enumerate(masks, 1)
     ]
