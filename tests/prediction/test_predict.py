@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxunet import commands
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import lock
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.prediction import folder, loading
 from jaxunet.prediction.prediction import Prediction
@@ -237,12 +238,8 @@ def test_two_processes_at_once_and_a_share_for_each(run, tmp_path):
     assert [row["input"] for row in first] == ["0.png", "2.png", "4.png"]
     assert [row["input"] for row in second] == ["1.png", "3.png"]
     assert {"predictions-0-of-2.csv", "predictions-1-of-2.json"} <= files_in(tmp_path / "out")
-    with (tmp_path / "out/predictions-0-of-2.jsonl").open() as file:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_SH)
-        with pytest.raises(UserError, match="Another process"):
-            run(tmp_path / "in", share=(0, 2))
+    with lock(tmp_path / "out/.predictions-0-of-2.lock", ""), pytest.raises(UserError, match="Another process"):
+        run(tmp_path / "in", share=(0, 2))
 
 
 def test_a_zip_with_evil_names_stays_inside_and_is_not_unpacked(run, tmp_path):
