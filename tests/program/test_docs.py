@@ -180,7 +180,7 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         assert not missing or not whole, f"--mode={mode} needs {missing}"
         if config.get("dataset", {}).get("name") == "folder":  # as if the folder were there
             config.dataset.spec = '{"targets": [{"name": "lung", "folder": "lung"}]}'
-            config.dataset.targets = ("lung",)
+            config.dataset.targets, config.dataset.fold = ("lung",), config.dataset.fold.replace("$i", "0")
         if "systems" in config:
             assert mode == "compare"
             for name in config.systems:
