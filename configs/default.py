@@ -13,8 +13,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # all randomness follows from it and the step number
 
     config.dataset = dataset = ml_collections.ConfigDict()
-    dataset.name = "covid_qu_ex"  # or "synthetic_cxr"; "labelled_images" pretrains encoders on classes
+    dataset.name = "covid_qu_ex"  # "synthetic_cxr"; "folder", your own; "labelled_images" pretrains encoders on classes
     dataset.source = ""  # the archive as downloaded, or its extracted folder; "" searches <data_dir>/downloads/manual
+    dataset.spec = ""  # folder: a dataset.json; "" is SOURCE/dataset.json. A run keeps the text of the file here
+    dataset.fold = ""  # folder: "0/5" to "4/5" validates on one fifth of the images that are not for testing
     dataset.data_dir = ""  # where prepared datasets live; "" is ~/tensorflow_datasets
     dataset.train_config = "infection"  # COVID-19 images only; "infection_all" adds controls; "lung" has lung masks
     dataset.eval_config = "infection_all"  # validation and test: with controls, so that P3 exists
@@ -47,21 +49,24 @@ def get_config() -> ml_collections.ConfigDict:
     augment.contrast = 0.2  # +- share, about the image's mean
     augment.brightness = 0.1  # +- added, intensities being in [0, 1]
     augment.noise_std = 0.0  # of Gaussian noise, intensities being in [0, 1]
+    augment.degrade = 0.0  # share of images that get other gamma, margins, low resolution, blur, noise, JPEG
 
     config.model = model = ml_collections.ConfigDict()
-    model.name = "unet"  # "unet", "resnet_unet", "separable_unet"
+    model.name = "unet"  # "unet", "resnet_unet", "efficientnet_unet", "separable_unet"
     model.channels = (16, 32, 64, 128, 192)  # unet: width of each level, finest first; their number is the depth
     model.stem = 2  # unet: pixels per side that the finest level takes together; 1 is the textbook U-Net
     model.depth = 101  # resnet_unet: 18, 34, 50, 101 or 152
+    model.lite = 0  # efficientnet_unet: 0, 1 or 2
+    model.answer_inside = ""  # a mask such as "lung": the target "covid19" is answered from what is inside it alone
     model.input_mean = 0.0  # images, in [0, 1], reach the network as (image - input_mean) / input_std
     model.input_std = 1.0
-    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, faster on accelerators), "auto" by device
+    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, fewer bytes on TPUs), "auto" by device
     model.dtype = "auto"  # of activations: "float32", "bfloat16", "auto" = bfloat16 except on CPU
     model.bn_momentum = 0.9  # share of the old running statistics kept at each step
     model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one
 
     config.init = ml_collections.ConfigDict()  # where a run starts; the first two are for a new run
-    config.init.weights = ""  # "imagenet" (encoder, needs the extra [weights]), or a .safetensors or .pth file
+    config.init.weights = ""  # "imagenet" (encoder; docs/pretraining.md), or a .safetensors or .pth file
     config.init.run = ""  # workdir of another run: its latest weights, wherever name and shape agree
     config.init.accept_changes = False  # continue a run although its settings or images are not those it was trained on
 
@@ -108,6 +113,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
     config.eval.gate = False  # predict, serve: no infection where "covid19" says no; not kept with a run
+    config.eval.corruptions = False  # evaluate: also on blurred, noisy, turned images; not kept with a run
     config.eval.report = True  # one HTML page with all numbers and pictures, 10 to 35 KB per image of 256 x 256
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto

@@ -16,7 +16,8 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 import jaxunet
 from jaxunet.commands import MODES, Flags, execute
 from jaxunet.core.terminal import keep_working
-from jaxunet.data.specs import SPLITS
+from jaxunet.data.dataset_spec import SPLITS
+from jaxunet.data.originals import ALL
 from jaxunet.export.formats import FORMATS
 from jaxunet.runs.config_file import CONFIGS, shipped_names
 from jaxunet.runs.settings import RENAMED, with_new_names
@@ -71,11 +72,11 @@ def main(argv: list[str], *, mode: str = "") -> int:
         return complain("There is no setting " + " ".join(str(inner.args[0]).replace("\n", ". ").split()))
     except (flags.Error, TypeError, ValueError, ImportError, OSError, SyntaxError) as error:
         return complain(" ".join(str(error).split()))
-    if len(rest) > 1:
-        return complain(f"unexpected argument {rest[1]!r}: flags start with --.")
     if mode and flags.FLAGS["mode"].present:
         return complain(f"--mode={flags.FLAGS.mode} comes after the mode {mode}: leave it out.")
-    mode = mode or flags.FLAGS.mode
+    mode, words = mode or flags.FLAGS.mode, rest[1:]
+    if words and not (mode == "data" and words[0] == "inspect" and len(words) == 2):
+        return complain(f"unexpected argument {words[0]!r}: flags start with --. Only `data inspect FOLDER` has words.")
     for flag in _FLAGS:
         if flags.FLAGS[flag.name].present and mode not in flag.modes:
             return complain(f"--{flag.name} is not read by {mode}: leave it out.")
@@ -85,7 +86,7 @@ def main(argv: list[str], *, mode: str = "") -> int:
         logging.set_verbosity(logging.FATAL)  # Orbax and TFDS also raise what they log as errors
 
     given: dict[str, Any] = {flag.name: flags.FLAGS[flag.name].value for flag in _FLAGS}
-    return execute(mode, Flags(config, overrides, **given))
+    return execute(mode, Flags(config, overrides, inspect=words[-1] if words else None, **given))
 
 
 def complain(sentence: str) -> int:
@@ -112,19 +113,26 @@ _NETWORK = (*_TRAINED, "compare")  # modes that read trained networks
 _RUN = tuple(mode for mode in MODES if mode != "data")
 _SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes can share
 _CHOICE, _LIST, _INTEGER = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_integer
-_SPLITS, _FORMATS = {"enum_values": list(SPLITS)}, {"enum_values": list(FORMATS)}
+_SPLITS, _FORMATS = {"enum_values": [*SPLITS, ALL]}, {"enum_values": list(FORMATS)}
 _FLAGS = (
     _Flag("workdir", _RUN, "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
     _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST),
     _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step"),
-    _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, _SPLITS),
+    _Flag(
+        "split",
+        ("evaluate", "compare"),
+        "images to score; val if not given (docs/evaluation.md)",
+        _CHOICE,
+        _SPLITS,
+    ),
     _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
-    _Flag("output", ("predict", "evaluate", "export"), "folder to write to; export: the file"),
+    _Flag("output", ("predict", "evaluate", "export", "data"), "folder to write to; export, data inspect: the file"),
     _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool),
     _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)"),
     _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, {"lower_bound": 0, "upper_bound": 65535}),
     _Flag("format", ("export",), "what to write (docs/export.md)", _CHOICE, _FORMATS),
-    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", _LIST),
+    _Flag("onnxruntime_web", ("export",), "of --format=html: the folder of the npm package onnxruntime-web"),
+    _Flag("topology", ("preflight",), "accelerators, such as v5e:2x2,h100:8, or local", _LIST),
     _Flag("batch_per_chip", ("preflight",), "images; 0 divides train.batch_size", _INTEGER, {"lower_bound": 0}),
     _Flag("source", ("import_torch",), "state dict, .pth or .safetensors"),
     _Flag("coordinator_address", _SEVERAL, "of several processes: HOST:PORT of process 0 (docs/multihost.md)"),

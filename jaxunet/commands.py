@@ -23,13 +23,15 @@ class Flags:
 
     Attributes:
       config: the config file with all overrides.
+      inspect: the folder of `data inspect FOLDER`.
       overrides: the keys given as `--config.key=value`. Modes that read the config of a run apply them to it.
     """
 
     config: ConfigDict
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inspect: str | None = None
     workdir: str | None = None
-    split: str = "val"
+    split: str | None = None
     checkpoint: str = "latest"
     source: str | None = None
     input: str | None = None
@@ -38,6 +40,7 @@ class Flags:
     host: str = "127.0.0.1"
     port: int = 8080
     format: str = "stablehlo"
+    onnxruntime_web: str | None = None
     runs: tuple[str, ...] = ()
     topology: tuple[str, ...] = ()
     batch_per_chip: int = 0
@@ -104,7 +107,7 @@ def _compare(flags: Flags) -> None:
 
     folder = _workdir(flags)
     runs = [locate(run) for run in flags.runs]
-    compare(flags.config, runs, flags.overrides, folder, split=flags.split, checkpoint=flags.checkpoint)
+    compare(flags.config, runs, flags.overrides, folder, split=flags.split or "val", checkpoint=flags.checkpoint)
 
 
 def _export(flags: Flags) -> None:
@@ -112,14 +115,16 @@ def _export(flags: Flags) -> None:
 
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
     scores = locate(flags.workdir) if flags.runs and flags.workdir else None
-    export(_members(flags), format=flags.format, output=out, scores=scores)
+    runtime = local_path(flags.onnxruntime_web) if flags.onnxruntime_web else None
+    export(_members(flags), format=flags.format, output=out, scores=scores, runtime=runtime)
 
 
 def _preflight(flags: Flags) -> None:
+    from jaxunet.data import draft
     from jaxunet.preflight.preflight import preflight
 
     out = _workdir(flags) if flags.workdir else None
-    preflight(flags.config, list(flags.topology), out, batch_per_chip=flags.batch_per_chip)
+    preflight(draft.settle(flags.config), list(flags.topology), out, batch_per_chip=flags.batch_per_chip)
 
 
 def _verify(flags: Flags) -> int:
@@ -129,16 +134,22 @@ def _verify(flags: Flags) -> int:
     return write_findings(archive_of(flags.config.dataset), _workdir(flags) if flags.workdir else None)
 
 
-def _data(flags: Flags) -> None:
-    from jaxunet.data import prepared, specs
+def _data(flags: Flags) -> int | None:
+    from jaxunet.data import draft, findings, prepared, specs
     from jaxunet.runs import checks
 
-    checks.check(flags.config, training=False)
-    dataset = flags.config.dataset
+    if flags.inspect:
+        return findings.inspect(local_path(flags.inspect), local_path(flags.output) if flags.output else None)
+    if flags.output:
+        raise UserError("--output is for `data inspect FOLDER`: leave it out.")
+    config = draft.settle(flags.config)
+    checks.check(config, training=False)
+    dataset = config.dataset
     if dataset.name == specs.LABELLED_IMAGES:
         raise UserError(f"config.dataset.name={dataset.name!r} reads the pictures as they are: nothing to prepare.")
     for part in sorted({dataset.train_config, dataset.eval_config}):
         print(f"Ready: {prepared.open_builder(dataset, part).data_dir}")
+    return None
 
 
 def _import_torch(flags: Flags) -> None:
@@ -174,7 +185,7 @@ MODES = {
     "export": Mode(_export, "write --workdir, or without one the shipped network, as --format to --output"),
     "preflight": Mode(_preflight, "predict memory, traffic and times on --topology, without having it", compiles=False),
     "verify": Mode(_verify, "check every file of the dataset at config.dataset.source", compiles=False),
-    "data": Mode(_data, "prepare the datasets that training and evaluation with --config read", compiles=False),
+    "data": Mode(_data, "prepare the datasets of --config; `data inspect FOLDER`: look at your own", compiles=False),
     "import_torch": Mode(_import_torch, "make a --workdir from the PyTorch weights in --source"),
 }
 

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # Words in the errors that JAX raises when another process is gone.
@@ -70,6 +70,12 @@ def one_line(text: str) -> str:
     """`text` as one line of limited length. "?" replaces unprintable characters, which names from outside may hold."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def some(names: Iterable[str], *, shown: int = 5) -> str:
+    """The first few of `names`, sorted, and how many more there are."""
+    found = sorted(names)
+    return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
 
 
 def _bucket_trouble(error: BaseException | None) -> str | None:

@@ -17,8 +17,8 @@ import zlib
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, locate
+from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.listing import list_folder, open_zip, places
-from jaxunet.data.specs import DatasetSpec
 
 _LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB
 _FETCHED_BYTES = 16 * 2**20  # at a time

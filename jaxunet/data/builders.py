@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from jaxunet.data.archive import Archive, Record, find_archive
-from jaxunet.data.specs import DatasetSpec
+from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.verify import verify
 
 Example = dict[str, Any]

@@ -43,6 +43,7 @@ class ExampleSource:
       classes, positive_class: of the dataset's spec.
       positive: bool [N], whether an example is of the positive class.
       image_shape: (H, W, channels).
+      columns: name -> str [N], of a user's folder: what its table says of the examples.
       left_out: number of examples that were excluded.
     """
 
@@ -71,18 +72,26 @@ class ExampleSource:
         self._names, self._with_covid19 = names, answers_covid19(targets)
         images = [n for n, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
         self._folder = builder.data_dir
+        table = builder.in_split(split) if builder.spec.folder else None  # a folder's images are stored in one split
+        stored = split if table is None else next(iter(builder.info.splits))
         with reading(self._folder):
-            self._source = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
+            self._source = builder.as_data_source(stored, decoders={n: tfds.decode.SkipDecoding() for n in images})
             examples = [(i, e["id"].decode(), int(e["label"])) for i, e in enumerate(self._source)]
-            if len(examples) != builder.info.splits[split].num_examples:
-                raise ValueError(f"{split} has {len(examples)} examples")
+            if len(examples) != builder.info.splits[stored].num_examples:
+                raise ValueError(f"{stored} has {len(examples)} examples")
+        if table is not None:
+            examples = [example for example in examples if example[1] in table]
+        if not examples:
+            raise UserError(f"The dataset {builder.info.full_name} has no images in its split {split!r}: use another.")
         kept = [example for example in examples if example[1] not in exclude]
         self.left_out = len(examples) - len(kept)
         self._records = [i for i, _, _ in kept]
         self.ids = [name for _, name, _ in kept]
         self.labels = np.array([label for _, _, label in kept], np.int32)
         self.classes, self.positive_class, self._size = builder.spec.classes, builder.spec.positive, builder.spec.size
-        self.positive = _is_positive(self.labels, self.classes, self.positive_class)
+        rows = [table[name] for name in self.ids] if table else []
+        self.columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        self.positive = is_positive(self.labels, self.classes, self.positive_class)
         height, width, channels = builder.info.features["image"].shape
         self._block = height // image_size if image_size else 1
         self.image_shape = (height // self._block, width // self._block, channels)
@@ -103,7 +112,7 @@ class ExampleSource:
         return raw | ({COVID19: np.uint8(self.positive[i])} if self._with_covid19 else {})
 
 
-def _is_positive(labels: np.ndarray, classes: Sequence[str], positive_class: str | None) -> np.ndarray:
+def is_positive(labels: np.ndarray, classes: Sequence[str], positive_class: str | None) -> np.ndarray:
     """bool [N]: which `labels` are of the positive class. Without a positive class all are."""
     return np.ones(len(labels), bool) if positive_class is None else labels == list(classes).index(positive_class)
 
@@ -124,6 +133,7 @@ class Split:
       ids: of the examples.
       classes: names, in the order of the labels.
       positive_class: one of `classes`; None if all examples count as positive.
+      columns: name -> str [N], of a user's folder: what its table says of the examples, such as their "patient".
     """
 
     arrays: RawBatch
@@ -131,11 +141,12 @@ class Split:
     ids: list[str]
     classes: Sequence[str] = ()
     positive_class: str | None = None
+    columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def positive(self) -> np.ndarray:
         """bool [N]: the images of the positive class. Protocols P1 and P2 use these images."""
-        return _is_positive(self.labels, self.classes, self.positive_class)
+        return is_positive(self.labels, self.classes, self.positive_class)
 
     @property
     def controls(self) -> dict[str, np.ndarray]:
@@ -155,7 +166,9 @@ class Split:
     def part(self, index: np.ndarray) -> "Split":
         """The examples `index` int [K], in that order."""
         arrays = {name: array[index] for name, array in self.arrays.items()}
-        return dataclasses.replace(self, arrays=arrays, labels=self.labels[index], ids=[self.ids[i] for i in index])
+        columns = {name: column[index] for name, column in self.columns.items()}
+        ids = [self.ids[i] for i in index]
+        return dataclasses.replace(self, arrays=arrays, labels=self.labels[index], ids=ids, columns=columns)
 
 
 def fingerprint(source: Source | Split, *, threads: int) -> dict[str, str | int]:
@@ -190,4 +203,5 @@ def load_split(source: Source, *, threads: int) -> Split:
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(len(source)), chunksize=64))
-    return Split(arrays, source.labels, source.ids, source.classes, source.positive_class)
+    columns = source.columns if isinstance(source, ExampleSource) else {}
+    return Split(arrays, source.labels, source.ids, source.classes, source.positive_class, columns)

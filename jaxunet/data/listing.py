@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket
-from jaxunet.data.specs import DatasetSpec
+from jaxunet.data.dataset_spec import DatasetSpec
 
 
 class Place(NamedTuple):

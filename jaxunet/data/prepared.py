@@ -82,6 +82,8 @@ def reading(folder: pathlib.Path | str) -> Iterator[None]:
 
 def prepared(dataset: ConfigDict, builder_config: str) -> Any | None:
     """The TFDS builder of a dataset that is already prepared, else None. Builds nothing."""
+    if spec_of(dataset).folder and not (dataset.source and local_path(dataset.source).is_dir()):
+        return None
     builder = _make_builder(dataset, builder_config)
     return builder if pathlib.Path(builder.data_dir).is_dir() else None
 
@@ -121,8 +123,15 @@ def dropped_from_train(builder: Any) -> frozenset[str]:
 
 def near_in_train(builder: Any) -> frozenset[str]:
     """Ids of training images nearly identical to a validation or test image, as verification found them."""
-    near = verification(builder)["near"]
-    return frozenset(i for pair in near for i in pair if builder.spec.in_train(i))
+    found = verification(builder)
+    if builder.spec.folder:
+        return frozenset(found["near_in_train"])
+    return frozenset(i for pair in found["near"] for i in pair if builder.spec.in_train(i))
+
+
+def number(builder: Any, split: str) -> int:
+    """The number of images in a split."""
+    return len(builder.in_split(split)) if builder.spec.folder else builder.info.splits[split].num_examples
 
 
 def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
@@ -146,7 +155,10 @@ def _check_same_archive(builder: Any, dataset: ConfigDict) -> None:
 
 
 def verification(builder: Any) -> dict[str, Any]:
-    """What verification found when the dataset was built; empty lists for a dataset without an archive."""
+    """What verification found when the dataset was built; empty lists for a dataset that is drawn."""
+    if builder.spec.folder:
+        with reading(builder.data_dir):
+            return dict(builder.verification())
     if not builder.spec.archive:
         return {"dropped_from_train": [], "near": []}
     with reading(builder.data_dir):

@@ -1,14 +1,15 @@
 """What a network learns to predict of an X-ray: the masks and answers that `config.dataset.targets` may name.
 
-The rest of the program reads these records. To add a mask, add a row: see docs/add_a_target.md.
+The rest of the program reads the records of a run's dataset, see `specs.masks_of`. `TARGETS` has those of COVID-QU-Ex
+and the drawn X-rays; a folder of one's own has others: see docs/add_a_target.md.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 Code = tuple[str, str, str]  # of DICOM: value, scheme, meaning
-_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
-_ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
+STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
+ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Target:
     name: str
     kind: str = "mask"
     colour: tuple[int, int, int] = (240, 200, 60)
-    category: Code = _STRUCTURE
-    code: Code = _STRUCTURE
+    category: Code = STRUCTURE
+    code: Code = STRUCTURE
     within: str = ""
     learnt_from: str = ""
 
 
+Records = Mapping[str, Target]  # name -> record, in the order of `config.dataset.targets`
 COVID19 = "covid19"  # also the key in the network's outputs and parameters
 TARGETS = {
     target.name: target
@@ -41,7 +43,7 @@ TARGETS = {
         Target(
             "infection",
             colour=(240, 70, 60),
-            category=_ABNORMAL,
+            category=ABNORMAL,
             code=("233604007", "SCT", "Pneumonia"),
             within="lung",
             learnt_from=COVID19,
@@ -52,14 +54,9 @@ TARGETS = {
 }
 
 
-def known_masks() -> tuple[str, ...]:
-    """The names of all masks."""
-    return tuple(target.name for target in TARGETS.values() if target.kind == "mask")
-
-
 def mask_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """The masks in `config.dataset.targets`. Unknown names count as masks; checks.py refuses them."""
-    return tuple(name for name in targets if name not in TARGETS or TARGETS[name].kind == "mask")
+    """The masks in `config.dataset.targets`: all but the answer for the whole image."""
+    return tuple(name for name in targets if name != COVID19)
 
 
 def answers_covid19(targets: Iterable[str]) -> bool:
@@ -67,13 +64,13 @@ def answers_covid19(targets: Iterable[str]) -> bool:
     return COVID19 in targets
 
 
-def finding(targets: Sequence[str]) -> str:
+def finding(targets: Records) -> str:
     """The first mask that lies within an organ. Its areas and shares are measured. "" if there is none."""
-    return next((name for name in mask_targets(targets) if TARGETS[name].within), "")
+    return next((name for name, target in targets.items() if target.within), "")
 
 
-def organ(targets: Sequence[str]) -> str:
+def organ(targets: Records) -> str:
     """The mask in `targets` of the organ around the finding, or without a finding around any known one; "" if none."""
     found = finding(targets)
-    organs = [TARGETS[found].within] if found else [target.within for target in TARGETS.values()]
-    return next((name for name in mask_targets(targets) if name in organs), "")
+    organs = [targets[found].within] if found else [target.within for target in TARGETS.values()]
+    return next((name for name in targets if name in organs), "")

@@ -19,9 +19,8 @@ from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data import duplicates
 from jaxunet.data.archive import Archive, Record
+from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.png import decode_gray_png
-from jaxunet.data.specs import DatasetSpec
-from jaxunet.data.targets import TARGETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +118,8 @@ def check_record(archive: Archive, record: Record, part: str) -> Checked:
 
 def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray]) -> Iterator[str]:
     """Warnings about masks that are marked in a control, blank in a positive image, or outside the organ."""
-    for name in (name for name in pixels if name in TARGETS):
-        target, marked = TARGETS[name], pixels[name] > 0
+    for name in (name for name in pixels if name in spec.targets):
+        target, marked = spec.targets[name], pixels[name] > 0
         if target.learnt_from and marked.any() != (record.label == spec.positive):
             yield f"the {name} mask of {record.id} is {'not ' if marked.any() else ''}blank"
         if target.within in pixels and (outside := int((marked & (pixels[target.within] == 0)).sum())):

@@ -212,8 +212,8 @@ def threshold_sweep(histogram: np.ndarray, covid: np.ndarray) -> Block:
 # ---- in words --------------------------------------------------------------------------------------------------------
 
 
-def lines(block: Block) -> list[str]:
-    """One printed line for each block of `analyse` that `block` has."""
+def lines(block: Block, positive: str | None = "COVID-19") -> list[str]:
+    """One printed line for each block of `analyse` that `block` has. `positive`: the positive class."""
     text = []
     if p1 := block["surface"].get("P1"):
         near = ", ".join(f"{p1[k]['mean']:.4f} at {k[13:-2]} px" for k in p1 if k.startswith("surface_dice"))
@@ -225,7 +225,8 @@ def lines(block: Block) -> list[str]:
         text.append(f"lesion size (P1): Dice {dice} by quarter, smallest to largest lesions; limits {edges} pixels")
     if s := block.get("severity", {}).get("covid"):
         text.append(
-            f"severity: infected share of the {block['severity']['share_of']}, COVID-19 images: absolute error "
+            f"severity: infected share of the {block['severity']['share_of']}, {protocols.images(positive)}: absolute "
+            f"error "
             f"{in_words(s['absolute_error'])}, bias {s['bias']['mean']:+.4f}, Pearson {in_words(s['pearson'], '.3f')}, "
             f"Spearman {in_words(s['spearman'], '.3f')}"
         )
@@ -239,11 +240,13 @@ def lines(block: Block) -> list[str]:
         gated_scores = (f"{p} Dice {in_words(g[p]['dice'])}, IoU {in_words(g[p]['iou'])}" for p in ("P1", "P2", "P3"))
         here = ", chosen on these images" if g["threshold_chosen_on_these_images"] else ""
         text.append(
-            f"gated: {g['blanked']['n']} of {g['P3']['dice']['n']} images ({g['blanked']['covid']} of them COVID-19) "
+            f"gated: {g['blanked']['n']} of {g['P3']['dice']['n']} images ({g['blanked']['covid']} of them {positive}) "
             f"are not above {g['threshold']:.4f}{here} and are scored as if predicted blank: {'; '.join(gated_scores)}"
         )
-    curves = {k: block["calibration"][k]["ece"] for k in ("covid", "all") if k in block["calibration"]}
+    kinds = ("covid", "all") if positive else ("all",)
+    curves = {k: block["calibration"][k]["ece"] for k in kinds if k in block["calibration"]}
     text.append("calibration: ECE " + ", ".join(f"{in_words(ece)} on {k} images" for k, ece in curves.items()))
     best = {p: sweep["best"] for p, sweep in block["threshold_sweep"].items() if p != "thresholds"}
-    best_words = ", ".join(f"{p} Dice {b['dice']:.4f} at {b['threshold']:g}" for p, b in best.items())
+    known = protocols.in_words(positive)
+    best_words = ", ".join(f"{p} Dice {b['dice']:.4f} at {b['threshold']:g}" for p, b in best.items() if p in known)
     return [*text, f"thresholds, best on this split: {best_words}"]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxunet.core.pictures import save_figure
+from jaxunet.scoring import protocols
 from jaxunet.scoring.bootstrap import estimate
 
 matplotlib.use("Agg")
@@ -34,12 +35,13 @@ def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption
     return picture
 
 
-def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pathlib.Path) -> None:
+def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], words: str, path: pathlib.Path) -> None:
     """One group of bars per metric, one bar per system, whiskers from `ci95`.
 
     Args:
       systems: name -> metric -> `{"mean", "ci95"}`.
       names: metric -> its printed name.
+      words: of the axis.
       path: the PNG to write.
     """
     figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
@@ -50,7 +52,7 @@ def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pa
         where = at + (i - (len(systems) - 1) / 2) * width
         bars = axes.bar(where, means, 0.92 * width, yerr=whiskers, label=system, error_kw={"lw": 1, "capsize": 2})
         axes.bar_label(bars, [f"{mean:.3f}" for mean in means], fontsize=8, padding=2)
-    axes.set(xticks=at, xticklabels=list(names.values()), ylim=(0, 1.08), ylabel="mean over COVID-19 images (P1)")
+    axes.set(xticks=at, xticklabels=list(names.values()), ylim=(0, 1.08), ylabel=words)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -101,8 +103,9 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     figure, axes = plt.subplots(2, 2, figsize=(10, 8.5), layout="constrained")
     curve, sweep, size, severity = axes.flat
     curve.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
-    for name, label in (("covid", "COVID-19 images"), ("all", "all images")):
-        if name in result["calibration"]:
+    positive = result.get("positive_class", "COVID-19")
+    for name, label in (("covid", protocols.images(positive)), ("all", "all images")):
+        if name in result["calibration"] and (positive or name == "all"):
             block = result["calibration"][name]
             pairs = zip(block["mean_probability"], block["observed_share"], strict=True)
             points = [pair for pair in pairs if pair[0] is not None]
@@ -111,7 +114,7 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     curve.set(xlabel="predicted probability", ylabel="share of pixels that are positive", title="Reliability")
     thresholds = result["threshold_sweep"]["thresholds"]
     for protocol in ("P1", "P2", "P3"):
-        if protocol in result["threshold_sweep"]:
+        if protocol in result["threshold_sweep"] and protocol in protocols.in_words(positive):
             block = result["threshold_sweep"][protocol]
             (line,) = sweep.plot(thresholds, block["dice"], label=protocol)
             sweep.fill_between(thresholds, *zip(*block["ci95"], strict=True), alpha=0.2)
@@ -132,7 +135,7 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
     size.set(xlabel="true area, pixels", ylabel="Dice", title="Dice by size", xscale="log", ylim=(-0.02, 1.02))
     if "severity" in result:
         true, predicted = columns["true_share"], columns["predicted_share"]
-        for chosen, label in ((covid, "COVID-19"), (~covid, "controls")):
+        for chosen, label in ((covid, positive or "images"), (~covid, "controls")):
             severity.scatter(true[chosen], predicted[chosen], s=8, alpha=0.5, label=label)
         severity.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
         severity.set(xlabel="true", ylabel="predicted", title=f"Infected share of the {result['severity']['share_of']}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxunet.data.examples import Split
-from jaxunet.data.targets import finding, organ
+from jaxunet.data.targets import Records, finding, organ
 from jaxunet.scoring import outlines, protocols
 
 Columns = dict[str, np.ndarray]  # name -> [N], one value per image
@@ -38,7 +38,7 @@ class Measured:
 
 
 def tabulate(
-    measured: Measured, data: Split, targets: Sequence[str], tolerances: Sequence[float], *, threads: int
+    measured: Measured, data: Split, targets: Records, tolerances: Sequence[float], *, threads: int
 ) -> dict[str, Columns]:
     """Target -> column -> value of each image, in the order of `data`.
 
@@ -49,7 +49,7 @@ def tabulate(
     Args:
       measured: of the images of `data`.
       data: the images, with a true mask for each target.
-      targets: names of the masks.
+      targets: the masks.
       tolerances: of the surface Dice, in pixels.
       threads: number of threads that compute distances.
     """
@@ -58,9 +58,8 @@ def tabulate(
     for t, target in enumerate(targets):
         counts = measured.counts[:, t].astype(np.int64)
         distances = outlines.of_images(truth[..., t], measured.mask[..., t], tolerances, threads=threads)
-        names = ("hd95", *(f"surface_dice_{tolerance:g}px" for tolerance in tolerances))
         columns = dict(zip(COUNTS, counts.T, strict=True)) | protocols.ratios(counts)
-        result[target] = columns | dict(zip(names, distances.T, strict=True))
+        result[target] = columns | dict(zip(distance_names(tolerances), distances.T, strict=True))
     if name := finding(targets):
         result[name]["true_share"] = infected_shares(truth, targets)
         result[name]["predicted_share"] = infected_shares(measured.mask, targets)
@@ -69,7 +68,12 @@ def tabulate(
     return result
 
 
-def infected_shares(masks: np.ndarray, targets: Sequence[str]) -> np.ndarray:
+def distance_names(tolerances: Sequence[float]) -> tuple[str, ...]:
+    """The columns of what `outlines.surface_metrics` returns."""
+    return "hd95", *(f"surface_dice_{tolerance:g}px" for tolerance in tolerances)
+
+
+def infected_shares(masks: np.ndarray, targets: Records) -> np.ndarray:
     """The share of the organ's pixels that the finding covers, such as infection of the lung.
 
     Only the finding inside the organ counts. If the image shows no organ, the share is 0. If no target is an organ, it
@@ -77,7 +81,7 @@ def infected_shares(masks: np.ndarray, targets: Sequence[str]) -> np.ndarray:
 
     Args:
       masks: uint8 [N, H, W / 8, C], packed bits, true or predicted.
-      targets: names of the last axis; one is a finding.
+      targets: of the last axis; one is a finding.
 
     Returns:
       float64 [N], in [0, 1].

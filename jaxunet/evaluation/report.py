@@ -63,7 +63,7 @@ def render(
     targets = []
     for c, target in enumerate(predictor.targets):
         has_lesion = counts[:, c, [0, 2]].sum(axis=1) > 0
-        ranked = data.positive if target == finding(predictor.targets) else has_lesion
+        ranked = data.positive if target == finding(predictor.records) else has_lesion
         alarms = called if c == 0 else np.ones_like(called)
         targets.append(_describe(target, counts[:, c], ranked, alarms, seed=seed))
     stored = _pictures_to_store(len(data.ids), targets, seed=seed)
@@ -74,7 +74,9 @@ def render(
         "parameters": sum(x.size for x in jax.tree.leaves(predictor.variables["params"])),
         "best_step": predictor.best_step,
         "result": result,
-        "protocols": protocols.PROTOCOLS,
+        "protocols": protocols.in_words(data.positive_class),
+        "positive": data.positive_class,
+        "images": protocols.images(data.positive_class),
         "config": flatten(predictor.config),
         "curves": _curves(rows),
         "evaluated_epoch": next((row["epoch"] for row in rows if row["step"] == predictor.step), None),

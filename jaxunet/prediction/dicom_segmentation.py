@@ -12,23 +12,26 @@ from jaxunet import __name__ as package
 from jaxunet import __version__
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import atomic_file
-from jaxunet.data.targets import TARGETS
+from jaxunet.data.targets import Records
 
 
-def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndarray], spacing: Any) -> None:
+def write_segmentation(
+    path: pathlib.Path, header: Any, masks: dict[str, np.ndarray], records: Records, spacing: Any
+) -> None:
     """Writes a DICOM Segmentation with one segment per target.
 
     Args:
       path: the file to write.
       header: `Xray.header`.
       masks: target -> bool [H, W], the size of the X-ray.
+      records: of the masks, for their codes.
       spacing: `Xray.spacing_mm`.
 
     Raises:
       UserError: if the header lacks elements that the standard requires, or highdicom is not installed.
     """
     try:
-        segmentation = _segmentation(header, masks, spacing)
+        segmentation = _segmentation(header, masks, records, spacing)
     except Exception as error:  # highdicom raises many types for an unusual header
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"no DICOM segmentation could be written ({reason})") from error
@@ -36,7 +39,7 @@ def write_segmentation(path: pathlib.Path, header: Any, masks: dict[str, np.ndar
         segmentation.save_as(file)
 
 
-def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> Any:
+def _segmentation(header: Any, masks: dict[str, np.ndarray], records: Records, spacing: Any) -> Any:
     import highdicom
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
@@ -48,8 +51,8 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], spacing: Any) -> An
         highdicom.seg.SegmentDescription(
             segment_number=number,
             segment_label=target,
-            segmented_property_category=highdicom.sr.CodedConcept(*TARGETS[target].category),
-            segmented_property_type=highdicom.sr.CodedConcept(*TARGETS[target].code),
+            segmented_property_category=highdicom.sr.CodedConcept(*records[target].category),
+            segmented_property_type=highdicom.sr.CodedConcept(*records[target].code),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
         )

@@ -22,7 +22,7 @@ from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
 from jaxunet.prediction.prediction import Prediction, checksum
 from jaxunet.prediction.predictor import Fitted, Predictor
-from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
+from jaxunet.scoring.detection import COVID_19, ELSEWHERE, RESEMBLES
 from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.read import read_xray
 
@@ -64,13 +64,18 @@ def predict(
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
     settings = _settings(predictor, source, probabilities=probabilities)
     print(predictor.in_words)
-    print(f"The answer is whether an X-ray {RESEMBLES}: {predictor.rule_in_words}{_GATED if settings['gate'] else ''}")
+    if predictor.rule.positive:
+        resembles = RESEMBLES.replace(COVID_19, predictor.rule.positive)
+        print(
+            f"The answer is whether an X-ray {resembles}: {predictor.rule_in_words}{_GATED if settings['gate'] else ''}"
+        )
     if predictor.answers_covid19:
         print(ELSEWHERE)
     if predictor.answers_covid19 and not predictor.gate:
         print("Infection was learnt from COVID-19 X-rays only: on other X-rays the masks mark healthy regions.")
-    if not spec_of(config.dataset).has_controls(config.dataset.train_config):
-        print("The network was trained on COVID-19 X-rays only: on other X-rays it marks healthy regions.")
+    spec = spec_of(config.dataset)
+    if spec.positive and not spec.has_controls(config.dataset.train_config):
+        print(f"The network was trained on {spec.positive} X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()

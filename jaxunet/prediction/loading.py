@@ -13,11 +13,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
-from jaxunet.data.specs import LABELLED_IMAGES, image_size
-from jaxunet.data.targets import answers_covid19
+from jaxunet.data.specs import LABELLED_IMAGES, image_size, spec_of
+from jaxunet.data.targets import TARGETS, answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
-from jaxunet.models.averaging import Ensemble, Flipped
+from jaxunet.models.averaging import Ensemble, Flipped, Mean, mean_logits, portable_mean_logits
 from jaxunet.models.build import Forward, Network, build_model
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import checks, config_file
@@ -61,7 +61,9 @@ def _rule_of_val(config: ConfigDict, workdir: pathlib.Path, step: int) -> Rule:
     """The rule that `--mode=evaluate --split=val` chose for this checkpoint and these settings, else the default."""
     answers = answers_covid19(config.dataset.targets)
     metrics, settings = workdir / "eval" / "val" / "metrics.json", rule_settings(config, step=step)
-    return Rule.of_val(metrics, settings, answers=answers, source="chosen on val") or Rule.not_chosen(answers=answers)
+    spec = spec_of(config.dataset)
+    rule = Rule.of_val(metrics, settings, answers=answers, source="chosen on val", masks=spec.targets)
+    return dataclasses.replace(rule or Rule.not_chosen(answers=answers), positive=spec.positive)
 
 
 def _forward(model: Network, config: ConfigDict) -> Forward:
@@ -74,12 +76,13 @@ def _rule_settings(config: ConfigDict) -> dict[str, Any]:
     return {key: settings[key] for key in ("image_size", "threshold", "flips")}
 
 
-def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
+def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path], mean: Mean = mean_logits) -> Predictor:
     """One predictor of the mean probability of several. It has the config and step of the first.
 
     Args:
       predictors: at least one; their networks can differ.
       workdirs: their folders, for the error message.
+      mean: one of averaging.py.
 
     Raises:
       UserError: if they were not trained for the same targets and image size.
@@ -95,10 +98,10 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
     return dataclasses.replace(
         first,
         best_step=None,
-        model=Ensemble(tuple(p.model for p in predictors)),
+        model=Ensemble(tuple(p.model for p in predictors), mean),
         variables={name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")},
         origin=f"the mean of {len(predictors)} runs",
-        rule=Rule.not_chosen(answers=first.answers_covid19),
+        rule=dataclasses.replace(Rule.not_chosen(answers=first.answers_covid19), positive=first.rule.positive),
     )
 
 
@@ -107,7 +110,8 @@ def portable(predictor: Predictor) -> Predictor:
     config = from_json(to_json(predictor.config))
     config.model.dtype, config.model.layout = "float32", "plain"
     model = build_model(config.model, config.dataset.targets, axis_name=None)
-    return dataclasses.replace(predictor, config=config, model=_forward(model, config))
+    forward = Flipped(model, portable_mean_logits) if config.eval.flips else model
+    return dataclasses.replace(predictor, config=config, model=forward)
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:
@@ -130,9 +134,9 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     try:
         config, step = from_json(metadata["config"]), int(metadata["checkpoint_step"])
         chosen_with, answers = _rule_settings(config), answers_covid19(config.dataset.targets)
-        rule = Rule.not_chosen(answers=answers)
+        rule, masks = Rule.not_chosen(answers=answers), config.dataset.targets
         if "detection" in metadata:
-            rule = Rule.from_dict(json.loads(metadata["detection"]), answers=answers)
+            rule = Rule.from_dict(json.loads(metadata["detection"]), answers=answers, masks=(*TARGETS, *masks))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} was not written by --mode=export --format=safetensors, or by an older jaxunet ({error!r})."
@@ -142,6 +146,7 @@ def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None 
     checks.check(config, training=False)
     if not rule.valid_for(_rule_settings(config), chosen_with):
         rule = Rule.not_chosen(answers=answers)
+    rule = dataclasses.replace(rule, positive=spec_of(config.dataset).positive)
     model = build_model(config.model, config.dataset.targets, axis_name=None)
     wide = {name: x.astype(np.float32) for name, x in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(wide, sep="/")

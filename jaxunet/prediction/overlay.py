@@ -3,18 +3,21 @@
 import numpy as np
 from PIL import Image
 
-from jaxunet.data.targets import TARGETS
+from jaxunet.data.targets import Records
 
 _SIDE = 1024  # pixels, enough to look at
 INSIDE, OUTLINE = 1, 2  # values in `layers`
 
 
-def paint(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
-    """X-ray uint8 [H, W] and masks bool [H, W] -> uint8 [h, w, 3]: at most 1024 pixels per side, masks outlined."""
+def paint(image: np.ndarray, masks: dict[str, np.ndarray], records: Records) -> np.ndarray:
+    """X-ray uint8 [H, W] and masks bool [H, W] -> uint8 [h, w, 3]: at most 1024 pixels per side, masks outlined.
+
+    `records`: of the masks, for their colours.
+    """
     picture, drawn = layers(image, masks)
     painted = np.repeat(picture[..., None], 3, axis=-1)
-    for target, layer in sorted(drawn.items(), key=lambda item: bool(TARGETS[item[0]].within)):  # findings on top
-        painted[layer == OUTLINE] = TARGETS[target].colour
+    for target, layer in sorted(drawn.items(), key=lambda item: bool(records[item[0]].within)):  # findings on top
+        painted[layer == OUTLINE] = records[target].colour
     return painted
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path, write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.data.targets import TARGETS, finding, organ
+from jaxunet.data.targets import Records, finding, organ
 from jaxunet.prediction import frontal, journal, overlay
 from jaxunet.prediction.measures import SEVERITY, measure, quality_warnings
 from jaxunet.scoring.counts import positive, sigmoid
@@ -35,7 +35,7 @@ class Prediction:
       xray: the X-ray.
       place: where the X-ray lies in the square that the network saw.
       square: float32 [S, S, C], logits of `targets` in that square.
-      targets: names of the masks.
+      records: name -> record of each mask.
       answer: probability of COVID-19 for the whole image, in [0, 1]; None if the network does not predict it.
       threshold: a pixel is marked if its probability exceeds this.
       rule: when the X-ray counts as COVID-19.
@@ -47,12 +47,17 @@ class Prediction:
     xray: Xray
     place: letterbox.Placement
     square: np.ndarray
-    targets: tuple[str, ...]
+    records: Records
     answer: float | None
     threshold: float
     rule: Rule
     gate: bool
     checked: bool = False
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the masks."""
+        return tuple(self.records)
 
     @functools.cached_property
     def refusal(self) -> str:
@@ -74,7 +79,7 @@ class Prediction:
         """Target -> bool [H, W], True where it was found."""
         masks = {target: positive(self._logits[..., i], self.threshold) for i, target in enumerate(self.targets)}
         if self.gate and self.answer is not None and not self.rule.calls(self.answer):
-            return {name: np.zeros_like(x) if TARGETS[name].learnt_from else x for name, x in masks.items()}
+            return {name: np.zeros_like(x) if self.records[name].learnt_from else x for name, x in masks.items()}
         return masks
 
     @functools.cached_property
@@ -88,7 +93,7 @@ class Prediction:
 
         A refused picture has no severity.
         """
-        found = self.masks.get(finding(self.targets) or "")
+        found = self.masks.get(finding(self.records) or "")
         result = measure(found, self._organ, spacing_mm=self.xray.spacing_mm, mirrored=self.xray.mirrored)
         return result | dict.fromkeys(SEVERITY) if self.refusal else result
 
@@ -123,7 +128,7 @@ class Prediction:
 
     def overlay(self) -> np.ndarray:
         """uint8 [h, w, 3]: the X-ray with the outlines of the masks, reduced to at most 1024 pixels per side."""
-        return overlay.paint(self.xray.pixels, self.masks)
+        return overlay.paint(self.xray.pixels, self.masks, self.records)
 
     def save(
         self, folder: str | os.PathLike[str], *, probabilities: bool = False, table: bool = True
@@ -174,7 +179,7 @@ class Prediction:
 
     @property
     def _organ(self) -> np.ndarray | None:
-        return self.masks.get(organ(self.targets) or "")
+        return self.masks.get(organ(self.records) or "")
 
     def _probability(self, target: int, *, of: int = 1) -> np.ndarray:
         """float32 [H, W], in [0, `of`]."""
@@ -185,7 +190,9 @@ class Prediction:
         from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
 
         try:
-            dicom_segmentation.write_segmentation(path, self.xray.header, self.masks, self.xray.spacing_mm)
+            dicom_segmentation.write_segmentation(
+                path, self.xray.header, self.masks, self.records, self.xray.spacing_mm
+            )
         except UserError as error:
             return [str(error)]
         return []

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import batches
 from jaxunet.data.examples import RawBatch
-from jaxunet.data.specs import image_size, spec_of
-from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
+from jaxunet.data.specs import image_size, masks_of, spec_of
+from jaxunet.data.targets import COVID19, Target, answers_covid19, mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models.build import Forward, predict_step
 from jaxunet.prediction.prediction import Prediction
@@ -59,6 +59,11 @@ class Predictor:
     variables: Any
     origin: str
     rule: Rule = Rule.not_chosen(answers=False)
+
+    @property
+    def records(self) -> dict[str, Target]:
+        """Name -> record of each of `targets`."""
+        return masks_of(self.config.dataset)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -161,7 +166,7 @@ class Predictor:
         answers = sigmoid(found[COVID19].astype(np.float64)).tolist() if COVID19 in found else [None] * len(xrays)
         return [
             Prediction(
-                *(x.name, x.xray, x.place, logits, self.targets, answer),
+                *(x.name, x.xray, x.place, logits, self.records, answer),
                 threshold=self.threshold,
                 rule=self.rule,
                 gate=self.gate,

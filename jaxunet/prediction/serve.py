@@ -1,7 +1,7 @@
 """`--mode=serve`: a web page that shows the prediction of an X-ray. Called by commands.py.
 
-The page is `serve.html`. It sends an X-ray as the body of a POST, without its name, and gets JSON back. The X-ray is in
-memory until then. The server writes, logs and keeps nothing of it.
+The page is `serve.html`, see page.py. It sends an X-ray as the body of a POST, without its name, and gets JSON back.
+The X-ray is in memory until then. The server writes, logs and keeps nothing of it.
 """
 
 import base64
@@ -9,7 +9,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import pathlib
 import signal
 import socket
 import sys
@@ -23,10 +22,8 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.data.targets import TARGETS, finding
-from jaxunet.prediction import overlay, web_guard
+from jaxunet.prediction import overlay, page, web_guard
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
 
 try:
     import flask
@@ -37,8 +34,6 @@ try:
 except ImportError as error:
     raise UserError("--mode=serve needs Flask and waitress: pip install 'jaxunet[serve]'.") from error
 
-TEMPLATE = pathlib.Path(__file__).with_name("serve.html")
-MAX_BYTES = 64 * 2**20  # of an X-ray; a detector writes 8 to 30 MiB
 _IN_MEMORY = 2**31  # bytes; waitress writes larger uploads to a temporary file
 
 
@@ -63,7 +58,7 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             app,
             sockets=[listener],
             threads=4,  # each may hold a second copy of its upload
-            max_request_body_size=MAX_BYTES + 1,
+            max_request_body_size=page.MAX_BYTES + 1,
             inbuf_overflow=_IN_MEMORY,
             outbuf_overflow=_IN_MEMORY,
             ident=None,
@@ -74,7 +69,8 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
             print(warning, file=sys.stderr, flush=True)
         print(predictor.in_words)
-        print(predictor.rule_in_words)
+        if predictor.rule.positive:
+            print(predictor.rule_in_words)
         print(f"Ready: http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
         with contextlib.closing(server):
             server.run()
@@ -110,9 +106,9 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
       address: IP address that it listens at.
     """
     app = flask.Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
-    page = TEMPLATE.read_text(encoding="utf-8")
-    headers = web_guard.response_headers(page)
+    app.config["MAX_CONTENT_LENGTH"] = page.MAX_BYTES
+    text = page.TEMPLATE.read_text(encoding="utf-8")
+    headers = web_guard.response_headers(text)
     worker = ThreadPoolExecutor(1, "predict")  # one X-ray at a time
 
     @app.before_request
@@ -130,7 +126,7 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
         if isinstance(error, UserError):
             return {"error": str(error)}, 400
         if isinstance(error, HTTPException):
-            too_large = f"the file has more than {MAX_BYTES // 2**20} MiB."
+            too_large = f"the file has more than {page.MAX_BYTES // 2**20} MiB."
             return {"error": too_large if error.code == 413 else str(error.description)}, error.code or 500
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             return {"error": "there is not enough memory for this X-ray."}, 413
@@ -140,25 +136,11 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
 
     @app.get("/")
     def show_page() -> flask.Response:
-        return flask.Response(page, mimetype="text/html")
+        return flask.Response(text, mimetype="text/html")
 
     @app.get("/network")
     def show_network() -> dict[str, Any]:
-        return {
-            "network": predictor.config.model.name,
-            "step": predictor.step,
-            "targets": predictor.targets,
-            "image_size": predictor.image_size,
-            "threshold": predictor.threshold,
-            "flips": predictor.config.eval.flips,
-            "rule": predictor.rule.to_dict(),
-            "gate": predictor.gate,
-            "resembles": RESEMBLES,
-            "elsewhere": ELSEWHERE if predictor.answers_covid19 else "",
-            "max_bytes": MAX_BYTES,
-            "finding": finding(predictor.targets),
-            "colours": {name: TARGETS[name].colour for name in predictor.targets},
-        }
+        return page.facts(predictor)
 
     @app.post("/predict")
     def predict() -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Protects the page of a local server: which requests it answers, and what the browser lets the page do."""
 
-import base64
-import hashlib
 import ipaddress
 import re
 import socket
 import urllib.parse
 from collections.abc import Mapping
+
+from jaxunet.prediction.page import hash_source
 
 SENT_BY = "X-Jaxunet"  # pages of other sites cannot send this header
 
@@ -58,7 +58,7 @@ def response_headers(page: str) -> dict[str, str]:
     policy = ["default-src 'none'", "img-src data:", "connect-src 'self'", "base-uri 'none'", "form-action 'none'"]
     for tag in ("script", "style"):
         (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        policy.append(f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
+        policy.append(f"{tag}-src {hash_source(text)}")
     return {
         "Cache-Control": "no-store",
         "Content-Security-Policy": "; ".join([*policy, "frame-ancestors 'none'"]),

@@ -4,8 +4,9 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
+from jaxunet.data import splits
 from jaxunet.data.specs import LABELLED_IMAGES, spec_of
-from jaxunet.data.targets import COVID19, TARGETS, answers_covid19, known_masks, mask_targets
+from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.models.build import NETWORKS
 from jaxunet.runs.settings import check_kinds, check_values
 
@@ -39,15 +40,19 @@ def _check_dataset(config: ConfigDict) -> None:
             raise UserError(f"config.dataset.image_size={dataset.image_size} must be a multiple of 32, such as 224.")
         return
     spec = spec_of(dataset)
+    if dataset.fold and not spec.folder:
+        raise UserError(f"config.dataset.fold={dataset.fold!r} is for config.dataset.name='folder': leave it out.")
+    if dataset.fold:
+        splits.parse_fold(dataset.fold)
     if dataset.image_size not in (0, *spec.sizes):
         sizes = ", ".join(map(str, spec.sizes))
         raise UserError(f"config.dataset.image_size={dataset.image_size} is not one of 0 (as stored), {sizes}.")
     masks = mask_targets(targets)
-    known = [name for name in known_masks() if name in spec.masks]
+    known = [name for name in spec.targets if name in spec.masks]
     if not masks or set(masks) - set(known) or len(set(targets)) != len(targets):
         raise UserError(
-            f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once, "
-            f"and may end with {COVID19!r}."
+            f"config.dataset.targets={targets!r} must name one or more of {', '.join(map(repr, known))}, each once"
+            f"{f', and may end with {COVID19!r}' if COVID19 in spec.targets else ''}."
         )
     for key in ("train_config", "eval_config"):
         subset = spec.subsets.get(dataset[key])
@@ -61,10 +66,13 @@ def _check_dataset(config: ConfigDict) -> None:
             )
     if answers_covid19(targets):
         _check_covid19(config, targets)
+    inside = config.model.answer_inside
+    if inside and (inside not in masks or not answers_covid19(targets)):
+        raise UserError(f"config.model.answer_inside={inside!r} needs this mask and {COVID19!r} in dataset.targets.")
 
 
 def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
-    first = [name for name in known_masks() if TARGETS[name].learnt_from == COVID19]
+    first = [name for name, target in spec_of(config.dataset).targets.items() if target.learnt_from == COVID19]
     if targets[-1] != COVID19 or targets[0] not in first:
         words = " or ".join(map(repr, first))
         raise UserError(f"config.dataset.targets={targets!r} must begin with {words} and end with {COVID19!r}.")
@@ -109,8 +117,9 @@ def _check_training(config: ConfigDict) -> None:
     if config.init.weights and not NETWORKS[config.model.name].torch_modules:
         able = " and ".join(name for name, network in NETWORKS.items() if network.torch_modules)
         raise UserError(f"config.init.weights is for {able}: clear it, or change config.model.name.")
-    if config.init.weights == "imagenet" and (config.model.name, config.model.depth) != ("resnet_unet", 101):
-        raise UserError("config.init.weights='imagenet' is for config.model.name='resnet_unet' of depth 101.")
+    if config.init.weights == "imagenet" and not NETWORKS[config.model.name].imagenet:
+        able = " and ".join(name for name, network in NETWORKS.items() if network.imagenet)
+        raise UserError(f"config.init.weights='imagenet' is for {able}: change config.model.name.")
     if config.optimizer.name == "adam" and config.optimizer.weight_decay:
         raise UserError(
             "config.optimizer.name='adam' has no weight decay: use 'adamw', or set config.optimizer.weight_decay=0."

@@ -11,6 +11,7 @@ import jaxunet
 from jaxunet.core.errors import UserError
 from jaxunet.runs.settings import RENAMED, SETTINGS, check_kinds, flatten
 
+_LONGEST = 100  # characters of a value in a message
 CONFIGS = next(path for folder in jaxunet.__path__ if (path := pathlib.Path(folder) / "configs").is_dir())
 
 
@@ -131,8 +132,12 @@ def check_origin(
 
 def _check_same(config: ConfigDict, other: ConfigDict, what: str) -> None:
     mine, theirs = flatten(config), flatten(other)
+
+    def shown(value: Any) -> str:
+        return repr(value) if len(repr(value)) <= _LONGEST else "another text"
+
     different = [
-        f"{key} ({theirs.get(key)!r} there, {mine.get(key)!r} now)"
+        f"{key} ({shown(theirs.get(key))} there, {shown(mine.get(key))} now)"
         for key in sorted(mine.keys() | theirs.keys())
         if mine.get(key) != theirs.get(key) and not (key in SETTINGS and SETTINGS[key].free)
     ]

@@ -3,20 +3,21 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunet.data.specs import image_size
-from jaxunet.data.targets import known_masks, mask_targets
+from jaxunet.data.targets import TARGETS, mask_targets
 
 RESEMBLES = "resembles the COVID-19 images of the training data"  # the meaning of the answer "COVID-19"
 ELSEWHERE = (  # measured with the shipped network
     "On 54 X-rays of another hospital group the answer has a ROC AUC of 0.46 (on COVID-QU-Ex 0.993): "
     "it is no better than chance there."
 )
+COVID_19 = "COVID-19"  # the positive class of the datasets that come with jaxunet
 PROBABILITY, IMAGE = "probability", "image"  # values of `Rule.decides` that are not the name of an organ
 
 
@@ -29,11 +30,13 @@ class Rule:
         as "lung": its infected share.
       threshold: in [0, 1].
       source: origin of the threshold, in words.
+      positive: the class that it tells from others; None for a dataset without one, whose images get no answer.
     """
 
     decides: str
     threshold: float
     source: str = ""
+    positive: str | None = COVID_19
 
     # ---- chosen
 
@@ -78,7 +81,7 @@ class Rule:
           measures: from `measures.measure`. If no organ was found, the infected share is 0.
           probability: of COVID-19 for the whole image, in [0, 1], if the network answers that.
         """
-        if measures["infected_pixels"] is None:
+        if measures["infected_pixels"] is None or self.positive is None:
             return None
         if self.decides == PROBABILITY:
             return self.calls(probability)
@@ -97,8 +100,9 @@ class Rule:
     def __str__(self) -> str:
         """The rule as a sentence without its full stop."""
         if self.decides == PROBABILITY:
-            return f"COVID-19 if its probability is above {self.threshold:.4f}"
-        return f"COVID-19 if more than {self.threshold:.4%} of the {self.decides} is infected"
+            return f"{self.positive} if its probability is above {self.threshold:.4f}"
+        verb = "infected" if self.positive == COVID_19 else "marked"
+        return f"{self.positive} if more than {self.threshold:.4%} of the {self.decides} is {verb}"
 
     # ---- saved and read back
 
@@ -107,24 +111,33 @@ class Rule:
         return {"score": self.decides, "threshold": self.threshold}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any], *, answers: bool) -> Self:
+    def from_dict(cls, saved: dict[str, Any], *, answers: bool, masks: Iterable[str] = TARGETS) -> Self:
         """The rule from the metadata of a file or the block `detection` of a metrics.json.
 
         Args:
           saved: has `score`, `threshold`, and maybe `from` or `threshold_from`.
           answers: whether the network gives a probability.
+          masks: of its dataset.
 
         Raises:
           ValueError, TypeError, KeyError: if this is not a rule for such a network.
         """
         decides, threshold = saved["score"], float(saved["threshold"])
-        able = (PROBABILITY,) if answers else (*known_masks(), IMAGE)
+        able = (PROBABILITY,) if answers else (*mask_targets(masks), IMAGE)
         if decides not in able or not 0 <= threshold <= 1:
             raise ValueError(f"the network cannot decide on COVID-19 by {decides!r} above {threshold}")
         return cls(decides, threshold, str(saved.get("from", saved.get("threshold_from", ""))))
 
     @classmethod
-    def of_val(cls, metrics: pathlib.Path, settings: dict[str, Any], *, answers: bool, source: str) -> Self | None:
+    def of_val(
+        cls,
+        metrics: pathlib.Path,
+        settings: dict[str, Any],
+        *,
+        answers: bool,
+        source: str,
+        masks: Iterable[str] = TARGETS,
+    ) -> Self | None:
         """The rule chosen by an evaluation of Val; None without an evaluation with these settings.
 
         Args:
@@ -132,11 +145,12 @@ class Rule:
           settings: see `rule_settings`.
           answers: whether the network gives a probability.
           source: origin of the threshold, in words.
+          masks: of the network's dataset.
         """
         try:
             val = {"flips": False, "members": [], **json.loads(metrics.read_text())}
             block = next(b["detection"] for b in (val, *val.get("targets", {}).values()) if "detection" in b)
-            rule = cls.from_dict({**block, "from": source}, answers=answers)
+            rule = cls.from_dict({**block, "from": source}, answers=answers, masks=masks)
             return rule if rule.valid_for(settings, val) else None
         except (OSError, KeyError, ValueError, TypeError, AttributeError, StopIteration):
             return None

@@ -16,7 +16,7 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from jaxunet.data.targets import COVID19, TARGETS, answers_covid19, mask_targets
+from jaxunet.data.targets import COVID19, TARGETS, Records, Target, answers_covid19, mask_targets
 
 LossFn = Callable[[Any, Any], Array]  # (what the network returns, `target` of `batches.decode`) -> float32 [B]
 MaskLoss = Callable[[Array, Array], Array]  # (logits, mask) -> float32 [B]
@@ -79,12 +79,15 @@ LOSSES = {
 }
 
 
-def build_loss(loss: ConfigDict, targets: Sequence[str], *, covid19_share: float = 0.5) -> LossFn:
+def build_loss(
+    loss: ConfigDict, targets: Sequence[str], *, records: Records = TARGETS, covid19_share: float = 0.5
+) -> LossFn:
     """The loss that `config.loss` describes.
 
     Args:
       loss: the `loss` section of the config.
       targets: `config.dataset.targets`.
+      records: of the masks. Used with the target "covid19".
       covid19_share: share of COVID-19 images in training, in (0, 1). Used with the target "covid19".
     """
     row = LOSSES[loss.name]
@@ -92,11 +95,11 @@ def build_loss(loss: ConfigDict, targets: Sequence[str], *, covid19_share: float
     if row.of_classes:
         return function
     if answers_covid19(targets):
-        return _with_covid19(function, mask_targets(targets), covid19_share)
+        return _with_covid19(function, [records[name] for name in mask_targets(targets)], covid19_share)
     return lambda outputs, target: function(outputs["masks"], target["masks"])
 
 
-def _with_covid19(mask_loss: MaskLoss, masks: Sequence[str], covid19_share: float) -> LossFn:
+def _with_covid19(mask_loss: MaskLoss, masks: Sequence[Target], covid19_share: float) -> LossFn:
     """Mean of `mask_loss` for each mask and binary cross-entropy for "covid19".
 
     A mask with `learnt_from` learns from COVID-19 images only: the answer says whether, the mask says where. A mask
@@ -107,9 +110,9 @@ def _with_covid19(mask_loss: MaskLoss, masks: Sequence[str], covid19_share: floa
     def loss(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
         answer = target[COVID19]
         total = optax.losses.sigmoid_binary_cross_entropy(outputs[COVID19], answer)
-        for i, name in enumerate(masks):
+        for i, record in enumerate(masks):
             value = mask_loss(outputs["masks"][..., i : i + 1], target["masks"][..., i : i + 1])
-            total += value * answer / covid19_share if TARGETS[name].learnt_from else value
+            total += value * answer / covid19_share if record.learnt_from else value
         return total / (len(masks) + 1)
 
     return loss

@@ -21,6 +21,20 @@ PROTOCOLS = {
     "P3": "mean over images of all classes",
 }
 POOLED = ("P2", "P2_all")
+
+
+def images(positive: str | None) -> str:
+    """The images of P1 and P2 in words, by the positive class of the dataset."""
+    return f"{positive} images" if positive else "images"
+
+
+def in_words(positive: str | None) -> dict[str, str]:
+    """Protocol -> its meaning. Without a positive class, P3 is P1 and P2_all is P2, and they are left out."""
+    if positive is None:
+        return {"P1": "mean over images", "P2": "pooled pixels of all images"}
+    return {p: words.replace("COVID-19 images", images(positive)) for p, words in PROTOCOLS.items()}
+
+
 _STATISTICS = ("mean", "median", "min", "max")  # of the others; functions of NumPy
 EMPTY_MASK_RULE = (
     "a ratio 0/0 is 1 where ground truth and prediction are both empty, else 0 "
@@ -111,12 +125,12 @@ def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np
     return {name: times @ values / n for name, values in ratios(counts).items()}
 
 
-def table(summary: dict[str, dict]) -> str:
-    """`summary` as text: one row per protocol and statistic."""
+def table(summary: dict[str, dict], positive: str | None = "COVID-19") -> str:
+    """`summary` as text: one row per protocol and statistic. `positive`: the positive class."""
     width = max(len(m) for m in METRICS) + 1
     names = {"dice": "Dice/F1", "iou": "IoU"}
     lines = [f"{'':34s}" + "".join(f"{names.get(m, m):>{width}s}" for m in METRICS)]
-    for protocol, meaning in PROTOCOLS.items():
+    for protocol, meaning in in_words(positive).items():
         block = summary.get(protocol)
         if not block:
             continue

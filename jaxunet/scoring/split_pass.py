@@ -1,7 +1,7 @@
 """One pass over a split: every image once, counted on the device."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -85,7 +85,7 @@ def map_split(
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def summarize(counts: np.ndarray, split: Split, targets: tuple[str, ...], *, resamples: int = 0) -> dict[str, Any]:
+def summarize(counts: np.ndarray, split: Split, targets: Iterable[str], *, resamples: int = 0) -> dict[str, Any]:
     """Metrics of the first mask at top level, of the other masks under `targets`; see `protocols.summarize`."""
     masks = mask_targets(targets)
     first, *others = (protocols.summarize(counts[:, i], split.positive, resamples=resamples) for i in range(len(masks)))

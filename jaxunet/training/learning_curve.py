@@ -10,7 +10,7 @@ from jaxunet.core.pictures import save_figure
 _CURVES = {
     "train/dice": ("training", {"color": "tab:blue", "alpha": 0.4}),
     "train/accuracy": ("training", {"color": "tab:blue", "alpha": 0.4}),
-    "val/P1/dice": ("validation P1, mean of COVID-19 images", {"marker": "o", "ms": 4}),
+    "val/P1/dice": ("validation P1, mean per image", {"marker": "o", "ms": 4}),
     "val/P2/dice": ("validation P2, pooled pixels", {"marker": "o", "ms": 4}),
     "val/accuracy": ("validation", {"marker": "o", "ms": 4}),
 }

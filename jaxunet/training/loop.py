@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.core.files import exclusive_lock, in_bucket
-from jaxunet.data import order
+from jaxunet.data import draft, order
 from jaxunet.data.examples import Source, fingerprint
 from jaxunet.devices import peak_rates, processes, replicas
 from jaxunet.models.build import compute_dtype
@@ -38,6 +38,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
       UserError: if the settings, the data or the workdir cannot be used, or the loss is no longer finite.
     """
     # ---- checks, before anything is built
+    config = draft.settle(config)
     checks.check(config)
     check_path(workdir)
     check_same_run(config, workdir)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxunet.core.errors import UserError
 from jaxunet.data import prepared
 from jaxunet.data.examples import ExampleSource, Source, Split, load_split
-from jaxunet.data.specs import LABELLED_IMAGES
+from jaxunet.data.specs import LABELLED_IMAGES, masks_of
 from jaxunet.data.targets import COVID19, answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models.build import Network, build_classifier, build_model
@@ -73,7 +73,9 @@ def _segmentation(config: ConfigDict) -> Task:
             for protocol in protocols.PROTOCOLS
             for name, numbers in summary.get(protocol, {}).items()
         }
-        shown = [(p, f"val/{p}") for p in ("P1", "P2", "P3")]
+        shown: list[tuple[str, str]] = [
+            (p, f"val/{p}") for p in ("P1", "P2", "P3") if p in protocols.in_words(val.positive_class)
+        ]
         rates = {}
         if COVID19 in found:
             rates = detection.detection_rates(found[COVID19], val.positive)
@@ -85,7 +87,8 @@ def _segmentation(config: ConfigDict) -> Task:
         words += [f"COVID-19 {name} {rate:.3f}" for name, rate in rates.items()]
         return values, values["val/P1/dice"], ", ".join(words)
 
-    loss_fn = build_loss(config.loss, targets, covid19_share=float(np.mean(source.positive)))
+    records, share = masks_of(config.dataset), float(np.mean(source.positive))
+    loss_fn = build_loss(config.loss, targets, records=records, covid19_share=share)
     return Task("dice", source, val, model, loss_fn, batch_dice, validate)
 
 

@@ -46,6 +46,23 @@ def fit(image: np.ndarray, size: int, aspect: float = 1.0) -> tuple[np.ndarray, 
     return square, Placement(height, width, top, left, rows, columns)
 
 
+def fit_mask(mask: np.ndarray, at: Placement, size: int) -> np.ndarray:
+    """A mask in the square of its image: a pixel is marked if at least half of its area is.
+
+    Args:
+      mask: bool [H, W], of the size of the image.
+      at: where the image lies.
+      size: S, pixels per side of the square.
+
+    Returns:
+      bool [S, S], False in the margins; the very same pixels where H = W = S.
+    """
+    square = np.zeros((size, size), bool)
+    share = _resize(mask.astype(np.float32), at.rows, at.columns, Image.Resampling.BOX)
+    square[at.top : at.top + at.rows, at.left : at.left + at.columns] = share >= 0.5
+    return square
+
+
 def restore(logits: np.ndarray, at: Placement) -> np.ndarray:
     """The margins cut off, the rest bilinearly back at the image's own size.
 

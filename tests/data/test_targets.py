@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from configs import default
-from jaxunet.data.targets import COVID19, TARGETS, Target, finding, known_masks, mask_targets, organ
+from jaxunet.data.targets import COVID19, TARGETS, Target, finding, mask_targets, organ
 from jaxunet.evaluation.per_image import infected_shares
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.scoring.detection import Rule
 from jaxunet.scoring.losses import build_loss
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
+from tests.support.xrays import records
 
 OWN = ("nodule", "heart", COVID19)
 
@@ -36,17 +37,17 @@ def own(monkeypatch):
     ],
 )
 def test_findings_and_the_organs_they_lie_in(targets, masks, found, within, own):
-    assert (mask_targets(targets), finding(targets), organ(targets)) == (masks, found, within)
+    assert (mask_targets(targets), finding(records(*masks)), organ(records(*masks))) == (masks, found, within)
 
 
 def test_records_are_complete():
     assert {name: target.name for name, target in TARGETS.items()} == {name: name for name in TARGETS}
-    for name in known_masks():
+    for name in mask_targets(TARGETS):
         target = TARGETS[name]
-        assert target.within in ("", *known_masks())
+        assert target.within in ("", *mask_targets(TARGETS))
         assert target.learnt_from in ("", COVID19)
         assert all(len(code) == 3 for code in (target.category, target.code))
-    assert len({TARGETS[name].colour for name in known_masks()}) == len(known_masks())
+    assert len({TARGETS[name].colour for name in mask_targets(TARGETS)}) == len(mask_targets(TARGETS))
 
 
 def test_a_finding_of_ones_own_is_learnt_as_infection_is(own):
@@ -71,12 +72,12 @@ def test_a_finding_of_ones_own_is_measured_and_gated(own):
 
     def predicted(covid19: float) -> Prediction:
         xray = Xray(np.zeros((8, 8), np.uint8))
-        return Prediction("x", xray, place, logits, ("nodule", "heart"), covid19, 0.5, rule, gate=True)
+        return Prediction("x", xray, place, logits, records("nodule", "heart"), covid19, 0.5, rule, gate=True)
 
     row = predicted(0.6).row
     assert (row["infected_pixels"], row["severity_percent"], row["covid19_detected"]) == (12, 50.0, True)
     blank = predicted(0.4)
     assert (blank.masks["nodule"].sum(), blank.masks["heart"].sum()) == (0, 16)
     bits = np.packbits(logits > 0, axis=1)[None]
-    np.testing.assert_array_equal(infected_shares(bits, ("nodule", "heart")), [0.5])
+    np.testing.assert_array_equal(infected_shares(bits, records("nodule", "heart")), [0.5])
     assert predicted(0.6).overlay().shape == (8, 8, 3)

@@ -22,6 +22,7 @@ from jaxunet.runs import checks, config_file, settings
 from jaxunet.scoring import bootstrap, counts, protocols
 from jaxunet.scoring.counts import pixel_counts
 from jaxunet.scoring.detection import Rule, rule_settings
+from tests.support.xrays import records
 
 N, SIZE = 13, 16
 LABELS = np.array([0] * 7 + [1] * 3 + [2] * 3)
@@ -199,9 +200,13 @@ def test_infected_shares():
     infection[1, :4, :4], lung[1, 2:10, :8] = True, True
     infection[2, 0, 0] = True  # and no lung
     packed = np.packbits(np.stack([infection, lung], axis=-1), axis=2)
-    np.testing.assert_array_equal(per_image.infected_shares(packed, ("infection", "lung")), [16 / 64, 8 / 64, 0])
-    np.testing.assert_array_equal(per_image.infected_shares(packed[..., ::-1], ("lung", "infection")), [0.25, 0.125, 0])
-    np.testing.assert_array_equal(per_image.infected_shares(packed[..., :1], ("infection",)), [1 / 16, 1 / 16, 1 / 256])
+    np.testing.assert_array_equal(per_image.infected_shares(packed, records("infection", "lung")), [16 / 64, 8 / 64, 0])
+    np.testing.assert_array_equal(
+        per_image.infected_shares(packed[..., ::-1], records("lung", "infection")), [0.25, 0.125, 0]
+    )
+    np.testing.assert_array_equal(
+        per_image.infected_shares(packed[..., :1], records("infection")), [1 / 16, 1 / 16, 1 / 256]
+    )
 
 
 def test_severity_is_error_and_correlation():
@@ -222,7 +227,7 @@ def test_table_of_a_split_and_its_picture(split, histogram, tmp_path):
     arrays, ids = {"image": np.zeros(truth.shape, np.uint8), "mask": mask}, [f"{i:02d}.png" for i in range(N)]
     data = Split(arrays, LABELS, ids, ("COVID-19", "Non-COVID", "Normal"), "COVID-19")
     measured = per_image.Measured(counts.sum(axis=(1, 2))[:, None].astype(np.int32), histogram[:, None], shown)
-    table = per_image.tabulate(measured, data, ("infection",), (2.0,), threads=2)
+    table = per_image.tabulate(measured, data, records("infection"), (2.0,), threads=2)
     np.testing.assert_array_equal(measured.predicted(4), predicted[4])
     block = {"threshold": 0.5} | analysis.analyse(table["infection"], histogram, data, share_of="image", rule=None)
     assert block["surface"]["P3"]["both_empty"] == 2
@@ -277,6 +282,9 @@ def test_flips_and_ensembles_average_probabilities():
         np.testing.assert_allclose(sigmoid(mean[name]), sum(sigmoid(x[name]) for x in plain) / 2, atol=1e-6)
     extreme = averaging.mean_logits(jnp.array([[-300.0, 300.0], [-310.0, 300.0]]))
     np.testing.assert_allclose(extreme, [-300 - np.log(2), 300], rtol=1e-5)
+    logits = jax.random.normal(jax.random.key(1), (3, 200)) * 25
+    portable = averaging.portable_mean_logits(logits)
+    np.testing.assert_allclose(portable, averaging.mean_logits(logits), rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from jaxunet.scoring.detection import Rule
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
 from tests.support.fake_archive import real_archive
-from tests.support.xrays import Threshold, encoded, picture
+from tests.support.xrays import Threshold, encoded, picture, records
 
 ARCHIVE = real_archive()
 
@@ -80,7 +80,9 @@ def predicted(xray: Xray, *, checked: bool) -> Prediction:
     square, place = letterbox.fit(xray.pixels, 64)
     logits = np.stack([square.astype(np.float32) - 200, square.astype(np.float32) - 100], -1)
     rule = Rule("probability", 0.4)
-    return Prediction("a.png", xray, place, logits, ("infection", "lung"), 0.9, 0.5, rule, gate=False, checked=checked)
+    return Prediction(
+        "a.png", xray, place, logits, records("infection", "lung"), 0.9, 0.5, rule, gate=False, checked=checked
+    )
 
 
 def test_a_refused_picture_has_masks_and_neither_severity_nor_answer():

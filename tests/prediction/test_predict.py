@@ -25,7 +25,7 @@ from jaxunet.scoring.detection import Rule
 from jaxunet.scoring.split_pass import load_eval_split
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
-from tests.support.xrays import SIZE, Threshold, bomb, dicom, encoded, picture
+from tests.support.xrays import SIZE, Threshold, bomb, dicom, encoded, picture, records
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_an_answer_on_the_threshold_is_no_covid19(probability, marked):
     logits[2:4, 2:5] = 1
     xray = Xray(np.zeros((8, 8), np.uint8))
     _, place = letterbox.fit(xray.pixels, 8)
-    found = Prediction("a.png", xray, place, logits, ("infection",), probability, 0.5, rule, gate=True)
+    found = Prediction("a.png", xray, place, logits, records("infection"), probability, 0.5, rule, gate=True)
     assert found.masks["infection"].sum() == found.row["infected_pixels"] == marked
     assert found.row["covid19_detected"] is found.detected is (marked > 0)
 

@@ -29,7 +29,7 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction import connections, folder, loading, predictor, serve, web_guard
+from jaxunet.prediction import connections, folder, loading, page, predictor, serve, web_guard
 from jaxunet.runs import config_file
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
@@ -147,7 +147,7 @@ def test_unexpected_errors_do_not_quote_the_file(client, monkeypatch, capfd):
 
 @pytest.mark.parametrize("read", ["by its header", "by what is read"])
 def test_too_large(read, config, monkeypatch):
-    monkeypatch.setattr(serve, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(page, "MAX_BYTES", 2**20)
     app = serve.make_app(ruled(config), host="127.0.0.1")
     for extra, status in ((0, 400), (1, 413)):
         body = {"input_stream": io.BytesIO(b"x" * (2**20 + extra))}
@@ -176,7 +176,7 @@ def test_headers_of_every_answer(status, client):
     policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
     for tag in ("script", "style"):
-        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", serve.TEMPLATE.read_text(), re.DOTALL)
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page.TEMPLATE.read_text(), re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
 
@@ -212,7 +212,7 @@ def test_other_sites_cannot_use_it(host, headers, allowed, config):
 
 
 def test_page_needs_nothing_else():
-    text = serve.TEMPLATE.read_text()
+    text = page.TEMPLATE.read_text()
     assert text.isascii()
     assert "http" not in text
     assert "innerHTML" not in text
@@ -515,7 +515,7 @@ def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
         assert ask(server["url"], data)[0] == status
     connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=10)
     connection.putrequest("POST", "/predict")
-    connection.putheader("Content-Length", str(serve.MAX_BYTES + 1))
+    connection.putheader("Content-Length", str(page.MAX_BYTES + 1))
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()

@@ -60,7 +60,7 @@ def test_it_is_scored_and_exported_as_any_file_of_weights(config, tmp_path, caps
     assert "output is missing" in capsys.readouterr().err
     assert launched("export", output=str(tmp_path / "a.zip"), workdir=str(tmp_path / "nowhere")) == 1
     assert "nowhere is neither the folder of a run nor a .safetensors file" in capsys.readouterr().err
-    assert launched("export", output=str(tmp_path / "a.zip")) == 1
+    assert launched("export", format="torch", output=str(tmp_path / "a")) == 1
     assert "add --config.eval.flips=False" in capsys.readouterr().err
 
 

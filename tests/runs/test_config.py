@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import classify, default, demo, resnet101_unet, separable_unet, unet
+from configs import classify, default, demo, efficientnet_unet, resnet101_unet, separable_unet, unet
 from jaxunet.commands import Flags
 from jaxunet.core.errors import UserError
 from jaxunet.data.targets import mask_targets
@@ -26,6 +26,7 @@ SHIPPED = {
     "classify": classify,
     "default": default,
     "demo": demo,
+    "efficientnet_unet": efficientnet_unet,
     "resnet101_unet": resnet101_unet,
     "separable_unet": separable_unet,
     "unet": unet,
@@ -33,8 +34,8 @@ SHIPPED = {
 
 
 def test_every_shipped_config_is_listed_here():
-    """All but the comparison, which is tested with the program that reads it."""
-    assert {p.stem for p in (ROOT / "configs").glob("*.py")} == {*SHIPPED, "compare"}
+    """All but the comparison and the folder, which are tested with what they read."""
+    assert {p.stem for p in (ROOT / "configs").glob("*.py")} == {*SHIPPED, "compare", "folder"}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -69,6 +70,9 @@ def test_pretrained_variant():
     checks.check(resnet101_unet.get_config("pretrained"))
     with pytest.raises(ValueError, match="use :pretrained"):
         resnet101_unet.get_config("imagenette")
+    assert not efficientnet_unet.get_config("scratch").init.weights
+    with pytest.raises(ValueError, match="use :scratch"):
+        efficientnet_unet.get_config("imagenette")
 
 
 def test_every_key_is_read():
@@ -96,6 +100,7 @@ def test_every_key_is_read():
         ("eval.threshold", 1.5, "eval.threshold=1.5 must be less than 1"),
         ("dataset.targets", ("tumour",), "must name one or more of 'infection', 'lung', each once"),
         ("dataset.train_config", "lung", r"has no infection masks: set config.dataset.targets to \('lung',\)"),
+        ("model.answer_inside", "lung", "answer_inside='lung' needs this mask and 'covid19' in dataset.targets"),
         ("model.channels", (16, 0), "must be a tuple of 1 to 8 whole numbers from 1 to 4096"),
         ("train.total_steps", 10, "Exactly one of config.train.total_epochs=32 and config.train.total_steps=10"),
         ("train.batch_size", 7, "cannot be divided over 2 devices: use a multiple of 2, such as 8"),

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from jaxunet.data.builders import ArchiveBuilder, configs
-from jaxunet.data.specs import ArchiveLayout, DatasetSpec, Subset
+from jaxunet.data.dataset_spec import ArchiveLayout, DatasetSpec, Subset
 
 WRISTS = DatasetSpec(
     name="wrists",

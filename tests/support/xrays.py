@@ -9,10 +9,16 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from jaxunet.data.targets import TARGETS, Target
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring.detection import Rule
 
 SIZE = 64  # pixels per side, of `picture` and `Threshold`
+
+
+def records(*names: str) -> dict[str, Target]:
+    """The records of these masks, as a network for them has."""
+    return {name: TARGETS[name] for name in names}
 
 
 def encoded(pixels: np.ndarray, kind: str = "png", **options: object) -> bytes:

@@ -1,0 +1,121 @@
+"""Reads every pixel of a user's folder: sizes, gray levels, masks, what tells duplicates; scales it to be stored.
+
+findings.py prints what was found; folder_builder.py stores it.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from jaxunet.core.errors import UserError
+from jaxunet.core.pictures import png
+from jaxunet.data import duplicates, folder
+from jaxunet.data.dataset_spec import DatasetSpec
+from jaxunet.data.folder import FolderDataset, Record
+from jaxunet.xrays import letterbox
+from jaxunet.xrays.kinds import HEAD, kind_of
+
+_WIDE = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes of more than 8 bits
+_CHUNK = 8  # images that a process takes at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What the files of one X-ray hold.
+
+    Attributes:
+      faults, notes: sentences that stop a build, and those that do not.
+      size: (height, width) in pixels.
+      kind: of the file, such as "PNG, 8 bits".
+      levels: smallest and largest stored value; () where unknown.
+      marked: target -> number of marked pixels.
+      looks: what duplicates are found by.
+      pictures: "image" and "<target>_mask" -> PNG of the square at the size of the dataset, if that was asked for.
+    """
+
+    faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    kind: str = ""
+    levels: tuple[float, ...] = ()
+    marked: dict[str, int] = dataclasses.field(default_factory=dict)
+    digest: str = ""
+    hash: bytes = b""
+    pictures: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+
+def check(record: Record, spec: DatasetSpec, *, build: bool) -> Checked:
+    """Reads the files of one X-ray; `build` also scales them to the square that is stored."""
+    try:
+        xray = folder.read_image(record)
+    except UserError as error:
+        return Checked(faults=(str(error),))
+    shape, faults, marked, masks = xray.pixels.shape, [], {}, {}
+    for target in record.masks:
+        try:
+            mask = masks[target] = (
+                folder.read_mask(spec, record, target) if record.masks[target] else np.zeros(shape, bool)
+            )
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        if mask.shape != shape:
+            sizes = "{} x {} pixels, but its image has {} x {}".format(*mask.shape, *shape)
+            faults.append(f"{record.masks[target]} has {sizes} (height x width): save the mask at the image's size.")
+        marked[target] = int(mask.sum())
+    pictures = {}
+    if build and not faults:
+        square, place = letterbox.fit(xray.pixels, spec.size)
+        pictures["image"] = png(square, compress_level=1)
+        for target, mask in masks.items():
+            small = letterbox.fit_mask(mask, place, spec.size)
+            pictures[f"{target}_mask"] = png(small.astype(np.uint8), compress_level=1)
+    kind, levels = _stored(record)
+    return Checked(
+        faults=tuple(faults),
+        notes=xray.notes,
+        size=shape,
+        kind=kind,
+        levels=levels or (int(xray.pixels.min()), int(xray.pixels.max())),
+        marked=marked,
+        digest=hashlib.sha256(repr(shape).encode() + xray.pixels.tobytes()).hexdigest(),
+        hash=duplicates.gradient_hash(xray.pixels),
+        pictures=pictures,
+    )
+
+
+def _stored(record: Record) -> tuple[str, tuple[float, ...]]:
+    """The kind of an image file, and the extremes of its values if they have more than 8 bits."""
+    with record.path.open("rb") as file:
+        kind = kind_of(file.read(HEAD))
+    try:
+        with Image.open(record.path, formats=("PNG", "JPEG", "TIFF")) as picture:
+            if picture.mode not in _WIDE:
+                return f"{kind}, 8 bits", ()
+            values = np.asarray(picture)
+        low, high = float(values.min()), float(values.max())
+        return f"{kind}, {max(8, int(np.ceil(np.log2(max(high, 1) + 1))))} bits used", (low, high)
+    except Exception:  # DICOM, or a TIFF that Pillow cannot read
+        return kind, ()
+
+
+def check_all(dataset: FolderDataset, records: Sequence[Record], *, build: bool) -> Iterator[Checked]:
+    """`check` of each of `records`, in order, on all cores, with a progress bar."""
+    one = functools.partial(check, spec=dataset.spec, build=build)
+    bar = {"total": len(records), "unit": "X-ray", "desc": "Building" if build else "Inspecting", "dynamic_ncols": True}
+    workers = len(os.sched_getaffinity(0))
+    if workers == 1 or len(records) < 100:  # starting processes takes longer than this
+        yield from tqdm(map(one, records), **bar)
+        return
+    # Spawned, not forked: JAX's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from tqdm(pool.map(one, records, chunksize=_CHUNK), **bar)
