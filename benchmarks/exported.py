@@ -1,7 +1,7 @@
-"""Compares exported files with the checkpoint of a run on validation images: differences, size and speed.
+"""Compares exported files with their network on validation images: differences, size and speed.
 
 pip install -c constraints.txt '.[onnx,weights]'
-python benchmarks/exported.py --workdir=runs/unet --images=932 --formats=stablehlo,onnx,safetensors,safetensors_float16
+python benchmarks/exported.py --source=covidqu.zip --images=932 --formats=stablehlo,onnx,safetensors,safetensors_float16
 
 Speed is the median of `--repeats` passes over all images in batches of `--batch`. The formats take turns. The first row
 is the checkpoint itself, run by the `Predictor`.
@@ -17,27 +17,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunet import api
 from jaxunet.export.export import export
 from jaxunet.export.formats import FORMATS
-from jaxunet.prediction import loading
-from jaxunet.runs import config_file
 from jaxunet.scoring.counts import positive
 from jaxunet.scoring.split_pass import load_eval_split
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--formats", default="stablehlo,onnx,safetensors,safetensors_float16")
+    parser.add_argument("--workdir", type=pathlib.Path, help="a run; without it, the network that comes along")
+    parser.add_argument("--source", default="", help="the archive, where the run does not know it")
+    parser.add_argument("--data_dir", default="", help="folder of the prepared dataset")
+    parser.add_argument("--formats", default="stablehlo,onnx,onnx_int8,safetensors,safetensors_float16")
     parser.add_argument("--images", type=int, default=932)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args()
 
-    config = config_file.load(flags.workdir)
-    config.eval.batch_size = flags.batch
-    source = loading.load(config, flags.workdir, checkpoint="latest")
-    images = load_eval_split(config, "val").image[: flags.images]
+    changes = {f"dataset.{name}": getattr(flags, name) for name in ("source", "data_dir") if getattr(flags, name)}
+    (source,) = api.load_members(flags.workdir, overrides=changes | {"eval.batch_size": flags.batch})
+    images = load_eval_split(source.config, "val").image[: flags.images]
     runs = {"checkpoint": lambda x: {"logits": source.outputs(x)["masks"]}}
     sizes = {"checkpoint": 0}
     with tempfile.TemporaryDirectory() as folder:

@@ -49,21 +49,24 @@ def get_config() -> ml_collections.ConfigDict:
     augment.contrast = 0.2  # +- share, about the image's mean
     augment.brightness = 0.1  # +- added, intensities being in [0, 1]
     augment.noise_std = 0.0  # of Gaussian noise, intensities being in [0, 1]
+    augment.degrade = 0.0  # share of images that get other gamma, margins, low resolution, blur, noise, JPEG
 
     config.model = model = ml_collections.ConfigDict()
-    model.name = "unet"  # "unet", "resnet_unet", "separable_unet"
+    model.name = "unet"  # "unet", "resnet_unet", "efficientnet_unet", "separable_unet"
     model.channels = (16, 32, 64, 128, 192)  # unet: width of each level, finest first; their number is the depth
     model.stem = 2  # unet: pixels per side that the finest level takes together; 1 is the textbook U-Net
     model.depth = 101  # resnet_unet: 18, 34, 50, 101 or 152
+    model.lite = 0  # efficientnet_unet: 0, 1 or 2
+    model.answer_inside = ""  # a mask such as "lung": the target "covid19" is answered from what is inside it alone
     model.input_mean = 0.0  # images, in [0, 1], reach the network as (image - input_mean) / input_std
     model.input_std = 1.0
-    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, faster on accelerators), "auto" by device
+    model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, fewer bytes on TPUs), "auto" by device
     model.dtype = "auto"  # of activations: "float32", "bfloat16", "auto" = bfloat16 except on CPU
     model.bn_momentum = 0.9  # share of the old running statistics kept at each step
     model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one
 
     config.init = ml_collections.ConfigDict()  # where a run starts; the first two are for a new run
-    config.init.weights = ""  # "imagenet" (encoder, needs the extra [weights]), or a .safetensors or .pth file
+    config.init.weights = ""  # "imagenet" (encoder; docs/pretraining.md), or a .safetensors or .pth file
     config.init.run = ""  # workdir of another run: its latest weights, wherever name and shape agree
     config.init.accept_changes = False  # continue a run although its settings or images are not those it was trained on
 
@@ -110,7 +113,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
     config.eval.gate = False  # predict, serve: no infection where "covid19" says no; not kept with a run
+    config.eval.corruptions = False  # evaluate: also on blurred, noisy, turned images; not kept with a run
     config.eval.report = True  # one HTML page with all numbers and pictures, 10 to 35 KB per image of 256 x 256
+
+    config.predict = ml_collections.ConfigDict()  # of DICOM files; neither is kept with a run
+    config.predict.keep_patient = False  # segmentations name patient and study, as a PACS needs (docs/pacs.md)
+    config.predict.report = False  # also write the measures as a DICOM structured report
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto
 

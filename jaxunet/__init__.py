@@ -1,6 +1,6 @@
 """jaxunet: segmentation of COVID-19 pneumonia on chest X-rays. The folders are the stages, in the order of the data.
 
-core/        errors as one sentence, atomic files, PNG pictures
+core/        errors as one sentence, atomic files and locks, PNG pictures
 devices/     several processes, several devices (replicas.py is the only file with pmap), peak rates
 xrays/       X-ray file of any kind -> 8-bit gray pixels, scaled to a network
 data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches;
@@ -11,7 +11,7 @@ scoring/     losses; integer counts -> ratios (with the empty-mask rule) and pro
 runs/        each setting (settings.py), combinations of them (checks.py), config.json, checkpoints, metrics.jsonl
 training/    the loop, the step, the optimizer, initial weights
 prediction/  trained networks on X-rays: masks, measures, tables, the web page
-evaluation/  exact scores of a checkpoint: tables, pictures, report; comparison of systems
+evaluation/  exact scores of a checkpoint, also on other datasets and changed images: tables, report; comparison
 export/      a checkpoint as one file for other programs, with its model card
 preflight/   what a config will need on accelerators, from compiling it ahead of time
 api.py       load, train and evaluate in Python; the names below, imported at first use

@@ -43,7 +43,10 @@ def load(
     Raises:
       UserError: if a network or setting does not exist or cannot be used, or the networks do not fit together.
     """
-    members = load_members(source, checkpoint=checkpoint, overrides=overrides, **settings)
+    return _together(load_members(source, checkpoint=checkpoint, overrides=overrides, **settings))
+
+
+def _together(members: list[Predictor]) -> Predictor:
     return loading.ensemble(members, [locate(p.origin) for p in members]) if len(members) > 1 else members[0]
 
 
@@ -81,18 +84,20 @@ def train(config: ConfigDict | str, workdir: Place) -> None:
 def evaluate(
     source: Place | Sequence[Place] | None = None,
     *,
-    split: str = "val",
+    split: str | None = None,
     output: Place | None = None,
     checkpoint: str | int = "latest",
     overrides: dict[str, Any] | None = None,
     **settings: float | bool,
 ) -> dict[str, Any]:
-    """Scores a network on a split of the dataset in its config, like `--mode=evaluate`.
+    """Scores a network on a split of its dataset, or on another dataset, like `--mode=evaluate`.
 
     Args:
       source, checkpoint, overrides, settings: as for `load`. `overrides={"dataset.source": "covidqu.zip"}` sets the
-        path of the archive if the network was trained on another machine.
-      split: "train", "val" or "test".
+        path of the archive if the network was trained on another machine. Another `dataset.name`, or a
+        `dataset.source` with another dataset.json, scores the network on that dataset, with the targets they share.
+      split: "train", "val" or "test", or of another dataset also "all". None is "val"; of another dataset its test
+        images if they are given as such, else all.
       output: folder for `eval/<split>/`. A single run needs none: it has its own folder.
 
     Returns:
@@ -101,6 +106,7 @@ def evaluate(
     Raises:
       UserError: as for `load`; also if the dataset cannot be used, or `output` is missing or is the folder of a run.
     """
+    from jaxunet.evaluation import elsewhere
     from jaxunet.evaluation.evaluate import evaluate_predictor  # late: it draws figures
 
     places = _places(source)
@@ -113,13 +119,15 @@ def evaluate(
         out = places[0]
     else:
         raise UserError("output is missing: only a single run has its own folder for scores. Name a folder.")
-    members = load_members(source, checkpoint=checkpoint, overrides=overrides, **settings)
-    if len(members) == 1:
-        return evaluate_predictor(members[0], out, split=split)
-    _check_folds(members, split)
-    averaged = [{"workdir": p.origin, "checkpoint_step": p.step} for p in members]
-    network = loading.ensemble(members, [locate(p.origin) for p in members])
-    return evaluate_predictor(network, out, split=split, members=averaged)
+    changes, other = {f"eval.{name}": value for name, value in settings.items()} | (overrides or {}), None
+    if elsewhere.is_named(changes):
+        members = load_members(source, checkpoint=checkpoint, overrides=elsewhere.own_changes(changes))
+        other = elsewhere.find(_together(members), changes, split)
+    if other is None:
+        members = load_members(source, checkpoint=checkpoint, overrides=changes)
+        _check_folds(members, split or "val")
+    averaged = [{"workdir": p.origin, "checkpoint_step": p.step} for p in members] if members[1:] else []
+    return evaluate_predictor(_together(members), out, split=split or "val", members=averaged, other=other)
 
 
 def _check_folds(members: Sequence[Predictor], split: str) -> None:

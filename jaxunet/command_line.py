@@ -17,6 +17,7 @@ import jaxunet
 from jaxunet.commands import MODES, Flags, execute
 from jaxunet.core.terminal import keep_working
 from jaxunet.data.dataset_spec import SPLITS
+from jaxunet.data.originals import ALL
 from jaxunet.export.formats import FORMATS
 from jaxunet.runs.config_file import CONFIGS, shipped_names
 from jaxunet.runs.settings import RENAMED, with_new_names
@@ -77,7 +78,7 @@ def main(argv: list[str], *, mode: str = "") -> int:
     if words and not (mode == "data" and words[0] == "inspect" and len(words) == 2):
         return complain(f"unexpected argument {words[0]!r}: flags start with --. Only `data inspect FOLDER` has words.")
     for flag in _FLAGS:
-        if flags.FLAGS[flag.name].present and flag.modes and mode not in flag.modes:
+        if flags.FLAGS[flag.name].present and mode not in flag.modes:
             return complain(f"--{flag.name} is not read by {mode}: leave it out.")
     if mode in _TRAINED and flags.FLAGS["config"].present:
         return complain(f"--config is not read by {mode}, as the network has its settings: {_CHANGES}.")
@@ -98,7 +99,7 @@ def complain(sentence: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Flag:
-    """An absl flag. `modes`: the modes that read it; () for all."""
+    """An absl flag. `modes`: the modes that read it."""
 
     name: str
     modes: tuple[str, ...]
@@ -109,21 +110,33 @@ class _Flag:
 
 _TRAINED = ("evaluate", "predict", "serve", "export")  # modes that take the settings of a trained network
 _NETWORK = (*_TRAINED, "compare")  # modes that read trained networks
+_RUN = tuple(mode for mode in MODES if mode != "data")
 _SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes can share
 _CHOICE, _LIST, _INTEGER = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_integer
-_SPLITS, _FORMATS = {"enum_values": list(SPLITS)}, {"enum_values": list(FORMATS)}
+_SPLITS, _FORMATS = {"enum_values": [*SPLITS, ALL]}, {"enum_values": list(FORMATS)}
 _FLAGS = (
-    _Flag("workdir", (), "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
+    _Flag("workdir", _RUN, "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
     _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST),
     _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step"),
-    _Flag("split", ("evaluate", "compare"), "images to score", _CHOICE, _SPLITS),
-    _Flag("input", ("predict",), "a file, a folder, a zip, or a pattern in quotes (docs/predict.md)"),
-    _Flag("output", ("predict", "evaluate", "export", "data"), "folder to write to; export, data inspect: the file"),
+    _Flag(
+        "split",
+        ("evaluate", "compare"),
+        "images to score; val if not given (docs/evaluation.md)",
+        _CHOICE,
+        _SPLITS,
+    ),
+    _Flag("input", ("predict",), "a file, folder, zip, pattern in quotes, or DICOMweb address (docs/pacs.md)"),
+    _Flag(
+        "output",
+        ("predict", "evaluate", "export", "data"),
+        "folder, or DICOMweb address; export, data inspect: the file",
+    ),
     _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool),
     _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)"),
     _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, {"lower_bound": 0, "upper_bound": 65535}),
     _Flag("format", ("export",), "what to write (docs/export.md)", _CHOICE, _FORMATS),
-    _Flag("topology", ("preflight",), "slices, such as v5e:2x2,v6e:16x16, or local", _LIST),
+    _Flag("onnxruntime_web", ("export",), "of --format=html: the folder of the npm package onnxruntime-web"),
+    _Flag("topology", ("preflight",), "accelerators, such as v5e:2x2,h100:8, or local", _LIST),
     _Flag("batch_per_chip", ("preflight",), "images; 0 divides train.batch_size", _INTEGER, {"lower_bound": 0}),
     _Flag("source", ("import_torch",), "state dict, .pth or .safetensors"),
     _Flag("coordinator_address", _SEVERAL, "of several processes: HOST:PORT of process 0 (docs/multihost.md)"),
@@ -173,11 +186,11 @@ def _flags_help(mode: str) -> str:
     lines = [first, "", "--config.section.key=value" if mode in _TRAINED else "--config"]
     lines += _indented(_config_help(mode))
     for flag in _FLAGS:
-        if not mode or not flag.modes or mode in flag.modes:
+        if not mode or mode in flag.modes:
             choices = "|".join(flag.options.get("enum_values", ()))
             lines.append(f"--{flag.name}" + (f"={choices}" if choices else ""))
             default = f"; {value} if not given" if (value := _DEFAULTS[flag.name]) else ""
-            whose = f"{', '.join(flag.modes)}: " if flag.modes and not mode else ""
+            whose = "" if mode else f"{', '.join(flag.modes)}: "
             lines += _indented(f"{whose}{flag.help}{default}")
     return "\n".join(lines)
 

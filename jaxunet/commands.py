@@ -31,7 +31,7 @@ class Flags:
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     inspect: str | None = None
     workdir: str | None = None
-    split: str = "val"
+    split: str | None = None
     checkpoint: str = "latest"
     source: str | None = None
     input: str | None = None
@@ -40,6 +40,7 @@ class Flags:
     host: str = "127.0.0.1"
     port: int = 8080
     format: str = "stablehlo"
+    onnxruntime_web: str | None = None
     runs: tuple[str, ...] = ()
     topology: tuple[str, ...] = ()
     batch_per_chip: int = 0
@@ -87,10 +88,14 @@ def _evaluate(flags: Flags) -> None:
 
 
 def _predict(flags: Flags) -> int:
+    from jaxunet.prediction import pacs
     from jaxunet.prediction.folder import predict
+    from jaxunet.xrays.dicomweb import is_address
 
     if not flags.input:
         raise UserError("--input is missing: name a file, a folder, a zip, or a pattern in quotes.")
+    if is_address(flags.output or ""):
+        return pacs.predict(_network(flags), flags.input, flags.output or "", share=_share(flags))
     out = _path(flags.output, "--output is missing: name a folder for masks and tables.")
     return predict(_network(flags), flags.input, out, probabilities=flags.probabilities, share=_share(flags))
 
@@ -106,7 +111,7 @@ def _compare(flags: Flags) -> None:
 
     folder = _workdir(flags)
     runs = [locate(run) for run in flags.runs]
-    compare(flags.config, runs, flags.overrides, folder, split=flags.split, checkpoint=flags.checkpoint)
+    compare(flags.config, runs, flags.overrides, folder, split=flags.split or "val", checkpoint=flags.checkpoint)
 
 
 def _export(flags: Flags) -> None:
@@ -114,7 +119,8 @@ def _export(flags: Flags) -> None:
 
     out = _path(flags.output, "--output is missing: name the file to write, such as --output=unet.onnx.")
     scores = locate(flags.workdir) if flags.runs and flags.workdir else None
-    export(_members(flags), format=flags.format, output=out, scores=scores)
+    runtime = local_path(flags.onnxruntime_web) if flags.onnxruntime_web else None
+    export(_members(flags), format=flags.format, output=out, scores=scores, runtime=runtime)
 
 
 def _preflight(flags: Flags) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,21 +24,6 @@ def png(picture: np.ndarray | Image.Image, *, compress_level: int = 6) -> bytes:
     data = io.BytesIO()
     image.save(data, "png", compress_level=compress_level)
     return data.getvalue()
-
-
-def is_whole_png(path: pathlib.Path) -> bool:
-    """Whether `path` is a PNG file as it was written: every chunk has its checksum, and the last one is there."""
-    try:
-        data, at = path.read_bytes(), 8
-    except OSError:
-        return False
-    while data[at + 4 : at + 8] != b"IEND":
-        length = int.from_bytes(data[at : at + 4])
-        end = at + 8 + length
-        if end + 4 > len(data) or zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
-            return False
-        at = end + 4
-    return data.startswith(b"\x89PNG\r\n\x1a\n") and data[at:] == b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def save_figure(figure: "Figure", path: pathlib.Path, *, dpi: int) -> None:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
+from jaxunet.data.degrade import degrade
+
 
 def augment_batch(keys: Array, image: Array, mask: Array, augment: ConfigDict) -> tuple[Array, Array]:
     """Augments each example of a batch with its own key.
@@ -42,7 +44,8 @@ def augment_example(key: Array, image: Array, mask: Array, augment: ConfigDict) 
     image = _intensity(intensity_key, image, augment)
     if augment.noise_std:
         image = image + augment.noise_std * jax.random.normal(noise_key, image.shape)
-    return jnp.clip(image, 0.0, 1.0), mask
+    image = jnp.clip(image, 0.0, 1.0)
+    return degrade(jax.random.fold_in(key, 5), image, mask, augment.degrade) if augment.degrade else (image, mask)
 
 
 def _flip(key: Array, stack: Array, augment: ConfigDict) -> Array:
@@ -83,7 +86,7 @@ def _resample(stack: Array, position: Array, *, axis: int) -> Array:
     Output (y, x) is the value at column `position[y, x]` of row y, or at row `position[y, x]` of column x, in pixels.
     """
     gather, matmul = (functools.partial(f, axis=axis) for f in (_resample_by_gather, _resample_by_matmul))
-    return jax.lax.platform_dependent(stack, position, cpu=gather, default=matmul)
+    return jax.lax.platform_dependent(stack, position, tpu=matmul, default=gather)
 
 
 def _resample_by_gather(stack: Array, position: Array, *, axis: int) -> Array:
@@ -102,7 +105,7 @@ def _resample_by_gather(stack: Array, position: Array, *, axis: int) -> Array:
 
 
 def _resample_by_matmul(stack: Array, position: Array, *, axis: int) -> Array:
-    """The same with one sparse matrix per line. Compilers fuse it into the product and never store it."""
+    """The same with one sparse matrix per line. TPU compilers fuse it into the product; others store it."""
     if axis == 0:
         return _resample_by_matmul(stack.swapaxes(0, 1), position.T, axis=1).swapaxes(0, 1)
     pixels = jnp.arange(stack.shape[1], dtype=jnp.float32).reshape(1, 1, -1)

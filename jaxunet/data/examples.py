@@ -91,7 +91,7 @@ class ExampleSource:
         self.classes, self.positive_class, self._size = builder.spec.classes, builder.spec.positive, builder.spec.size
         rows = [table[name] for name in self.ids] if table else []
         self.columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-        self.positive = _is_positive(self.labels, self.classes, self.positive_class)
+        self.positive = is_positive(self.labels, self.classes, self.positive_class)
         height, width, channels = builder.info.features["image"].shape
         self._block = height // image_size if image_size else 1
         self.image_shape = (height // self._block, width // self._block, channels)
@@ -112,7 +112,7 @@ class ExampleSource:
         return raw | ({COVID19: np.uint8(self.positive[i])} if self._with_covid19 else {})
 
 
-def _is_positive(labels: np.ndarray, classes: Sequence[str], positive_class: str | None) -> np.ndarray:
+def is_positive(labels: np.ndarray, classes: Sequence[str], positive_class: str | None) -> np.ndarray:
     """bool [N]: which `labels` are of the positive class. Without a positive class all are."""
     return np.ones(len(labels), bool) if positive_class is None else labels == list(classes).index(positive_class)
 
@@ -146,7 +146,7 @@ class Split:
     @property
     def positive(self) -> np.ndarray:
         """bool [N]: the images of the positive class. Protocols P1 and P2 use these images."""
-        return _is_positive(self.labels, self.classes, self.positive_class)
+        return is_positive(self.labels, self.classes, self.positive_class)
 
     @property
     def controls(self) -> dict[str, np.ndarray]:

@@ -85,18 +85,22 @@ class FolderDataset:
         assert spec.folder is not None
         self.spec, self.layout = spec, spec.folder
         self.faults: list[str] = []
+        self._of_splits: list[str] = []  # those of `faults` that concern training alone
         self.warnings: list[str] = []
         self.found = self._match(fold)
 
-    def records(self) -> list[Record]:
-        """The X-rays, sorted by id. Raises UserError if the folder has faults, with all of them."""
-        if self.faults:
-            raise UserError(f"{self.path}: {' '.join(self.faults)}")
+    def records(self, *, train: bool = True) -> list[Record]:
+        """The X-rays, sorted by id. Raises UserError if the folder has faults, with all of them.
+
+        `train=False` accepts splits that cannot be trained on, such as test images alone.
+        """
+        if faults := [fault for fault in self.faults if train or fault not in self._of_splits]:
+            raise UserError(f"{self.path}: {' '.join(faults)}")
         return self.found
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of what is stored of the dataset.json and of each image: class, names, sizes and dates of its files."""
+        """Digest of what is stored of the dataset.json and of each image: class, names, sizes, dates of its files."""
         digest = hashlib.sha256(repr((self.layout.masks, self.spec.size, self.spec.classes)).encode())
         for record in self.found:
             digest.update(repr((record.id, record.label)).encode())
@@ -188,16 +192,17 @@ class FolderDataset:
             if record.patient:
                 of_patient[record.patient].add(record.split)
         if leaking := [patient for patient, found in of_patient.items() if len(found) > 1]:
-            self.faults.append(
+            self._of_splits.append(
                 f"Patient {some(leaking)} {has(leaking)} images in two splits: move them into one, or leave the splits "
                 f"to be made."
             )
         there = {split: {r.label for r in records if r.split == split} for split in SPLITS}
         for split in ("train", "val"):
             if records and not there[split]:
-                self.faults.append(
+                self._of_splits.append(
                     f"No image is in the split {split}: every dataset needs training and validation images."
                 )
+        self.faults += self._of_splits
         for split in SPLITS:
             if there[split] and (absent := [c for c in self.spec.classes if c not in there[split]]):
                 self.warnings.append(f"The split {split} has no image of the class {some(absent)}.")

@@ -4,8 +4,8 @@
 indexed. JAX does not check `out_axes=None`: after a forgotten reduction the replicas would silently drift apart.
 `assert_replicas_agree` finds that.
 
-With several processes (processes.py), each holds arrays on its own devices, and pmap joins them. The state is
-replicated over the local devices; mapped values hold the rows of the local devices. Only checkpoints see global arrays.
+With several processes (processes.py), the same functions are mapped by jit and shard_map over global arrays, because
+pmap would convert every array of the state at every call. The programs are the same.
 """
 
 import zlib
@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxunet.devices import processes
@@ -32,40 +31,53 @@ def replica_devices() -> list[jax.Device]:
     return sorted(jax.devices(), key=lambda d: d.process_index)
 
 
-def _mesh() -> Mesh:
-    return Mesh(np.array(replica_devices()), (AXIS,))
+def _sharding(*spec: str) -> NamedSharding:
+    """Of an array that lies whole on all devices; with `AXIS`, one row on each."""
+    return NamedSharding(Mesh(np.array(replica_devices()), (AXIS,)), PartitionSpec(*spec))
 
 
 def replicate(tree: Any) -> Any:
-    """Copies `tree` to all devices of this process; arrays that are already there stay.
-
-    `tree` must be the same on all processes.
-    """
-    return jax.device_put(tree, NamedSharding(_mesh().local_mesh, PartitionSpec()))
-
-
-def to_global(tree: Any) -> Any:
-    """Replicated arrays of each process -> global arrays of all processes, without a copy."""
-    if not processes.several():
-        return tree
-    return multihost_utils.host_local_array_to_global_array(tree, _mesh(), PartitionSpec())
-
-
-def to_local(tree: Any) -> Any:
-    """Inverse of `to_global`."""
-    return multihost_utils.global_array_to_host_local_array(tree, _mesh(), PartitionSpec())
+    """Copies `tree`, the same on all processes, to all devices; arrays that are already there stay."""
+    there, put = _sharding(), jax.make_array_from_process_local_data
+    return jax.tree.map(lambda x: x if getattr(x, "sharding", None) == there else put(there, x), tree)
 
 
 def shard(batch: Any) -> Any:
-    """Host arrays [B, ...] -> [local devices, B / local devices, ...], row i on device i."""
+    """This process's host arrays [B, ...] -> [devices, B / local devices, ...], row i on its device i."""
     n = jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), batch)
+    return jax.tree.map(lambda x: _rows(x.reshape(n, x.shape[0] // n, *x.shape[1:])), batch)
+
+
+def _rows(x: np.ndarray) -> Any:
+    """[local devices, ...] of each process -> [devices, ...]. pmap takes the local rows as they are."""
+    return jax.make_array_from_process_local_data(_sharding(AXIS), x) if processes.several() else x
 
 
 def replicated_shapes(tree: Any) -> Any:
     """Shapes, dtypes and global replicated shardings of `tree`, to restore a checkpoint onto the devices present."""
-    sharding = NamedSharding(_mesh(), PartitionSpec())
+    sharding = _sharding()
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _map(
+    run: Callable[..., Any],
+    in_axes: tuple[int | None, ...],
+    devices: Sequence[jax.Device],
+    *,
+    out_axes: int | None = None,
+    donate: tuple[int, ...] = (),
+) -> Any:
+    if not processes.several():
+        return jax.pmap(run, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate, devices=devices)
+
+    def one(*args: Any) -> Any:  # as under pmap, a row comes without its leading axis
+        pairs = zip(args, in_axes, strict=True)
+        return run(*(x if axis is None else jax.tree.map(lambda row: row.squeeze(0), x) for x, axis in pairs))
+
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
+    mesh = Mesh(np.array(devices), (AXIS,))
+    mapped = jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
 
 
 def map_replicas(run: Callable[..., Any], *, in_axes: tuple[int | None, ...], devices: Sequence[jax.Device]) -> Any:
@@ -76,7 +88,7 @@ def map_replicas(run: Callable[..., Any], *, in_axes: tuple[int | None, ...], de
       in_axes: for each argument: None if all replicas get it whole, 0 if it has a row per local device.
       devices: one per replica.
     """
-    return jax.pmap(run, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=(0,), devices=devices)
+    return _map(run, in_axes, devices, donate=(0,))
 
 
 def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -85,31 +97,26 @@ def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
     Each of several processes passes the whole batch, computes its share, and gets the whole result.
     """
     mapped = eval_program(eval_fn, devices=replica_devices())
-    gather = jax.pmap(lambda x: jax.lax.all_gather(x, AXIS), axis_name=AXIS, out_axes=None, devices=replica_devices())
-    processes, process = jax.process_count(), jax.process_index()
-
-    def mine(x: np.ndarray) -> np.ndarray:
-        share = len(x) // processes
-        return x[process * share : (process + 1) * share]
 
     def run(variables: Any, batch: Any) -> Any:
-        out = mapped(variables, shard(jax.tree.map(mine, batch)))
-        if processes > 1:
-            out = gather(out)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        mine = jax.tree.map(lambda x: np.split(x, jax.process_count())[jax.process_index()], batch)
+        out = mapped(variables, shard(mine))
+        return out if processes.several() else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
     return run
 
 
 def eval_program(eval_fn: Callable[[Any, Any], Any], *, devices: Sequence[jax.Device]) -> Any:
     """The program of `map_eval_step`, of `(variables, batch [local devices, B, ...])`. Compiles nothing yet."""
-    return jax.pmap(eval_fn, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+    if not processes.several():
+        return _map(eval_fn, (None, 0), devices, out_axes=0)
+    return _map(lambda *args: jax.lax.all_gather(eval_fn(*args), AXIS, tiled=True), (None, 0), devices)
 
 
-def replica_indices() -> np.ndarray:
-    """int32 [local devices]: the replicas that run on this process."""
+def replica_indices() -> Any:
+    """int32 [devices]: the number of each replica, for a mapped function."""
     mine = [i for i, d in enumerate(replica_devices()) if d.process_index == jax.process_index()]
-    return np.array(mine, np.int32)
+    return _rows(np.array(mine, np.int32))
 
 
 def assert_replicas_agree(tree: Any) -> None:

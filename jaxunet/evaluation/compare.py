@@ -1,6 +1,7 @@
 """`--mode=compare`: trains or reuses several systems and scores them on the same images, with paired intervals."""
 
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.core.files import write_atomically
 from jaxunet.data.examples import Split
 from jaxunet.devices import processes
-from jaxunet.evaluation import figures, per_image
-from jaxunet.evaluation.evaluate import Scored, score_checkpoint
+from jaxunet.evaluation import figures, folds, per_image, significance
+from jaxunet.evaluation.evaluate import Scored
 from jaxunet.runs import checks, config_file
 from jaxunet.runs.settings import flatten
 from jaxunet.scoring import bootstrap, protocols, split_pass
@@ -79,7 +80,10 @@ def compare(
     if len(folders) < 2:
         raise UserError("A comparison needs two systems: use --config=configs/compare.py or --runs=runs/a,runs/b.")
     configs = {name: trained.get(name) or _run_config(folder, overrides) for name, folder in folders.items()}
-    _check_comparable(configs)
+    members = folds.group({name: (folder, configs[name]) for name, folder in folders.items()})
+    if len(members) < 2:
+        raise UserError("All of --runs are folds of one system: add the folds of another.")
+    _check_comparable({name: runs[0][1] for name, runs in members.items()})
 
     skipped: dict[str, str] = {}
     for name, system_config in trained.items():
@@ -95,17 +99,19 @@ def compare(
 
     systems: list[System] = []
     data, shown = None, np.zeros(0, int)
-    for name in (n for n in folders if n not in skipped):
+    for name, runs_of in members.items():
+        if name in skipped:
+            continue
         print(f"---- scoring {name}", flush=True)
-        scored = score_checkpoint(configs[name], folders[name], split=split, checkpoint=checkpoint)
+        scored = folds.score_together(runs_of, split=split, checkpoint=checkpoint)
         if data is None:
             data, shown = scored.data, _images_to_show(scored.counts[:, 0])
         if scored.data.ids != data.ids or not np.array_equal(*(d.arrays["mask"][..., 0] for d in (scored.data, data))):
-            raise UserError(f"{folders[name]} was made for other images than {folders[systems[0].name]}.")
-        systems.append(_describe(name, scored, shown))
+            raise UserError(f"{name} was made for other images than {systems[0].name}: they have no common {split}.")
+        systems.append(_describe(name, scored, shown, runs=len(runs_of)))
         jax.clear_caches()
     if data is None or len(systems) < 2:
-        raise UserError(f"Only {len(systems)} of {len(folders)} systems could be used, for the reasons given above.")
+        raise UserError(f"Only {len(systems)} of {len(members)} systems could be used, for the reasons given above.")
 
     if not processes.is_first():
         return
@@ -113,7 +119,8 @@ def compare(
     write_atomically(workdir / "comparison.md", report)
     write_atomically(workdir / "comparison.csv", _csv(systems))
     write_atomically(workdir / "per_image.csv", per_image.differences_csv({s.name: s.counts for s in systems}, data))
-    figures.comparison_bars({s.name: s.summary["P1"] for s in systems}, COLUMNS, workdir / "comparison.png")
+    words = f"{protocols.in_words(data.positive_class)['P1']} (P1)"
+    figures.comparison_bars({s.name: s.summary["P1"] for s in systems}, COLUMNS, words, workdir / "comparison.png")
     captions = [pathlib.PurePosixPath(data.ids[i]).stem for i in shown]
     predicted = {s.name: (s.predicted, protocols.ratios(s.counts[shown])["dice"]) for s in systems}
     truths = np.stack([data.truth(i) for i in shown])
@@ -179,7 +186,7 @@ def _images_to_show(counts: np.ndarray) -> np.ndarray:
     return infected[np.linspace(0, len(infected) - 1, _SHOWN + 2).astype(int)[1:-1]] if len(infected) else infected
 
 
-def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
+def _describe(name: str, scored: Scored, shown: np.ndarray, *, runs: int) -> System:
     config = scored.predictor.config
     start = config.init.weights or config.init.run
     part = scored.data.part(np.arange(min(_TIMED_IMAGES, len(scored.data.ids))))
@@ -188,7 +195,9 @@ def _describe(name: str, scored: Scored, shown: np.ndarray) -> System:
     seconds = time.perf_counter() - began
     return System(
         name=name,
-        training=f"{scored.predictor.step:,} steps of {config.train.batch_size}" + (f" from {start}" if start else ""),
+        training=(f"{runs} folds, " if runs > 1 else "")
+        + f"{scored.predictor.step:,} steps of {config.train.batch_size}"
+        + (f" from {start}" if start else ""),
         summary=protocols.summarize(scored.counts[:, 0], scored.data.positive, resamples=bootstrap.RESAMPLES),
         counts=scored.counts[:, 0],
         predicted=scored.predict_masks(shown),
@@ -205,9 +214,10 @@ def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split
     covid = protocols.protocol_images("P1", data.positive)
     height, width = data.image.shape[1:]
     measures = " | ".join(f"P1 {name}" for name in COLUMNS.values())
+    images = f"{covid.sum()} {protocols.images(data.positive_class)}"
     lines = [
-        f"Split {split}, images of {height}x{width}. P1: mean over {covid.sum()} COVID-19 images. P2: their pixels "
-        f"pooled. P3: mean over all {len(data.ids)} images. In brackets: 95 % bootstrap intervals.",
+        f"Split {split}, images of {height}x{width}. P1: mean over {images}. P2: their pixels pooled. "
+        f"P3: mean over all {len(data.ids)} images. In brackets: 95 % bootstrap intervals.",
         "",
         f"| system | training | parameters | images/s | {measures} | P2 Dice | P3 Dice |",
         "|---" * (6 + len(COLUMNS)) + "|",
@@ -221,11 +231,15 @@ def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split
     lines += [f"Empty masks: {protocols.EMPTY_MASK_RULE}."]
     if ungated := " and ".join(s.name for s in systems if s.answers_covid19):
         lines += [f"{ungated}: not gated here, so P3 counts their masks on controls. `--mode=evaluate` gates them."]
-    lines += ["", "| paired difference, P1 | Dice | IoU |", "|---|---|---|"]
-    for i, a in enumerate(systems):
-        for b in systems[i + 1 :]:
-            cells = " | ".join(_difference(a.counts[covid], b.counts[covid], m) for m in ("dice", "iou"))
-            lines.append(f"| {a.name} - {b.name} | {cells} |")
+    p = significance.paired_tests({s.name: protocols.ratios(s.counts[covid])["dice"] for s in systems})
+    tests = " | ".join(f"p of Dice, {test}" for test in significance.TESTS)
+    lines += ["", f"| paired difference, P1 | Dice | IoU | {tests} |", "|---" * (3 + len(significance.TESTS)) + "|"]
+    for a, b in itertools.combinations(systems, 2):
+        differences = [_difference(a.counts[covid], b.counts[covid], m) for m in ("dice", "iou")]
+        differences += [f"{x:.4f}" for x in p[a.name, b.name].values()]
+        lines.append(f"| {a.name} - {b.name} | {' | '.join(differences)} |")
+    holm = f", with Holm's correction for {len(p)} pairs" if len(p) > 1 else ""
+    lines += ["", f"p: two-sided, over the images of P1{holm}. It does not cover other seeds."]
     return "\n".join(lines) + "\n"
 
 

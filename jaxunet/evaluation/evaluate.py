@@ -16,9 +16,12 @@ from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
 from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.data.examples import Split
+from jaxunet.data.originals import ALL, Originals, open_originals
+from jaxunet.data.specs import spec_of
 from jaxunet.data.targets import organ
 from jaxunet.devices import processes, replicas
-from jaxunet.evaluation import analysis, figures, per_image, report
+from jaxunet.evaluation import analysis, corruptions, elsewhere, figures, full_size, per_image, report, subgroups
+from jaxunet.evaluation.elsewhere import Elsewhere
 from jaxunet.evaluation.per_image import Columns, Measured
 from jaxunet.prediction.loading import load as load_predictor
 from jaxunet.prediction.predictor import Predictor
@@ -38,22 +41,30 @@ class Scored:
       eval_fn: `split_pass.eval_step` of that network, compiled.
       data: the images of the split.
       counts: int32 [N, C, 4], in the order of `data`.
+      folds, fold: the networks of several folds, `predictor` among them, and int [N], the one that counted each image;
+        () for one network.
     """
 
     predictor: Predictor
     eval_fn: EvalFn
     data: Split
     counts: np.ndarray
+    folds: tuple[Predictor, ...] = ()
+    fold: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
 
     def predict_masks(self, index: np.ndarray) -> np.ndarray:
         """bool [K, H, W]: masks predicted for the first target on the images `index` int [K]."""
-        masks = self.predictor.outputs(self.data.image[index])["masks"]
-        return np.asarray(positive(masks[..., 0], self.predictor.threshold))
+        masks = np.empty((len(index), *self.data.image.shape[1:]), bool)
+        for k, network in enumerate(self.folds or (self.predictor,)):
+            mine = self.fold[index] == k if self.folds else np.ones(len(index), bool)
+            logits = network.outputs(self.data.image[index[mine]])["masks"]
+            masks[mine] = positive(logits[..., 0], network.threshold)
+        return masks
 
 
-def score_checkpoint(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> Scored:
-    """Restores a checkpoint of `workdir` and counts every image of `split`. Arguments as for `evaluate`."""
-    predictor = load_predictor(config, workdir, checkpoint=checkpoint)
+def score(predictor: Predictor, split: str) -> Scored:
+    """Counts every image of `split` of the network's dataset."""
+    config = predictor.config
     data = load_eval_split(config, split)
     eval_fn = build_eval_fn(predictor.model, config)
     found = map_split(eval_fn, predictor.variables, data.arrays, config.eval.batch_size)
@@ -73,7 +84,12 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoin
 
 
 def evaluate_predictor(
-    predictor: Predictor, workdir: pathlib.Path, *, split: str, members: Sequence[dict[str, Any]] = ()
+    predictor: Predictor,
+    workdir: pathlib.Path,
+    *,
+    split: str,
+    members: Sequence[dict[str, Any]] = (),
+    other: Elsewhere | None = None,
 ) -> dict[str, Any]:
     """Scores a network on a split, writes `eval/<split>/` and returns the content of `metrics.json`.
 
@@ -82,28 +98,41 @@ def evaluate_predictor(
       workdir: folder that gets `eval/<split>/`.
       split: "train", "val" or "test".
       members: the entry of `metrics.json` for each run that the network averages.
+      other: another dataset than the network's own, which replaces `split`. The folder is `eval/<its title>-<split>/`.
 
     Raises:
       UserError: if there is no such split, or the dataset cannot be used.
     """
-    if split not in SPLITS:
-        raise UserError(f"split={split!r} is not one of {', '.join(SPLITS)}.")
-    config = predictor.config
-    data, targets = load_eval_split(config, split), predictor.records
+    predictor, split = (other.network, other.split) if other else (predictor, split)
+    if split not in SPLITS and not (other and split == ALL):
+        raise UserError(f"split={split!r} is not one of {', '.join((*SPLITS, ALL)[: 4 if other else 3])}.")
+    config, targets = predictor.config, predictor.records
+    spec = spec_of(config.dataset)
+    sized = bool(spec.folder) or spec.size != predictor.image_size
+    needed = other or sized or config.eval.corruptions
+    originals = open_originals(config.dataset, split, predictor.targets) if needed else None
+    if other and originals:
+        print(elsewhere.in_words(other.about, predictor.targets))
+        data = originals.fitted(predictor.image_size, threads=config.input.threads)
+    else:
+        data = load_eval_split(config, split)
     measured = measure(predictor, data)
     table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
 
-    out = workdir / "eval" / split
+    out = workdir / "eval" / (other.folder if other else split)
     settings = rule_settings(config, step=predictor.step, members=members)
     result = {
         "split": split,
         **settings,
+        **(other.about if other else {}),
         "positive_class": data.positive_class,
         "empty_mask_rule": protocols.EMPTY_MASK_RULE,
         **summarize(measured.counts, data, targets, resamples=bootstrap.RESAMPLES),
     }
     rule = None
-    if split != "val":
+    if other:
+        rule = predictor.rule
+    elif split != "val":
         path = out.parent / "val" / "metrics.json"
         answers, source = predictor.answers_covid19, f"chosen in {path}"
         rule = Rule.of_val(path, settings, answers=answers, source=source, masks=predictor.records)
@@ -113,6 +142,7 @@ def evaluate_predictor(
         block = result if i == 0 else result["targets"][target]
         block |= analysis.analyse(table[target], measured.histogram[:, i], data, share_of=share_of, rule=rule)
 
+    _add_more(result, predictor, data, originals and originals.part(data.ids), table, sized=sized)
     _print(result, predictor.targets, len(data.ids))
     if predictor.best_step not in (None, predictor.step):
         print(f"Step {predictor.best_step} was the best in validation. --checkpoint=best evaluates it.")
@@ -142,6 +172,32 @@ def measure(predictor: Predictor, data: Split) -> Measured:
     return Measured(**map_split(replicas.map_eval_step(step), predictor.variables, data.arrays, config.eval.batch_size))
 
 
+def _add_more(
+    result: dict[str, Any],
+    predictor: Predictor,
+    data: Split,
+    originals: Originals | None,
+    table: dict[str, Columns],
+    *,
+    sized: bool,
+) -> None:
+    """Adds `full_size` if `sized`, `subgroups` and `corruptions` to `result`, and columns of the files to `table`."""
+    found = result.get("detection") if predictor.answers_covid19 else None
+    rule = Rule.from_dict(found, answers=True) if found else None
+    called = rule.calls(table[predictor.targets[0]]["covid19_probability"]) if rule else None
+    at_full_size = full_size.tabulate(predictor, originals) if originals and sized else {}
+    for i, target in enumerate(predictor.targets):
+        block = result if i == 0 else result["targets"][target]
+        if at_full_size:
+            block["full_size"] = full_size.summarize(at_full_size[target], data.positive, called if i == 0 else None)
+        scores = table[target]["dice"], data.positive, called if i == 0 else None
+        if groups := subgroups.summarize(subgroups.columns_of(data), *scores):
+            block["subgroups"] = groups
+        table[target] |= {f"full_size_{name}": values for name, values in at_full_size.get(target, {}).items()}
+    if originals and predictor.config.eval.corruptions:
+        result["corruptions"] = corruptions.score(predictor, originals, rule)
+
+
 def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
     height, width = result["image_size"]
     steps = ", ".join(str(m["checkpoint_step"]) for m in result["members"])
@@ -155,6 +211,11 @@ def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:
             print(f"\n{target}")
         print(protocols.table(block, result["positive_class"]))
         print("\n".join(analysis.lines(block, result["positive_class"])))
+        if "full_size" in block:
+            print(full_size.in_words(block["full_size"], result["positive_class"]))
+        print("".join(f"{line}\n" for line in subgroups.lines(block.get("subgroups", {}))), end="")
+    if "corruptions" in result:
+        print("\n".join(["", *corruptions.lines(result["corruptions"])]))
     print(f"Empty masks: {protocols.EMPTY_MASK_RULE}. Intervals: 95 %, bootstrap over images.")
 
 

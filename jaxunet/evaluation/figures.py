@@ -35,12 +35,13 @@ def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption
     return picture
 
 
-def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pathlib.Path) -> None:
+def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], words: str, path: pathlib.Path) -> None:
     """One group of bars per metric, one bar per system, whiskers from `ci95`.
 
     Args:
       systems: name -> metric -> `{"mean", "ci95"}`.
       names: metric -> its printed name.
+      words: of the axis.
       path: the PNG to write.
     """
     figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
@@ -51,7 +52,7 @@ def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], path: pa
         where = at + (i - (len(systems) - 1) / 2) * width
         bars = axes.bar(where, means, 0.92 * width, yerr=whiskers, label=system, error_kw={"lw": 1, "capsize": 2})
         axes.bar_label(bars, [f"{mean:.3f}" for mean in means], fontsize=8, padding=2)
-    axes.set(xticks=at, xticklabels=list(names.values()), ylim=(0, 1.08), ylabel="mean over COVID-19 images (P1)")
+    axes.set(xticks=at, xticklabels=list(names.values()), ylim=(0, 1.08), ylabel=words)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)

@@ -58,15 +58,19 @@ def tabulate(
     for t, target in enumerate(targets):
         counts = measured.counts[:, t].astype(np.int64)
         distances = outlines.of_images(truth[..., t], measured.mask[..., t], tolerances, threads=threads)
-        names = ("hd95", *(f"surface_dice_{tolerance:g}px" for tolerance in tolerances))
         columns = dict(zip(COUNTS, counts.T, strict=True)) | protocols.ratios(counts)
-        result[target] = columns | dict(zip(names, distances.T, strict=True))
+        result[target] = columns | dict(zip(distance_names(tolerances), distances.T, strict=True))
     if name := finding(targets):
         result[name]["true_share"] = infected_shares(truth, targets)
         result[name]["predicted_share"] = infected_shares(measured.mask, targets)
         if measured.covid19 is not None:
             result[name]["covid19_probability"] = measured.covid19.astype(np.float64)
     return result
+
+
+def distance_names(tolerances: Sequence[float]) -> tuple[str, ...]:
+    """The columns of what `outlines.surface_metrics` returns."""
+    return "hd95", *(f"surface_dice_{tolerance:g}px" for tolerance in tolerances)
 
 
 def infected_shares(masks: np.ndarray, targets: Records) -> np.ndarray:

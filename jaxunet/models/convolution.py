@@ -1,8 +1,14 @@
-"""3x3 convolution with a kernel gradient that suits the device."""
+"""Convolutions whose gradients suit the device: 3x3, and depthwise k x k."""
+
+import functools
+import itertools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxunet.models.resampling import window
 
 _STRIP_PIXELS = 4096
 _MOST_STRIPS = 32  # each strip is one more operation to compile
@@ -55,3 +61,65 @@ def conv(x: Array, kernel: Array, padding: int = 1) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(x: Array, kernel: Array, stride: int) -> Array:
+    """`[B, H, W, C]`, `[k, k, 1, C]` -> `[B, H / stride, W / stride, C]`: each channel by itself, TensorFlow's padding.
+
+    A sum of shifted products: XLA has no fast gradient of grouped convolutions (jax-ml/jax #13800).
+    """
+    k, (h, w) = kernel.shape[0], x.shape[1:3]
+    padded = jnp.pad(x, same_padding(k, stride))
+    taps = [(i, j) for i in range(k) for j in range(k)]
+    return _sum(_every(padded, tap, (h // stride, w // stride), stride) * _at(kernel, *tap) for tap in taps)
+
+
+def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    # Else the compiler computes g once per tap, and keeps the shifted images of the forward pass instead of x.
+    x, g = jax.lax.optimization_barrier((x, g))
+    k, (h, w) = kernel.shape[0], g.shape[1:3]
+    padding = same_padding(k, stride)
+    padded = jnp.pad(x, padding)
+    rows = [[(_every(padded, (i, j), (h, w), stride) * g).sum((0, 1, 2)) for j in range(k)] for i in range(k)]
+    dk = jnp.stack([jnp.stack(row) for row in rows]).reshape(kernel.shape)
+    # Pixel stride * m + a of x is read by output m + o with tap i, where stride * o = a + padding - i.
+    shifts = [[(i, a + padding[1][0] - i) for i in range(k)] for a in range(stride)]
+    taps = [[(i, shift // stride) for i, shift in phase if shift % stride == 0] for phase in shifts]
+    most = k // 2
+    g = jnp.pad(g, [(0, 0), (most, most), (most, most), (0, 0)])
+
+    def phase(row: list[tuple[int, int]], column: list[tuple[int, int]]) -> Array:
+        pairs = itertools.product(row, column)
+        return _sum(window(g, (most + y, most + x), (h, w)) * _at(kernel, i, j) for (i, y), (j, x) in pairs)
+
+    phases = [[phase(row, column) for column in taps] for row in taps]
+    dx = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2) if stride > 1 else phases[0][0]
+    return dx.reshape(x.shape), dk
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def same_padding(kernel_size: int, stride: int) -> list[tuple[int, int]]:
+    """TensorFlow's 'SAME' padding of [B, H, W, C] whose H and W are multiples of `stride`."""
+    total = kernel_size - stride
+    return [(0, 0), (total // 2, -(-total // 2)), (total // 2, -(-total // 2)), (0, 0)]
+
+
+def _every(x: Array, start: tuple[int, int], size: tuple[int, int], stride: int) -> Array:
+    """`size` pixels of `x` from `start` on, every `stride`-th."""
+    return window(x, start, (stride * (size[0] - 1) + 1, stride * (size[1] - 1) + 1), stride=stride)
+
+
+def _at(kernel: Array, i: int, j: int) -> Array:
+    return kernel[i, j].reshape(1, 1, 1, -1)
+
+
+def _sum(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)

@@ -58,6 +58,7 @@ class ResNetUNet(nn.Module):
     depth: int
     numerics: Numerics
     covid19: bool = False
+    answer_inside: int | None = None
 
     @property
     def stride(self) -> int:
@@ -78,7 +79,7 @@ class ResNetUNet(nn.Module):
             logits = resampling.depth_to_space(logits, patches[-1])
         outputs = {"masks": logits}
         if self.covid19:
-            outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
+            outputs["covid19"] = layers.ImageAnswer(self.answer_inside, name="covid19")(features, outputs["masks"])
         return outputs
 
 

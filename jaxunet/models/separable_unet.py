@@ -23,7 +23,7 @@ class SeparableBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         dtype = self.numerics.dtype
-        x = layers.DepthwiseConv3x3(dtype=dtype, name="depthwise")(x)
+        x = layers.DepthwiseConv(dtype=dtype, name="depthwise")(x)
         x = Conv(self.features, 1, use_bias=False, dtype=dtype, name="pointwise")(x)
         x = nn.relu(layers.batch_norm(self.numerics, train=train, name="bn")(x))
         for i in (0, 2, 4):

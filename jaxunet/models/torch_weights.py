@@ -2,12 +2,11 @@
 why not.
 
 `torch_name` maps our parameter paths to PyTorch's names. Export and import use this one mapping, so they cannot
-disagree. Files are read as safetensors, or through `torch.load(weights_only=True)`, which executes nothing in them.
+disagree. `.pth` files are read without PyTorch, see torch_files.py: nothing in them is executed.
 """
 
 import pathlib
 import re
-import zipfile
 from typing import Any
 
 import flax
@@ -17,13 +16,13 @@ import safetensors
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.data.targets import COVID19
-from jaxunet.models.build import NETWORKS
+from jaxunet.models import torch_files
+from jaxunet.models.build import NETWORKS, ImageNet
 
 Path = tuple[str, ...]
 Tensors = dict[str, np.ndarray]
 
-# Mean and standard deviation of ImageNet's RGB channels in [0, 1]: its weights expect images normalised by them.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_NOT_ENCODER = re.compile(r"(fc|classifier|conv_head|bn2|decoder|segmentation)\b|segmentation_head")  # heads
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -77,8 +76,8 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
     """
     left = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     if encoder_only:
-        left = {n.removeprefix("encoder."): v for n, v in left.items() if not re.match(r"(fc|decoder|segmentation)", n)}
-    result = {}
+        left = {n.removeprefix("encoder."): v for n, v in left.items() if not _NOT_ENCODER.match(n)}
+    network, result = NETWORKS[model_name], {}
     for collection in ("params", "batch_stats"):
         leaves = flax.traverse_util.flatten_dict(variables.get(collection, {}))
         for path, old in leaves.items():
@@ -90,7 +89,8 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
                 raise UserError(f"{source} has no tensor {name!r} for {'/'.join(path)}: it belongs to another network.")
             new = _from_torch_layout(path, left.pop(name))
             rgb = (*old.shape[:2], 3, *old.shape[3:])
-            if path[-2:] == ("conv1", "kernel") and encoder_only and old.shape[2] == 1 and new.shape == rgb:
+            stem = network.imagenet and ("encoder", network.imagenet.stem, "kernel")
+            if path == stem and encoder_only and old.shape[2] == 1 and new.shape == rgb:
                 pass  # RGB for gray: `fold_rgb_stem` sums it
             elif new.shape != old.shape:
                 raise UserError(f"{source}: {name!r} gives {'/'.join(path)} the shape {new.shape}, not {old.shape}.")
@@ -117,20 +117,20 @@ def _usable(value: np.ndarray, path: Path, name: str) -> np.ndarray:
     return value
 
 
-def fold_rgb_stem(variables: Any, *, mean: float, std: float) -> Any:
+def fold_rgb_stem(variables: Any, imagenet: ImageNet, *, mean: float, std: float) -> Any:
     """Turns a stem for ImageNet-normalised RGB into one for gray images normalised as (x - mean) / std.
 
     A gray image x has x_c = (x - mean_c) / std_c in each RGB channel c. That is affine in g = (x - mean) / std: the
     kernel is summed over RGB with weights std / std_c, and the constants move into the running mean of the next norm.
     The result is exact except at the border: zero padding now stands for `mean`, not for each channel's own mean.
     """
-    kernel = variables["params"]["encoder"]["conv1"]["kernel"]
+    kernel = variables["params"]["encoder"][imagenet.stem]["kernel"]
     if kernel.shape[2] != 3:
         return variables
-    rgb_mean, rgb_std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    rgb_mean, rgb_std = np.array(imagenet.mean, np.float32), np.array(imagenet.std, np.float32)
     constant = np.einsum("hwio,i->o", kernel, (mean - rgb_mean) / rgb_std)
     flat = flax.traverse_util.flatten_dict(variables)
-    flat["params", "encoder", "conv1", "kernel"] = np.einsum("hwio,i->hwo", kernel, std / rgb_std)[:, :, None]
+    flat["params", "encoder", imagenet.stem, "kernel"] = np.einsum("hwio,i->hwo", kernel, std / rgb_std)[:, :, None]
     flat["batch_stats", "encoder", "bn1", "mean"] = variables["batch_stats"]["encoder"]["bn1"]["mean"] - constant
     return flax.traverse_util.unflatten_dict(flat)
 
@@ -165,12 +165,7 @@ def read_safetensors(path: pathlib.Path) -> tuple[Tensors, dict[str, str]]:
 
 def _read_torch(path: pathlib.Path) -> Tensors:
     try:
-        import torch
-    except ImportError as error:
-        raise WeightsUnavailable(f"Reading {path} needs PyTorch: pip install 'jaxunet[torch]'.") from error
-    try:
-        _check_torch_zip(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch_files.load(path)
     except Exception as error:  # a damaged or hostile file makes the unpickler raise any type
         reason = str(error).split("\n", 1)[0][:200]
         raise UserError(f"{path} cannot be loaded as tensors alone ({reason}): use a file of weights only.") from error
@@ -180,23 +175,6 @@ def _read_torch(path: pathlib.Path) -> Tensors:
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a state dict of a network.")
     for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise UserError(f"{path} holds {name!r}, which is not a tensor: this is not a state dict of a network.")
-    # A tensor of any shape can be a view of a single number.
-    if sum(value.numel() * value.element_size() for value in loaded.values()) > 2 * path.stat().st_size:
-        raise UserError(f"{path} claims tensors larger than the file: this is not a state dict of a network.")
-    try:
-        return {name: value.detach().float().numpy() for name, value in loaded.items()}
-    except Exception as error:  # sparse, quantized or without data
-        raise UserError(f"{path} holds tensors that are not plain arrays ({error}): save dense tensors.") from error
-
-
-def _check_torch_zip(path: pathlib.Path) -> None:
-    """PyTorch stores its files as they are; ones that are packed or overlap would grow beyond all memory."""
-    if not zipfile.is_zipfile(path):  # its format before 2020
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("it expands to more than its own size")
+    return {name: value.astype(np.float32) for name, value in loaded.items()}

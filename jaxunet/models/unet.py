@@ -70,10 +70,11 @@ class UNet(nn.Module):
 
     Attributes:
       masks: number of predicted masks, one logit each.
-      covid19: whether it also has the output "covid19" (`layers.ImageAnswer`).
       channels: width of each level, finest first; one level per entry.
       stem: 1, 2 or 4.
       numerics: precision and normalisation.
+      covid19: whether it also has the output "covid19" (`layers.ImageAnswer`).
+      answer_inside: index of the mask within which that answer is formed; None for the whole image.
     """
 
     masks: int
@@ -81,6 +82,7 @@ class UNet(nn.Module):
     stem: int
     numerics: Numerics
     covid19: bool = False
+    answer_inside: int | None = None
 
     @property
     def stride(self) -> int:
@@ -97,5 +99,5 @@ class UNet(nn.Module):
         logits = Conv(self.masks * self.stem**2, kernel_size=1, name="head")(x)
         outputs = {"masks": resampling.depth_to_space(logits, self.stem)}
         if self.covid19:
-            outputs["covid19"] = layers.ImageAnswer(name="covid19")(features[-1])
+            outputs["covid19"] = layers.ImageAnswer(self.answer_inside, name="covid19")(features, outputs["masks"])
         return outputs

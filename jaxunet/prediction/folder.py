@@ -6,24 +6,21 @@ import itertools
 import pathlib
 import sys
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
-import numpy as np
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path
-from jaxunet.core.pictures import is_whole_png
 from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.prediction import Prediction, picture_paths
+from jaxunet.prediction.prediction import Prediction, checksum
 from jaxunet.prediction.predictor import Fitted, Predictor
 from jaxunet.scoring.detection import COVID_19, ELSEWHERE, RESEMBLES
+from jaxunet.xrays.dicomweb import is_address
 from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.read import read_xray
 
@@ -42,11 +39,11 @@ def predict(
 ) -> int:
     """Predicts every X-ray at `source` and writes masks, overlays, `predictions.csv` and `.json` into `output`.
 
-    Images that are finished, unchanged and predicted with the same settings are skipped, if their pictures are whole.
+    Images that are finished and unchanged, as are their outputs and all settings, are skipped.
 
     Args:
       predictor: the network.
-      source: a file, a folder, a zip, or a glob.
+      source: a file, a folder, a zip, a glob, or the address of a study on a DICOMweb server.
       output: folder to write to.
       probabilities: also write probabilities as pictures.
       share: (i, n): this process takes images i, i + n, i + 2n, ...
@@ -57,9 +54,7 @@ def predict(
     Raises:
       UserError: if `source` has no images.
     """
-    files = XrayFiles(source, skip=output)
-    if next(iter(files), None) is None:
-        raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.{files.left_out}")
+    files = xrays_at(source, skip=output)
     mine = _Share(files, *share)
     config = predictor.config
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
@@ -80,12 +75,11 @@ def predict(
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
             threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
-            pictures = functools.partial(picture_paths, output, targets=predictor.targets, probabilities=probabilities)
-            todo = _unfinished(mine, log, bar, pictures)
-            for file, row in _rows(predictor, todo, output, size, probabilities=probabilities):
+            crc32 = functools.partial(checksum, output, targets=predictor.targets, probabilities=probabilities)
+            for file, row in _rows(predictor, _unfinished(mine, log, bar, crc32), output, size, probabilities):
                 if row.get("error"):
                     bar.write(f"skipped {shown(file.name)}: {row['error']}", sys.stderr)
-                log.add(file, row)
+                log.add(file, row, crc32(file.name))
                 bar.update()
         log.write_tables(mine)
     failed = f", {log.failed} failed (column error)" if log.failed else ""
@@ -96,6 +90,14 @@ def predict(
     if log.failed and not log.finished:
         return 1
     return SOME_FAILED if log.failed or log.unusable else 0
+
+
+def xrays_at(source: str, skip: pathlib.Path) -> XrayFiles:
+    """As `XrayFiles`. Raises UserError if there are none."""
+    files = XrayFiles(source, skip)
+    if next(iter(files), None) is None:
+        raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.{files.left_out}")
+    return files
 
 
 def shown(name: str) -> str:
@@ -115,13 +117,11 @@ class _Share:
 
 def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict[str, Any]:
     """The settings that the output depends on."""
-    crc = 0
-    for leaf in jax.tree.leaves(predictor.variables):
-        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+    asked = {key: True for key, value in predictor.config.predict.items() if value}
     return {
-        "input": str(local_path(source).absolute()),
+        "input": source if is_address(source) else str(local_path(source).absolute()),
         "checkpoint_step": predictor.step,
-        "weights_crc32": f"{crc:08x}",
+        "weights_crc32": predictor.weights_crc32,
         "targets": list(predictor.targets),
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
@@ -130,6 +130,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "gate": predictor.gate,
         "frontal_check": predictor.checked,
         "probabilities": probabilities,
+        **asked,  # of those that are off nothing is said, so that earlier logs go on
     }
 
 
@@ -138,10 +139,10 @@ def _count(files: Iterable[XrayFile], bar: tqdm) -> None:
 
 
 def _unfinished(
-    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, pictures: Callable[[str], list[pathlib.Path]]
+    files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, crc32: Callable[[str], int]
 ) -> Iterator[XrayFile]:
     for file in files:
-        if log.has(file) and all(map(is_whole_png, pictures(file.name))):
+        if log.has(file, crc32):
             bar.initial, bar.n = bar.initial + 1, bar.n + 1
         else:
             yield file
@@ -186,7 +187,7 @@ class _Slot:
 
 
 def _rows(
-    predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, size: int, *, probabilities: bool
+    predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, size: int, probabilities: bool
 ) -> Iterator[tuple[XrayFile, dict[str, Any]]]:
     """Predicts `files` in batches of `size`, writes their pictures and yields their rows in order."""
     room, threads = _Room(), predictor.config.input.threads
@@ -241,7 +242,7 @@ def _read_ahead(
 def _read(predictor: Predictor, file: XrayFile, number: int, room: _Room) -> Fitted:
     room.enter(number)
     try:
-        found = read_xray(file.read())
+        found = read_xray(file.read(), keep_patient=predictor.config.predict.keep_patient)
     except OSError as error:
         raise UserError(f"it cannot be read ({error.strerror or error}).") from error
     room.change(found.pixels.size)

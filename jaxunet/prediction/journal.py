@@ -5,18 +5,18 @@ is finished. At the end, `predictions.csv` and `.json` are written in the order 
 per image.
 """
 
+import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import atomic_file
+from jaxunet.core.files import atomic_file, lock
 from jaxunet.prediction.measures import MEASURES
 from jaxunet.xrays.files import XrayFile
 
@@ -43,22 +43,16 @@ class PredictionLog:
         self._lines: dict[int, tuple[int, int]] = {}  # image -> its version, and where its row is; below 0 if it failed
         self.finished = self.failed = self.unusable = 0
         output.mkdir(parents=True, exist_ok=True)
-        self._file = (output / f"{name}.jsonl").open("a+b")
-        try:
-            self._lock()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._lock(name))
+            self._file = stack.enter_context((output / f"{name}.jsonl").open("a+b"))
             self._read_back()
             self._remove_stale_tables()
-        except BaseException:
-            self._file.close()
-            raise
+            self._open = stack.pop_all()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another process is predicting into {self._output}: choose another --output.") from error
-        except OSError:  # a file system without locks
-            pass
+    def _lock(self, name: str, settings: str = "") -> contextlib.AbstractContextManager[bool]:
+        taken = f"Another process is predicting into {self._output}{settings}: choose another --output."
+        return lock(self._output / f".{name}.lock", taken)
 
     def _read_back(self) -> None:
         self._file.seek(0)
@@ -90,20 +84,12 @@ class PredictionLog:
             if not re.fullmatch(r"predictions(-\d+-of-\d+)?", path.stem):
                 continue
             if path.stem != self._name:
-                with path.open("r+b") as other:
+                with path.open("rb") as other:
                     settings = (_parse(other.readline()) or {}).get("settings", {})
-                    if settings == self._settings:
-                        continue
-                    self._check_input(settings)
-                    try:
-                        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError as error:
-                        raise UserError(
-                            f"Another process is predicting into {self._output} with other settings: choose another "
-                            f"--output."
-                        ) from error
-                    except OSError:  # a file system without locks
-                        pass
+                if settings == self._settings:
+                    continue
+                self._check_input(settings)
+                with self._lock(path.stem, " with other settings"):
                     path.unlink()
             for suffix in (".csv", ".json"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
@@ -111,15 +97,18 @@ class PredictionLog:
             for suffix in (".csv", ".json"):
                 (self._output / f"predictions{suffix}").unlink(missing_ok=True)
 
-    def has(self, file: XrayFile) -> bool:
-        """Whether the image has been predicted, in this version and with these settings."""
-        version, at = self._lines.get(_key(file.name), (0, -1))
-        return at > 0 and version == _key(file.version)
+    def has(self, file: XrayFile, crc32: Callable[[str], int]) -> bool:
+        """Whether the image has been predicted, in this version and with these settings, and its output is unchanged.
 
-    def add(self, file: XrayFile, row: dict[str, Any]) -> None:
-        """Writes a row at once. Columns of `COLUMNS` that are missing in `row` are empty."""
+        `crc32` gives the checksum of the output for an image's name.
+        """
+        version, at = self._lines.get(_key(file.name), (0, -1))
+        return at > 0 and version == _key(file.version) and self._row(at).get("crc32") == crc32(file.name)
+
+    def add(self, file: XrayFile, row: dict[str, Any], crc32: int) -> None:
+        """Writes a row and the checksum of the image's output at once. Columns that are missing in `row` are empty."""
         row = dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": []} | row
-        at = self._write(row | {"version": file.version})
+        at = self._write(row | {"version": file.version, "crc32": crc32})
         self._lines[_key(file.name)] = _key(file.version), -at if row["error"] else at
 
     def _write(self, row: dict[str, Any]) -> int:
@@ -148,19 +137,22 @@ class PredictionLog:
         """One of each file; of one that was changed after it was predicted, that of its earlier content."""
         for file in files:
             if found := self._lines.get(_key(file.name)):
-                self._file.seek(abs(found[1]))
-                row = json.loads(self._file.readline())
-                del row["version"]
-                yield row
+                row = self._row(abs(found[1]))
+                yield {name: value for name, value in row.items() if name not in ("version", "crc32")}
             else:
                 late = "it was added while the others were predicted: start the same command again."
                 yield dict.fromkeys(COLUMNS) | {"input": file.name, "warnings": [], "error": late}
+
+    def _row(self, at: int) -> dict[str, Any]:
+        self._file.seek(at)
+        row: dict[str, Any] = json.loads(self._file.readline())
+        return row
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._open.close()
 
 
 def check_table(path: pathlib.Path) -> None:

@@ -17,12 +17,12 @@ from jaxunet.data.specs import LABELLED_IMAGES, image_size, spec_of
 from jaxunet.data.targets import TARGETS, answers_covid19
 from jaxunet.devices import replicas
 from jaxunet.models import torch_weights
-from jaxunet.models.averaging import Ensemble, Flipped
+from jaxunet.models.averaging import Ensemble, Flipped, Mean, mean_logits, portable_mean_logits
 from jaxunet.models.build import Forward, Network, build_model
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.runs import checks
+from jaxunet.runs import checks, config_file
 from jaxunet.runs.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxunet.runs.config_file import from_json, override, to_json
+from jaxunet.runs.config_file import check_origin, from_json, override, to_json
 from jaxunet.scoring.detection import Rule, rule_settings
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
@@ -37,7 +37,8 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
       checkpoint: "latest", "best" or a step.
 
     Raises:
-      UserError: if the checkpoint does not exist or is damaged, or the run learnt classes instead of masks.
+      UserError: if the checkpoint does not exist or is damaged, the run learnt classes instead of masks, or its
+        `config.json` was edited.
     """
     checks.check(config, training=False)
     if config.dataset.name == LABELLED_IMAGES:
@@ -47,6 +48,7 @@ def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predi
     with Checkpoints(workdir, config.checkpoint) as checkpoints:
         step, best = checkpoints.resolve(checkpoint), checkpoints.best_step()
         try:
+            check_origin(config_file.load(workdir), {}, checkpoints.origin(step), workdir)
             variables = checkpoints.restore_weights(step)
             _check_tensors(variables, model, size, source=f"Checkpoint {step} in {workdir}")
         except DamagedCheckpoint as error:
@@ -74,12 +76,13 @@ def _rule_settings(config: ConfigDict) -> dict[str, Any]:
     return {key: settings[key] for key in ("image_size", "threshold", "flips")}
 
 
-def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) -> Predictor:
+def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path], mean: Mean = mean_logits) -> Predictor:
     """One predictor of the mean probability of several. It has the config and step of the first.
 
     Args:
       predictors: at least one; their networks can differ.
       workdirs: their folders, for the error message.
+      mean: one of averaging.py.
 
     Raises:
       UserError: if they were not trained for the same targets and image size.
@@ -95,7 +98,7 @@ def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path]) 
     return dataclasses.replace(
         first,
         best_step=None,
-        model=Ensemble(tuple(p.model for p in predictors)),
+        model=Ensemble(tuple(p.model for p in predictors), mean),
         variables={name: tuple(p.variables.get(name, {}) for p in predictors) for name in ("params", "batch_stats")},
         origin=f"the mean of {len(predictors)} runs",
         rule=dataclasses.replace(Rule.not_chosen(answers=first.answers_covid19), positive=first.rule.positive),
@@ -107,7 +110,8 @@ def portable(predictor: Predictor) -> Predictor:
     config = from_json(to_json(predictor.config))
     config.model.dtype, config.model.layout = "float32", "plain"
     model = build_model(config.model, config.dataset.targets, axis_name=None)
-    return dataclasses.replace(predictor, config=config, model=_forward(model, config))
+    forward = Flipped(model, portable_mean_logits) if config.eval.flips else model
+    return dataclasses.replace(predictor, config=config, model=forward)
 
 
 def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:

@@ -15,8 +15,6 @@ LOWEST_CONTRAST = 80  # gray levels between the 1st and 99th percentile
 DARKEST, BRIGHTEST = 50, 205  # mean gray level
 LEAST_LUNG = 0.05  # of the image
 CUT_LUNG = 0.15  # of one edge of the image
-INVERTED_BY = 5  # gray levels
-_STRIPS = ((0.2, 0.35), (0.45, 0.55), (0.65, 0.8))  # of the width: a lung, the spine, the other lung
 _NEIGHBOURS = np.ones((3, 3))  # pixels of a region share an edge or a corner
 _LUNG_SHARE = 0.1  # of all lung pixels: the smallest region that counts as a lung
 
@@ -125,27 +123,12 @@ def quality_warnings(image: np.ndarray, lung: np.ndarray | None) -> list[str]:
         found.append("very dark")
     if mean > BRIGHTEST:
         found.append("very bright")
-    if looks_inverted(image):
-        found.append("looks inverted")
     if lung is not None:
         if lung.mean() < LEAST_LUNG:
             found.append("hardly any lung found")
         elif max(edge.mean() for edge in (lung[0], lung[-1], lung[:, 0], lung[:, -1])) > CUT_LUNG:
             found.append("lung cut off by the edge of the image")
     return found
-
-
-def looks_inverted(image: np.ndarray) -> bool:
-    """Whether the middle of the chest is darker than both sides: in a negative, air is white and bone is black.
-
-    Args:
-      image: uint8 [H, W].
-    """
-    height, width = image.shape
-    rows = slice(int(0.4 * height), int(0.75 * height))
-    part = [image[rows, int(a * width) : max(int(b * width), int(a * width) + 1)] for a, b in _STRIPS]
-    left, middle, right = (float(p.mean()) if p.size else 0.0 for p in part)
-    return middle + INVERTED_BY < min(left, right)
 
 
 def _thinned(image: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """`--mode=serve`: a web page that shows the prediction of an X-ray. Called by commands.py.
 
-The page is `serve.html`. It sends an X-ray as the body of a POST, without its name, and gets JSON back. The X-ray is in
-memory until then. The server writes, logs and keeps nothing of it.
+The page is `serve.html`, see page.py. It sends an X-ray as the body of a POST, without its name, and gets JSON back.
+The X-ray is in memory until then. The server writes, logs and keeps nothing of it.
 """
 
 import base64
@@ -9,7 +9,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import pathlib
 import signal
 import socket
 import sys
@@ -23,20 +22,19 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.data.targets import finding
-from jaxunet.prediction import overlay, web_guard
+from jaxunet.prediction import api_description, overlay, page, web_guard
+from jaxunet.prediction.api_description import PNG, RLE
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
 
 try:
     import flask
     import waitress
     from werkzeug.exceptions import HTTPException
+
+    from jaxunet.prediction import connections
 except ImportError as error:
     raise UserError("--mode=serve needs Flask and waitress: pip install 'jaxunet[serve]'.") from error
 
-TEMPLATE = pathlib.Path(__file__).with_name("serve.html")
-MAX_BYTES = 64 * 2**20  # of an X-ray; a detector writes 8 to 30 MiB
 _IN_MEMORY = 2**31  # bytes; waitress writes larger uploads to a temporary file
 
 
@@ -61,12 +59,13 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
             app,
             sockets=[listener],
             threads=4,  # each may hold a second copy of its upload
-            connection_limit=12,  # waitress uses two itself; uploads are in memory before the sender is checked
-            max_request_body_size=MAX_BYTES + 1,
+            max_request_body_size=page.MAX_BYTES + 1,
             inbuf_overflow=_IN_MEMORY,
             outbuf_overflow=_IN_MEMORY,
             ident=None,
+            **connections.OPTIONS,
         )
+        server.channel_class = connections.Connection
         if not ipaddress.ip_address(address).is_loopback:
             warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
             print(warning, file=sys.stderr, flush=True)
@@ -101,16 +100,17 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> flask.Flask:
-    """The web application: GET / is the page, GET /network describes the network, POST /predict predicts an X-ray.
+    """The web application: GET / is the page, GET /network describes the network, POST /predict predicts an X-ray,
+    GET /api describes both as OpenAPI.
 
     Args:
       predictor, host: as for `serve`.
       address: IP address that it listens at.
     """
     app = flask.Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
-    page = TEMPLATE.read_text(encoding="utf-8")
-    headers = web_guard.response_headers(page)
+    app.config["MAX_CONTENT_LENGTH"] = page.MAX_BYTES
+    text = page.TEMPLATE.read_text(encoding="utf-8")
+    headers = web_guard.response_headers(text)
     worker = ThreadPoolExecutor(1, "predict")  # one X-ray at a time
 
     @app.before_request
@@ -124,12 +124,13 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
         return response
 
     @app.errorhandler(Exception)
-    def refuse(error: Exception) -> tuple[dict[str, str], int]:
+    def refuse(error: Exception) -> tuple[dict[str, str], int] | tuple[dict[str, str], int, dict[str, str]]:
         if isinstance(error, UserError):
             return {"error": str(error)}, 400
         if isinstance(error, HTTPException):
-            too_large = f"the file has more than {MAX_BYTES // 2**20} MiB."
-            return {"error": too_large if error.code == 413 else str(error.description)}, error.code or 500
+            too_large = f"the file has more than {page.MAX_BYTES // 2**20} MiB."
+            allowed = {"Allow": ", ".join(methods)} if (methods := getattr(error, "valid_methods", None)) else {}
+            return {"error": too_large if error.code == 413 else str(error.description)}, error.code or 500, allowed
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             return {"error": "there is not enough memory for this X-ray."}, 413
         where = traceback.extract_tb(error.__traceback__)[-1]  # without its message: it can quote the file
@@ -138,52 +139,53 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
 
     @app.get("/")
     def show_page() -> flask.Response:
-        return flask.Response(page, mimetype="text/html")
+        return flask.Response(text, mimetype="text/html")
 
     @app.get("/network")
     def show_network() -> dict[str, Any]:
-        return {
-            "network": predictor.config.model.name,
-            "step": predictor.step,
-            "targets": predictor.targets,
-            "image_size": predictor.image_size,
-            "threshold": predictor.threshold,
-            "flips": predictor.config.eval.flips,
-            "rule": predictor.rule.to_dict(),
-            "gate": predictor.gate,
-            "resembles": RESEMBLES,
-            "elsewhere": ELSEWHERE if predictor.answers_covid19 else "",
-            "max_bytes": MAX_BYTES,
-            "finding": finding(predictor.records),
-            "colours": {name: record.colour for name, record in predictor.records.items()},
-        }
+        return page.facts(predictor)
+
+    @app.get("/api")
+    def show_api() -> dict[str, Any]:
+        return api_description.describe()
 
     @app.post("/predict")
     def predict() -> dict[str, Any]:
-        data = flask.request.get_data(cache=False)
-        return worker.submit(answer, predictor, data).result()
+        data, masks = flask.request.get_data(cache=False), flask.request.args.get("masks", PNG)
+        if masks not in (PNG, RLE):
+            raise UserError(f"masks is {PNG} or {RLE}.")
+        return worker.submit(answer, predictor, data, runs=masks == RLE).result()
 
     return app
 
 
-def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
+def answer(predictor: Predictor, data: bytes, *, runs: bool = False) -> dict[str, Any]:
     """The answer for one file: numbers as in `predictions.json`, pictures as base64 of PNG.
 
-    `xray` and `layers` are reduced as in `Prediction.overlay`; `masks` have the size of the X-ray.
+    `xray` and `layers` are reduced as in `Prediction.overlay`; `masks` have the size of the X-ray. With `runs`, they
+    are run lengths, and there are no pictures.
 
     Raises:
       UserError: if the file cannot be used.
     """
     found = predictor.predict(data)
+    said = {"row": found.row, "refusal": found.refusal, "mirrored": found.xray.mirrored}
+    if runs:
+        return {**said, "masks": {target: run_lengths(mask) for target, mask in found.masks.items()}}
     picture, layers = overlay.layers(found.xray.pixels, found.masks)
     return {
-        "row": found.row,
-        "refusal": found.refusal,
-        "mirrored": found.xray.mirrored,
+        **said,
         "xray": _base64_png(picture),
         "layers": {target: _base64_png(layer) for target, layer in layers.items()},
         "masks": {target: _base64_png(mask.astype(np.uint8) * 255) for target, mask in found.masks.items()},
     }
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
+    """A mask bool [H, W] as COCO's uncompressed run lengths: column by column, the first run outside the mask."""
+    flat = mask.T.ravel()
+    borders = np.flatnonzero(np.diff(flat, prepend=False))
+    return {"size": list(mask.shape), "counts": np.diff(borders, prepend=0, append=flat.size).tolist()}
 
 
 def _base64_png(pixels: np.ndarray) -> str:

@@ -1,12 +1,12 @@
 """Protects the page of a local server: which requests it answers, and what the browser lets the page do."""
 
-import base64
-import hashlib
 import ipaddress
 import re
 import socket
 import urllib.parse
 from collections.abc import Mapping
+
+from jaxunet.prediction.page import hash_source
 
 SENT_BY = "X-Jaxunet"  # pages of other sites cannot send this header
 
@@ -28,14 +28,15 @@ def refusal(method: str, headers: Mapping[str, str], host: str, address: str) ->
         return f"this page answers to --host={host} and localhost only."
     if method not in ("GET", "HEAD"):
         origin = headers.get("Origin")
-        if headers.get(SENT_BY) != "1" or (origin is not None and urllib.parse.urlsplit(origin).netloc != name):
+        if headers.get(SENT_BY) != "1" or (origin is not None and origin not in (f"http://{name}", f"https://{name}")):
             return "only the page itself may send X-rays."
     return None
 
 
 def _is_ours(name: str, host: str, address: str) -> bool:
     try:
-        name = urllib.parse.urlsplit(f"//{name}").hostname or ""  # without the port: a tunnel changes it
+        parts = urllib.parse.urlsplit(f"//{name}")
+        name, _ = parts.hostname or "", parts.port  # any port: a tunnel changes it
     except ValueError:
         return False
     if name in ("localhost", "127.0.0.1", "::1", host.lower()):
@@ -57,7 +58,7 @@ def response_headers(page: str) -> dict[str, str]:
     policy = ["default-src 'none'", "img-src data:", "connect-src 'self'", "base-uri 'none'", "form-action 'none'"]
     for tag in ("script", "style"):
         (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        policy.append(f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
+        policy.append(f"{tag}-src {hash_source(text)}")
     return {
         "Cache-Control": "no-store",
         "Content-Security-Policy": "; ".join([*policy, "frame-ancestors 'none'"]),

@@ -1,14 +1,12 @@
-"""`--mode=preflight`: memory, work and speed bounds of a config on a TPU slice that is not there.
+"""`--mode=preflight`: memory, work and speed bounds of a config on accelerators that are not there.
 
-The TPU compiler (libtpu, the extra `[tpu]`) compiles the config's training and evaluation steps for the named topology;
-nothing runs. One step is compiled instead of a loop of many: the compiler's figures count a loop's body once. Memory
-and work are the compiler's figures. Memory traffic is read from its program. Times are work and traffic divided by the
-chip's peak rates: bounds, not measurements.
+The compiler for TPUs (the extra `[tpu]`) or GPUs (`[cuda12]`) compiles the config's training and evaluation steps for
+the named topology; nothing runs. Memory, and for TPUs work, are the compiler's figures. Memory traffic, and for GPUs
+work, are read from its program. Times are work and traffic divided by the chip's peak rates: bounds, not measurements.
 """
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import os
 import pathlib
@@ -27,7 +25,8 @@ from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 from jaxunet.devices import peak_rates, replicas
 from jaxunet.devices.replicas import AXIS
 from jaxunet.models.build import build_model
-from jaxunet.preflight import hlo, roofline
+from jaxunet.preflight import hlo, roofline, slices
+from jaxunet.preflight.traffic import memory_traffic
 from jaxunet.runs import checks
 from jaxunet.runs.config_file import from_json, to_json
 from jaxunet.scoring.counts import batch_dice
@@ -45,41 +44,45 @@ def preflight(
 
     Args:
       config: of a segmentation run.
-      topologies: names such as "v5e:2x2", or "local" (or "cpu") for the devices present.
+      topologies: names such as "v5e:2x2" or "h100:8", or "local" (or "cpu") for the devices present.
       workdir: a folder, or None.
       batch_per_chip: images per step and chip; 0 divides `config.train.batch_size` over the chips.
 
     Raises:
-      UserError: for an unknown topology, or if libtpu is not installed.
+      UserError: for an unknown topology, or if its compiler is not installed.
     """
     if not topologies:
-        raise UserError("--topology is missing: name slices, such as --topology=v5e:1x1,v5e:2x2, or local.")
+        raise UserError("--topology is missing: name accelerators, such as --topology=v5e:2x2,h100:8, or local.")
     if "local" not in topologies:
-        jax.config.update("jax_platforms", "cpu")  # libtpu shall compile, and not look for a TPU
+        jax.config.update("jax_platforms", "cpu")  # compilers shall compile, and not look for chips
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several processes may compile at the same time
     checks.check(config, training=False)
     if config.dataset.name == LABELLED_IMAGES:
         raise UserError("--mode=preflight is for segmentation: choose a config whose network predicts masks.")
-    slices = {name: _devices(name) for name in topologies}  # check all names first: compiling takes minutes
+    found = {name: slices.devices(name) for name in topologies}  # check all names first: compiling takes minutes
     results = {}
-    for name, devices in slices.items():
+    for name, devices in found.items():
         chip = peak_rates.peak(devices[0].device_kind)
         per_chip = _batch_per_chip(config, name, len(devices), batch_per_chip)
         here = from_json(to_json(config))
-        accelerator = devices[0].platform != "cpu"  # "auto" would choose for this machine, not for the slice
+        platform = devices[0].platform  # "auto" would choose for this machine, not for the slice
         if here.model.dtype == "auto":
-            here.model.dtype = "bfloat16" if accelerator else "float32"
+            here.model.dtype = "float32" if platform == "cpu" else "bfloat16"
         if here.model.layout == "auto":
-            here.model.layout = "patches" if accelerator else "plain"
+            here.model.layout = "patches" if platform == "tpu" else "plain"
         print(f"{name}: {len(devices)} x {devices[0].device_kind}, {per_chip} images per chip; compiling", flush=True)
-        programs = {"train": _lower_train(here, devices, per_chip), "eval": _lower_eval(here, devices, per_chip)}
+        lowered = {"train": _lower_train(here, devices, per_chip), "eval": _lower_eval(here, devices, per_chip)}
         results[name] = {
             "chips": len(devices),
             "device_kind": devices[0].device_kind,
             "batch_per_chip": per_chip,
             "peak_rates": dataclasses.asdict(chip) if chip else None,
-            **{kind: _examine(lowered, len(devices), per_chip, chip) for kind, lowered in programs.items()},
+            **{kind: _examine(program, len(devices), per_chip, chip) for kind, program in lowered.items()},
         }
+        if chip and "flops_per_image" in results[name]["train"]:
+            state = _bytes(lowered["train"].in_avals[0][0])
+            own = config.train.batch_size / len(devices)
+            results[name]["train"] |= roofline.batches(results[name]["train"], chip, per_chip, state=state, own=own)
         print(roofline.table(results[name]), flush=True)
     if workdir:
         write_atomically(workdir / "preflight.json", json.dumps(results, indent=2) + "\n")
@@ -98,32 +101,11 @@ def _batch_per_chip(config: ConfigDict, topology: str, chips: int, batch_per_chi
     return batch // chips
 
 
-def _devices(topology: str) -> list[jax.Device]:
-    if topology in ("local", "cpu"):
-        return jax.devices()
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(f"--topology={topology} needs the TPU compiler: pip install 'jaxunet[tpu]' (on any Linux).")
-    from jax.experimental import topologies
-
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server of a TPU VM
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    options: dict[str, Any] = {}
-    if topology.startswith("v4"):
-        options["chip_config_name"] = "megacore"  # one device per chip, as on TPU VMs
-    if set(topology.partition(":")[2].split("x")) == {"1"}:
-        options["chips_per_host_bounds"] = [1, 1, 1]  # newer compilers require it
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
-    except Exception as error:  # the plug-in raises many types
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"--topology={topology} is not known to the TPU compiler ({reason}): use a name such as v5e:2x2 or v6e:4x4."
-        ) from error
-
-
 def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -> jax.stages.Lowered:
-    """One training step, on resident arrays of the published size or on a batch from the host."""
+    """One training step, on resident arrays of the published size or on a batch from the host.
+
+    For GPUs it is the loop of several steps, because there the loop changes the form of the state (flat.py).
+    """
     targets, images, size = config.dataset.targets, train_images(config.dataset), image_size(config.dataset)
     model = build_model(config.model, targets, axis_name=AXIS if config.model.bn_sync else None)
     tx = build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
@@ -137,9 +119,8 @@ def _lower_train(config: ConfigDict, devices: list[jax.Device], per_chip: int) -
     if not programs.is_resident(config, images, shape):
         program = programs.streamed_program(step, make_batch, batch_size=batch, devices=devices)
         return program.lower(state, _raw((len(devices), per_chip), size, targets), replicas)
-    program = programs.resident_program(
-        step, make_batch, seed=config.seed, batch_size=batch, num_examples=images, max_steps=1, devices=devices
-    )
+    sizes = {"batch_size": batch, "num_examples": images, "max_steps": 2 if devices[0].platform == "gpu" else 1}
+    program = programs.resident_program(step, make_batch, seed=config.seed, **sizes, devices=devices)
     return program.lower(state, _raw((images,), size, targets), jax.ShapeDtypeStruct((), jnp.int32), replicas)
 
 
@@ -164,6 +145,10 @@ def _raw(leading: tuple[int, ...], size: int, targets: Sequence[str]) -> dict[st
     return raw | ({COVID19: jax.ShapeDtypeStruct(leading, jnp.uint8)} if answers_covid19(targets) else {})
 
 
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_rates.Peak | None) -> dict[str, Any]:
     """Compiles the program. Figures are bytes, FLOPs and seconds, per chip and step unless the key says per image."""
     start = time.perf_counter()
@@ -174,17 +159,19 @@ def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_
             raise
         return {"compile_seconds": round(time.perf_counter() - start, 1), **roofline.too_large(str(error), per_chip)}
     seconds = time.perf_counter() - start
-    cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
-    assert cost is not None  # CPUs, GPUs and TPUs give all three
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None
     assert text is not None
+    text = hlo.step_of_loop(text)
+    moved = memory_traffic(text)
+    cost = compiled.cost_analysis() or {"flops": hlo.arithmetic(text), "bytes accessed": moved}  # GPUs give None
     fixed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     fixed += memory.generated_code_size_in_bytes
     result: dict[str, Any] = {
         "compile_seconds": round(seconds, 1),
         "flops_per_image": cost.get("flops", 0.0) / per_chip,
         "bytes_per_image": cost.get("bytes accessed", 0.0) / per_chip,
-        "hbm_bytes_per_image": hlo.traffic(text) / per_chip,
+        "hbm_bytes_per_image": moved / per_chip,
         "temp_bytes_per_image": memory.temp_size_in_bytes / per_chip,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
@@ -192,6 +179,7 @@ def _examine(lowered: jax.stages.Lowered, chips: int, per_chip: int, chip: peak_
         "code_bytes": memory.generated_code_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "peak_bytes": fixed + memory.temp_size_in_bytes,
+        "kernels": hlo.kernels(text),
         "collectives": hlo.collectives(text),
         "padding": hlo.padding(text),
     }

@@ -23,18 +23,50 @@ def project(result: dict[str, Any], chip: Peak, *, chips: int, per_chip: int) ->
     compute = result["flops_per_image"] * per_chip / chip.flops
     traffic = result["hbm_bytes_per_image"] * per_chip / chip.bandwidth
     step = max(compute, traffic)
-    room = chip.memory - (result["peak_bytes"] - result["temp_bytes"])
-    scales = [n for n in _SCALES if n <= chip.joined]
+    usable = chip.usable * chip.memory
+    room = usable - (result["peak_bytes"] - result["temp_bytes"])
+    scales = sorted({n for n in _SCALES if n <= chip.joined} | {chips})
     exchanged = bool(result["collectives"])
-    exchange = {n: exchange_seconds(result["collectives"], chip, n) for n in {*scales, chips}}
+    exchange = {n: exchange_seconds(result["collectives"], chip, n) for n in scales}
     return {
-        "fits": result["peak_bytes"] <= chip.memory,
+        "fits": result["peak_bytes"] <= usable,
         "largest_batch_that_fits": max(int(room / result["temp_bytes_per_image"]), 0) if result["temp_bytes"] else None,
         "roofline_compute_seconds": compute,
         "roofline_memory_seconds": traffic,
         "collective_seconds": exchange[chips],
         "roofline_images_per_second_per_chip": per_chip / (step + exchange[chips]),
         "scaling_efficiency": {str(n): step / (step + exchange[n]) for n in scales} if exchanged else {},
+    }
+
+
+def batches(result: dict[str, Any], chip: Peak, per_chip: int, *, state: int, own: float) -> dict[str, Any]:
+    """How the speed of training depends on the batch.
+
+    Args:
+      result: figures at `per_chip` images per chip and step, with those of `project`.
+      chip: the peak rates.
+      per_chip: images per chip and step.
+      state: bytes of the training state. Each step reads and writes it once, whatever the batch.
+      own: images per chip and step by `config.train.batch_size`, maybe a fraction.
+
+    Returns:
+      `optimizer_bytes` per step; `own_batch_per_chip` and its bound of images per second and chip;
+      `bound_images_per_second_per_chip` of unlimited batches, and the smallest batch per chip that reaches 90 % of it.
+    """
+    fixed = 2.0 * state
+    compute = result["flops_per_image"] / chip.flops
+    moved = max(result["hbm_bytes_per_image"] - fixed / per_chip, 0.0)
+
+    def speed(n: float) -> float:
+        return n / (max(n * compute, (fixed + n * moved) / chip.bandwidth) + result["collective_seconds"])
+
+    bound = 1 / max(compute, moved / chip.bandwidth)
+    return {
+        "optimizer_bytes": fixed,
+        "own_batch_per_chip": own,
+        "own_batch_images_per_second_per_chip": speed(own),
+        "bound_images_per_second_per_chip": bound,
+        "batch_per_chip_for_90_percent": next((n for n in range(1, 4097) if speed(n) >= 0.9 * bound), None),
     }
 
 
@@ -96,23 +128,34 @@ def _program(kind: str, r: dict[str, Any], peak: dict[str, Any] | None, n: int) 
         advice = f"; about {largest} images per chip may fit" if largest else ""
         return [f"  {kind}: DOES NOT FIT{advice}. The compiler says: {r['reason']}"]
     lines = [
-        f"  {kind}: {r['flops_per_image'] / 1e9:.1f} GFLOP and {r['bytes_per_image'] / 1e6:.0f} MB accessed per image, "
-        f"{r['hbm_bytes_per_image'] / 1e6:.0f} MB of it in memory, the rest on the chip; compiled in "
-        f"{r['compile_seconds']:.0f} s",
+        f"  {kind}: {r['flops_per_image'] / 1e9:.1f} GFLOP and {r['hbm_bytes_per_image'] / 1e6:.0f} MB of memory "
+        f"traffic per image; {r['kernels']:,} operations per step; compiled in {r['compile_seconds']:.0f} s",
         f"    memory: {r['peak_bytes'] / 1e9:.2f} GB = arguments {r['argument_bytes'] / 1e9:.2f} + temporaries "
         f"{r['temp_bytes'] / 1e9:.2f} ({r['temp_bytes_per_image'] / 1e6:.0f} MB per image) + outputs not in place "
         f"{(r['output_bytes'] - r['alias_bytes']) / 1e9:.2f} + code {r['code_bytes'] / 1e9:.2f}",
     ]
     if peak:
+        share = f", the {peak['usable']:.0%} of the memory that JAX takes" if peak["usable"] < 1 else ""
         verdict, largest = "fits" if r["fits"] else "DOES NOT FIT", r["largest_batch_that_fits"]
         about = f"; about {largest} images per chip would fit (temporaries grow with the batch)" if largest else ""
         lines += [
-            f"    {verdict} in {peak['memory'] / 1e9:.0f} GB{about}",
+            f"    {verdict} in {peak['usable'] * peak['memory'] / 1e9:.0f} GB{share}{about}",
             f"    at least {1e3 * r['roofline_compute_seconds'] / n:.3f} ms of arithmetic and "
             f"{1e3 * r['roofline_memory_seconds'] / n:.3f} ms of memory traffic per image: at most "
             f"{r['roofline_images_per_second_per_chip']:,.0f} images/s per chip",
         ]
-    lines += [f"    {c['count']} x {name}, {c['bytes'] / 1e6:.1f} MB" for name, c in r["collectives"].items()]
+    if "optimizer_bytes" in r:
+        enough, own, fixed = r["batch_per_chip_for_90_percent"], r["own_batch_per_chip"], r["optimizer_bytes"] / 1e6
+        lines.append(
+            f"    config.train.batch_size: {own:g} images per chip, which spend {fixed / own:,.0f} MB each on the "
+            f"optimizer; at most {r['own_batch_images_per_second_per_chip']:,.0f} images/s per chip. "
+            + (f"{enough} or more" if enough else "No number of images up to 4,096")
+            + f" reach 90 % of the bound, {r['bound_images_per_second_per_chip']:,.0f}"
+        )
+    lines += [
+        f"    {c['count']} x {name}, {c['bytes'] / 1e6:.1f} MB; the chip waits for {c['blocking']}"
+        for name, c in r["collectives"].items()
+    ]
     if r.get("scaling_efficiency"):
         shares = ", ".join(f"{n} chips {100 * e:.1f} %" for n, e in r["scaling_efficiency"].items())
         lines.append(f"    exchange {1e3 * r['collective_seconds']:.2f} ms per step; scaling without overlap: {shares}")

@@ -109,7 +109,7 @@ class Checkpoints:
                     self._move_over(step, self._folder(step, _REPLACED))
             self._manager.reload()
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(replicas.to_global(state)),  # several processes write it together
+            state=ocp.args.StandardSave(state),  # several processes write it together
             config=ocp.args.JsonSave(config.to_dict()),
             crc32=ocp.args.JsonSave(_checksums(state)),
             progress=ocp.args.JsonSave(progress),
@@ -224,7 +224,7 @@ class Checkpoints:
             restored = self._manager.restore(step, args=args)
         except Exception as error:  # damaged files raise many kinds of errors in Orbax and TensorStore
             raise self._damaged(step, str(error)) from error
-        return self._checked(step, replicas.to_local(restored.state), restored.crc32)
+        return self._checked(step, restored.state, restored.crc32)
 
     def restore_weights(self, step: int) -> dict[str, Any]:
         """`{"params", "batch_stats"}` of any network, averaged over steps if the run kept averages. Needs no config."""
@@ -241,7 +241,7 @@ class Checkpoints:
             checksums = self._manager.restore(step, args=ocp.args.Composite(crc32=ocp.args.JsonRestore())).crc32
         except Exception as error:
             raise self._damaged(step, str(error)) from error
-        weights = self._checked(step, replicas.to_local(restored), checksums)
+        weights = self._checked(step, restored, checksums)
         return {name.removeprefix("ema_"): tree for name, tree in weights.items()}
 
     def _folder(self, step: int, suffix: str = "") -> epath.Path:

@@ -66,6 +66,9 @@ def _check_dataset(config: ConfigDict) -> None:
             )
     if answers_covid19(targets):
         _check_covid19(config, targets)
+    inside = config.model.answer_inside
+    if inside and (inside not in masks or not answers_covid19(targets)):
+        raise UserError(f"config.model.answer_inside={inside!r} needs this mask and {COVID19!r} in dataset.targets.")
 
 
 def _check_covid19(config: ConfigDict, targets: tuple[str, ...]) -> None:
@@ -114,8 +117,9 @@ def _check_training(config: ConfigDict) -> None:
     if config.init.weights and not NETWORKS[config.model.name].torch_modules:
         able = " and ".join(name for name, network in NETWORKS.items() if network.torch_modules)
         raise UserError(f"config.init.weights is for {able}: clear it, or change config.model.name.")
-    if config.init.weights == "imagenet" and (config.model.name, config.model.depth) != ("resnet_unet", 101):
-        raise UserError("config.init.weights='imagenet' is for config.model.name='resnet_unet' of depth 101.")
+    if config.init.weights == "imagenet" and not NETWORKS[config.model.name].imagenet:
+        able = " and ".join(name for name, network in NETWORKS.items() if network.imagenet)
+        raise UserError(f"config.init.weights='imagenet' is for {able}: change config.model.name.")
     if config.optimizer.name == "adam" and config.optimizer.weight_decay:
         raise UserError(
             "config.optimizer.name='adam' has no weight decay: use 'adamw', or set config.optimizer.weight_decay=0."

@@ -137,11 +137,14 @@ _ROWS = (
     Setting("augment.contrast", float, at_least=0, below=1),
     Setting("augment.brightness", float, at_least=0),
     Setting("augment.noise_std", float, at_least=0),
+    Setting("augment.degrade", float, at_least=0, at_most=1, since=0.0),
 
     Setting("model.name", choices=_networks),
     Setting("model.channels", tuple, valid=_widths, words="a tuple of 1 to 8 whole numbers from 1 to 4096"),
     Setting("model.stem", choices=(1, 2, 4), was="model.patch"),
     Setting("model.depth", choices=(18, 34, 50, 101, 152)),
+    Setting("model.lite", int, choices=(0, 1, 2), since=0),
+    Setting("model.answer_inside", str, since=""),
     Setting("model.input_mean", float),
     Setting("model.input_std", float, above=0),
     Setting("model.layout", choices=("auto", "plain", "patches")),
@@ -193,7 +196,11 @@ _ROWS = (
             since=(2.0, 5.0)),
     Setting("eval.flips", bool, free=True, since=False),
     Setting("eval.gate", bool, free=True, since=False, kept=False),
+    Setting("eval.corruptions", bool, free=True, since=False, kept=False),
     Setting("eval.report", bool, free=True, since=True),
+
+    Setting("predict.keep_patient", bool, free=True, since=False, kept=False),
+    Setting("predict.report", bool, free=True, since=False, kept=False),
 
     Setting("profile", bool, free=True),
 

@@ -41,6 +41,12 @@ def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
     return jnp.stack([c.sum(axis=(1, 2), dtype=jnp.int32) for c in counts], axis=-1)
 
 
+def confusion(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`pixel_counts` on the host: bool [..., H, W], both, -> int64 [..., 4]."""
+    counts = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
+    return np.stack([c.sum(axis=(-2, -1)) for c in counts], axis=-1)
+
+
 def histogram(logits: Array, mask: Array) -> Array:
     """Pixels of each image and class by probability and truth, for the choice of thresholds and calibration.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import pathlib
 import re
 from typing import Any
@@ -13,12 +14,13 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.core.files import local_path, locate
-from jaxunet.models import torch_weights
+from jaxunet.models import efficientnet_unet, torch_weights
+from jaxunet.models.build import NETWORKS
 from jaxunet.runs import config_file
 from jaxunet.runs.checkpoint import Checkpoints
 from jaxunet.training.state import TrainState
 
-IMAGENET_REPOSITORY, IMAGENET_FILE = "timm/resnet101.tv_in1k", "model.safetensors"
+_HUB_FILE = "model.safetensors"
 
 
 def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
@@ -62,13 +64,16 @@ def _from_run(workdir: pathlib.Path, variables: Any) -> tuple[Any, str]:
 
 
 def weights_file(config: ConfigDict) -> pathlib.Path:
-    """The file that `config.init.weights` names. "imagenet" is downloaded if needed.
+    """The file that `config.init.weights` names. "imagenet" is that of a package, or is downloaded if needed.
 
     Raises:
       WeightsUnavailable: if the file does not exist, or cannot be downloaded.
     """
     if config.init.weights == "imagenet":
-        return _download_imagenet()
+        imagenet = NETWORKS[config.model.name].imagenet
+        assert imagenet  # checks.py sees to it
+        source = imagenet.source(config.model)
+        return _download(source) if "/" in source else package_file(source)
     path = local_path(config.init.weights)
     if not path.is_file():
         raise WeightsUnavailable(f"config.init.weights={path} does not exist: give a .safetensors or .pth file.")
@@ -76,18 +81,37 @@ def weights_file(config: ConfigDict) -> pathlib.Path:
 
 
 def _from_weights(config: ConfigDict, variables: Any) -> tuple[Any, str]:
-    source = config.init.weights
+    source, network = config.init.weights, NETWORKS[config.model.name]
     tensors = torch_weights.read_tensors(weights_file(config))
-    encoder_only = config.model.name == "resnet_unet" and not any(n.startswith("decoder.") for n in tensors)
+    if config.model.name == "efficientnet_unet":
+        names = efficientnet_unet.timm_names(list(tensors), config.model.lite)
+        tensors = {names[name]: value for name, value in tensors.items()}
+    encoder_only = bool(network.imagenet) and not any(n.startswith("decoder.") for n in tensors)
     variables = torch_weights.from_torch(
         tensors, variables, config.model.name, source=source, encoder_only=encoder_only
     )
-    if encoder_only:
-        variables = torch_weights.fold_rgb_stem(variables, mean=config.model.input_mean, std=config.model.input_std)
+    if network.imagenet and encoder_only:
+        model = config.model
+        variables = torch_weights.fold_rgb_stem(variables, network.imagenet, mean=model.input_mean, std=model.input_std)
     return variables, f"{'encoder ' if encoder_only else ''}from {source}"
 
 
-def _download_imagenet() -> pathlib.Path:
+def package_file(package: str) -> pathlib.Path:
+    """The one .pth file of an installed package."""
+    try:
+        found = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise WeightsUnavailable(
+            f"config.init.weights='imagenet' needs the package {package}: pip install {package}==0.1.0, or give its "
+            f".pth file with --config.init.weights=FILE.pth."
+        ) from error
+    files = [pathlib.Path(str(file.locate())) for file in found if file.suffix == ".pth"]
+    if len(files) != 1 or not files[0].is_file():
+        raise WeightsUnavailable(f"The installed package {package} has lost its .pth file: install it again.")
+    return files[0]
+
+
+def _download(repository: str) -> pathlib.Path:
     """Downloads the file once into the hub's cache. Its SHA-256 must be the one that the hub names it by."""
     try:
         import huggingface_hub
@@ -96,11 +120,11 @@ def _download_imagenet() -> pathlib.Path:
             "config.init.weights='imagenet' needs the Hugging Face client: pip install 'jaxunet[weights]'."
         ) from error
     try:
-        path = pathlib.Path(huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, IMAGENET_FILE))
+        path = pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE))
     except Exception as error:  # its HTTP client raises many types when offline
         raise WeightsUnavailable(
-            f"{IMAGENET_FILE} of huggingface.co/{IMAGENET_REPOSITORY} (179 MB) could not be fetched: download it on "
-            f"another machine, and give its path with --config.init.weights=FILE.safetensors."
+            f"{_HUB_FILE} of huggingface.co/{repository} could not be fetched: download it on another machine, and "
+            f"give its path with --config.init.weights=FILE.safetensors."
         ) from error
     content = path.resolve()  # in the cache, a large file's name is its SHA-256
     if re.fullmatch(r"[0-9a-f]{64}", content.name):

@@ -19,12 +19,13 @@ from jaxunet.data.targets import mask_targets
 from jaxunet.devices import replicas
 from jaxunet.models.build import Network
 from jaxunet.scoring.losses import LossFn
+from jaxunet.training.flat import flatten_state, unflatten_state
 from jaxunet.training.optimizer import Durations
 from jaxunet.training.progress import Progress
 from jaxunet.training.state import TrainState
 from jaxunet.training.step import Batch, Metrics, augmented_batch, train_step
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]  # (state, batch), and maybe `flat_like`
 MakeBatch = Callable[[RawBatch, Array], Batch]
 Advance = Callable[[TrainState, int, Progress], TrainState]
 
@@ -61,21 +62,26 @@ def resident_program(
     devices = devices or replicas.replica_devices()
     per_device = batch_size // len(devices)
     epochs = -(-max_steps * batch_size // num_examples) + 1  # the most that one call can touch
+    flat = max_steps > 1 and devices[0].platform == "gpu"
 
     def run(state: TrainState, arrays: RawBatch, n: Array, replica: Array) -> tuple[TrainState, Metrics]:
         first_epoch = state.step * batch_size // num_examples
         order = order_of_epochs(seed, first_epoch, epochs, num_examples)
 
+        like = state if flat else None
+        state = flatten_state(state) if flat else state
+
         def one(_: Any, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, totals = carry
             positions = state.step * batch_size + replica * per_device + jnp.arange(per_device, dtype=jnp.int32)
             raw = batches.gather(arrays, order[positions - first_epoch * num_examples])
-            new_state, metrics = step_fn(state, make_batch(raw, positions))
+            new_state, metrics = step_fn(state, make_batch(raw, positions), **({"flat_like": like} if like else {}))
             return new_state, _add(totals, metrics, state.step)
 
         if max_steps == 1:  # no loop: XLA's CPU backend runs convolutions in a loop body about 25 times slower
             return one(0, (state, _zero_totals()))
-        return jax.lax.fori_loop(0, n, one, (state, _zero_totals()))
+        state, totals = jax.lax.fori_loop(0, n, one, (state, _zero_totals()))
+        return (unflatten_state(state, like) if like else state), totals
 
     return replicas.map_replicas(run, in_axes=(None, None, None, 0), devices=devices)
 

@@ -14,6 +14,7 @@ from jaxunet.data.augment import augment_batch
 from jaxunet.data.examples import RawBatch
 from jaxunet.models.build import Network, predict_step, without_patches
 from jaxunet.scoring.losses import LossFn
+from jaxunet.training.flat import flatten, unflatten
 from jaxunet.training.state import TrainState
 
 Batch = dict[str, Any]
@@ -31,6 +32,7 @@ def train_step(
     accumulate_steps: int = 1,
     ema_decay: float = 0.0,
     reduce: Callable[[Any], Any] = lambda tree: tree,
+    flat_like: TrainState | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step.
 
@@ -44,6 +46,7 @@ def train_step(
       accumulate_steps: number of equal parts of the batch that are computed one after the other.
       ema_decay: decay of the averaged weights; 0 keeps no averages.
       reduce: pytree -> its mean over replicas; the identity for one replica.
+      flat_like: shapes of the state that `state` is the flat form of (flat.py); None if it has its usual form.
 
     Returns:
       The next state, and float32 scalars: `loss`, `grad_norm`, `score_sum` and `score_count`. For a mean over several
@@ -56,15 +59,17 @@ def train_step(
         score = score_fn(outputs, part["target"])
         return loss_fn(outputs, part["target"]).mean(), (updates.get("batch_stats", {}), score)
 
+    params, batch_stats, totals = state.params, state.batch_stats, None
+    if flat_like:
+        params, batch_stats = unflatten(params, flat_like.params), unflatten(batch_stats, flat_like.batch_stats)
     # A Python loop, not lax.scan: XLA's CPU backend runs convolutions in a loop body about 25 times slower.
-    batch_stats, totals = state.batch_stats, None
     for part in _split(batch, accumulate_steps):
-        (loss, (batch_stats, score)), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(
-            state.params, batch_stats, part
-        )
+        (loss, (batch_stats, score)), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(params, batch_stats, part)
         part_totals = (grads, loss, score)
         totals = part_totals if totals is None else jax.tree.map(jnp.add, totals, part_totals)
     grads, loss, score = jax.tree.map(lambda x: x / accumulate_steps, totals)
+    if flat_like:
+        grads, batch_stats = flatten(grads), flatten(batch_stats)
     grads, loss, score, batch_stats = reduce((grads, loss, score, batch_stats))
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -18,7 +18,7 @@ class Placement:
     columns: int
 
 
-def fit(image: np.ndarray, size: int) -> tuple[np.ndarray, Placement]:
+def fit(image: np.ndarray, size: int, aspect: float = 1.0) -> tuple[np.ndarray, Placement]:
     """Scales an image, its aspect kept, to a square with black margins.
 
     Where the scale is 1/k, every k x k pixels become their mean, as in training (`config.dataset.image_size`); else
@@ -27,13 +27,14 @@ def fit(image: np.ndarray, size: int) -> tuple[np.ndarray, Placement]:
     Args:
       image: uint8 [H, W].
       size: S, pixels per side of the square.
+      aspect: height of a pixel over its width; in the square, it is 1.
 
     Returns:
       uint8 [S, S], the very same pixels where H = W = S; and where the image lies in it.
     """
     height, width = image.shape
-    scale = size / max(height, width)
-    rows, columns = (min(size, max(1, round(n * scale))) for n in (height, width))
+    scale = size / max(height * aspect, width)
+    rows, columns = (min(size, max(1, round(n * scale))) for n in (height * aspect, width))
     top, left = (size - rows) // 2, (size - columns) // 2
     if (rows, columns) != (height, width):
         whole = height % rows == 0 and width % columns == 0

@@ -25,19 +25,25 @@ class Xray:
       pixels: uint8 [H, W], upright; white is dense.
       spacing_mm: height and width of a pixel, where the file says them.
       spacing_from: the DICOM attribute that says them.
+      aspect: height of a pixel over its width, by a DICOM file.
       mirrored: whether the patient's left is at the left of the image; it is at the right otherwise.
       notes: sentences about what is unusual in the file.
       other: those of `notes` by which it is no frontal chest X-ray.
       header: of a DICOM file, what a segmentation has to say about it; no name, number or date of the patient.
+      patient: of a DICOM file, who was examined and when, if that was asked for.
+      moves: how the stored picture was brought upright, for `orientation.as_stored`.
     """
 
     pixels: np.ndarray
     spacing_mm: tuple[float, float] | None = None
     spacing_from: str = ""
+    aspect: float = 1.0
     mirrored: bool = False
     notes: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
     header: Any = None
+    patient: Any = None
+    moves: tuple[bool, bool, bool] = (False, False, False)
 
 
 def check_size(height: int, width: int) -> None:

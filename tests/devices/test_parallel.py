@@ -1,6 +1,7 @@
 """Two simulated devices must train like one, and stay identical."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from configs import default
 from jaxunet.data.order import order_of_epochs
-from jaxunet.devices import replicas
+from jaxunet.devices import processes, replicas
 from jaxunet.models.build import build_model
 from jaxunet.scoring.counts import batch_dice
 from jaxunet.scoring.losses import build_loss
@@ -259,9 +260,41 @@ def test_unsynchronised_statistics_still_give_one_state(arrays):
     replicas.assert_replicas_agree(state)
 
 
-def test_eval_step_keeps_the_order_of_the_batch():
+def test_eval_step_keeps_the_order_of_the_batch(mapping):
     run = replicas.map_eval_step(lambda variables, batch: batch["x"] * variables)
-    np.testing.assert_array_equal(run(jnp.float32(2), {"x": np.arange(8, dtype=np.float32)}), 2 * np.arange(8))
+    two = replicas.replicate(np.float32(2))
+    np.testing.assert_array_equal(run(two, {"x": np.arange(8, dtype=np.float32)}), 2 * np.arange(8))
+
+
+@pytest.fixture(params=["pmap", "shard_map"])
+def mapping(request, monkeypatch):
+    """How one process maps, and how several do; here one has all devices."""
+    monkeypatch.setattr(processes, "several", lambda: request.param == "shard_map")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_processes_run_the_program_of_one(arrays, monkeypatch, stream):
+    """pmap and shard_map give the same bits and exchange the same arrays."""
+    _, step, make_batch = make(replicas.AXIS)
+    ends, exchanged = [], []
+    for several in (False, True):
+        monkeypatch.setattr(processes, "several", lambda several=several: several)
+        if stream:
+            program = programs.streamed_program(step, make_batch, batch_size=BATCH)
+            given = [replicas.shard({name: a[:BATCH] for name, a in arrays.items()})]
+        else:
+            sizes = {"batch_size": BATCH, "num_examples": N, "max_steps": 1}
+            program = programs.resident_program(step, make_batch, seed=SEED, **sizes)
+            given = [replicas.replicate(arrays), np.int32(1)]
+        given.append(replicas.replica_indices())
+        state = fresh_state()
+        exchanged.append(re.findall(r"stablehlo\.(all_\w+|collective_\w+).*", program.lower(state, *given).as_text()))
+        for _ in range(3):
+            state, totals = program(state, *given)
+        ends.append((state, totals))
+    equal(*ends)
+    assert len(exchanged[0]) > 20
+    assert exchanged[0] == exchanged[1]
 
 
 def test_initial_average_is_not_the_donated_weights(arrays):

@@ -282,6 +282,9 @@ def test_flips_and_ensembles_average_probabilities():
         np.testing.assert_allclose(sigmoid(mean[name]), sum(sigmoid(x[name]) for x in plain) / 2, atol=1e-6)
     extreme = averaging.mean_logits(jnp.array([[-300.0, 300.0], [-310.0, 300.0]]))
     np.testing.assert_allclose(extreme, [-300 - np.log(2), 300], rtol=1e-5)
+    logits = jax.random.normal(jax.random.key(1), (3, 200)) * 25
+    portable = averaging.portable_mean_logits(logits)
+    np.testing.assert_allclose(portable, averaging.mean_logits(logits), rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

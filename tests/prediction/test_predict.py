@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxunet import commands
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import lock
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.prediction import folder, loading
 from jaxunet.prediction.prediction import Prediction
@@ -105,7 +106,7 @@ def test_masks_table_and_overlay(run, tmp_path):
         "0.0",
     )
     assert (row["covid19_detected"], row["infected_cm2"], row["error"]) == ("True", "", "")
-    assert row["warnings"] == "small: 64 x 64 pixels; looks inverted"  # the picture has no spine
+    assert row["warnings"] == "small: 64 x 64 pixels"
     painted = np.asarray(Image.open(out / "overlays/a/b c.png"))
     assert painted.shape == (64, 64, 3)
     assert list(painted[8, 10]) == [240, 70, 60]  # the outline of the infection covers that of the lung
@@ -114,7 +115,7 @@ def test_masks_table_and_overlay(run, tmp_path):
     written = json.loads((out / "predictions.json").read_text())
     assert written["settings"]["checkpoint_step"] == 7
     assert written["images"][0]["severity_percent"] == 12.5
-    assert written["images"][0]["warnings"] == ["small: 64 x 64 pixels", "looks inverted"]
+    assert written["images"][0]["warnings"] == ["small: 64 x 64 pixels"]
 
 
 def test_pixels_on_the_threshold_are_not_marked(run, tmp_path):
@@ -237,12 +238,8 @@ def test_two_processes_at_once_and_a_share_for_each(run, tmp_path):
     assert [row["input"] for row in first] == ["0.png", "2.png", "4.png"]
     assert [row["input"] for row in second] == ["1.png", "3.png"]
     assert {"predictions-0-of-2.csv", "predictions-1-of-2.json"} <= files_in(tmp_path / "out")
-    with (tmp_path / "out/predictions-0-of-2.jsonl").open() as file:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_SH)
-        with pytest.raises(UserError, match="Another process"):
-            run(tmp_path / "in", share=(0, 2))
+    with lock(tmp_path / "out/.predictions-0-of-2.lock", ""), pytest.raises(UserError, match="Another process"):
+        run(tmp_path / "in", share=(0, 2))
 
 
 def test_a_zip_with_evil_names_stays_inside_and_is_not_unpacked(run, tmp_path):
@@ -262,12 +259,12 @@ def test_dicom_gets_a_segmentation_and_no_patient_gets_out(run, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
     import pydicom
 
-    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 2], WindowCenter=2040.5, WindowWidth=4081)
+    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 4.99], WindowCenter=2040.5, WindowWidth=4081)
     write(tmp_path / "in", "scan.dcm", data)
     write(tmp_path / "in", "1.2.840", dicom(picture(), WindowCenter=127.5, WindowWidth=256, StudyInstanceUID=None))
     status, (second, row) = run(tmp_path / "in", probabilities=True)
     assert status == 0
-    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "24.0", "5.0")
+    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "59.9", "5.0")
     assert "no DICOM segmentation" in second["warnings"]
     found = pydicom.dcmread(tmp_path / "out/segmentations/scan.dcm.seg.dcm")
     assert [s.SegmentLabel for s in found.SegmentSequence] == ["infection", "lung"]
@@ -398,19 +395,44 @@ def test_file_touched_meanwhile_keeps_its_row(run, network, tmp_path, monkeypatc
     assert run(tmp_path / "in")[0] == 0
 
 
-@pytest.mark.parametrize("what", ["overlays/1.png", "masks/1_lung.png", "probabilities/1_lung.png"])
+@pytest.mark.parametrize(
+    ("said", "turned"),
+    [
+        ({"PixelSpacing": [0.4, 0.2]}, False),
+        ({"PixelAspectRatio": [2, 1]}, False),
+        ({"PixelSpacing": [0.2, 0.4], "PatientOrientation": ["F", "L"]}, True),
+        ({"PixelAspectRatio": [1, 2], "PatientOrientation": ["F", "L"]}, True),
+    ],
+)
+def test_network_sees_square_pixels_and_masks_have_those_of_the_file(said, turned, network):
+    wide = np.repeat(picture(), 2, axis=1)
+    found = network.predict(dicom(wide.T if turned else wide, WindowCenter=127.5, WindowWidth=256, **said))
+    np.testing.assert_array_equal(found.xray.pixels, wide)
+    np.testing.assert_array_equal(network.fit("a", found.xray).square, picture())
+    assert (found.masks["lung"] == (wide > 100)).mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["overlays/1.dcm.png", "masks/1.dcm_lung.png", "probabilities/1.dcm_lung.png", "segmentations/1.dcm.seg.dcm"],
+)
 @pytest.mark.parametrize("damage", ["gone", "cut", "bit"])
-def test_picture_that_is_gone_or_damaged_is_made_again(run, tmp_path, what, damage):
-    write(tmp_path / "in", "1.png", picture())
+def test_output_that_is_gone_or_damaged_is_made_again(run, tmp_path, network, what, damage):
+    if what.startswith("seg"):
+        pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
+    write(tmp_path / "in", "1.dcm", dicom(picture(), WindowCenter=127.5, WindowWidth=256))
     run(tmp_path / "in", probabilities=True)
     path = tmp_path / "out" / what
     sound = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes(sound[:-20] if damage == "cut" else sound[:50] + bytes([sound[50] ^ 1]) + sound[51:])
-    run(tmp_path / "in", probabilities=True)
-    assert path.read_bytes() == sound
+        path.write_bytes(sound[:-20] if damage == "cut" else sound[:-50] + bytes([sound[-50] ^ 1]) + sound[-49:])
+    for _ in range(2):
+        run(tmp_path / "in", probabilities=True)
+    made = path.read_bytes()
+    assert made == sound or what.startswith("seg") and made[-100:] == sound[-100:]  # its identifiers are new
+    assert len(network.seen) == 2
 
 
 def test_table_is_harmless_in_a_spreadsheet_and_excel_reads_umlauts(run, tmp_path):

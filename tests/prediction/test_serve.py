@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data.drawing import draw_chest_xray
-from jaxunet.prediction import folder, loading, predictor, serve, web_guard
+from jaxunet.prediction import connections, folder, loading, page, predictor, serve, web_guard
 from jaxunet.runs import config_file
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
@@ -130,7 +132,7 @@ def test_what_is_no_xray_is_answered_with_the_readers_sentence(client, data):
 
 
 def test_unexpected_errors_do_not_quote_the_file(client, monkeypatch, capfd):
-    def fail(data: bytes) -> None:
+    def fail(data: bytes, **_: object) -> None:
         raise ValueError(f"read {data}")
 
     monkeypatch.setattr(predictor, "read_xray", fail)
@@ -145,7 +147,7 @@ def test_unexpected_errors_do_not_quote_the_file(client, monkeypatch, capfd):
 
 @pytest.mark.parametrize("read", ["by its header", "by what is read"])
 def test_too_large(read, config, monkeypatch):
-    monkeypatch.setattr(serve, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(page, "MAX_BYTES", 2**20)
     app = serve.make_app(ruled(config), host="127.0.0.1")
     for extra, status in ((0, 400), (1, 413)):
         body = {"input_stream": io.BytesIO(b"x" * (2**20 + extra))}
@@ -174,7 +176,7 @@ def test_headers_of_every_answer(status, client):
     policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
     for tag in ("script", "style"):
-        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", serve.TEMPLATE.read_text(), re.DOTALL)
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page.TEMPLATE.read_text(), re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
 
@@ -189,6 +191,8 @@ def test_headers_of_every_answer(status, client):
         ("127.0.0.1", {"Host": "127.0.0.1.evil.example"}, False),
         ("127.0.0.1", {"Host": "192.168.0.9:8080"}, False),
         ("127.0.0.1", {"Host": "[::1"}, False),
+        ("127.0.0.1", {"Host": "localhost:x"}, False),
+        ("127.0.0.1", {"Host": "localhost", "Origin": "http://[::1"}, False),
         ("127.0.0.1", {"Host": "localhost", "Origin": "http://evil.example"}, False),
         ("127.0.0.1", {"Host": "localhost", "Origin": "null"}, False),
         ("127.0.0.1", {"Host": "localhost:8080", "Origin": "http://localhost:9000"}, False),
@@ -208,7 +212,7 @@ def test_other_sites_cannot_use_it(host, headers, allowed, config):
 
 
 def test_page_needs_nothing_else():
-    text = serve.TEMPLATE.read_text()
+    text = page.TEMPLATE.read_text()
     assert text.isascii()
     assert "http" not in text
     assert "innerHTML" not in text
@@ -275,19 +279,57 @@ def test_ctrl_c_ends_it_and_a_host_for_all_warns(host, everyone, config, monkeyp
     assert said.err.count("\n") == said.err.count("unencrypted") == everyone
 
 
-def test_what_waits_is_bounded(config, monkeypatch):
-    """The number of open connections is limited by the memory of their uploads."""
-    held: dict[str, Any] = {}
+@contextlib.contextmanager
+def answering(monkeypatch: pytest.MonkeyPatch, **limits: float) -> Iterator[tuple[int, list[int]]]:
+    """A server with these limits; yields its port, and how many bytes of uploads it held at its answers."""
+    held: list[int] = []
 
-    def create(app: Any, **options: Any) -> Any:
-        held.update(options)
-        raise UserError("seen")
+    def app(environ: Any, start: Any) -> list[bytes]:
+        held.append(sum(c._bytes for c in server.active_channels.values() if c.request is not None or c.requests))
+        start("200 OK", [])
+        return [b"%d" % len(environ["wsgi.input"].read())]
 
-    monkeypatch.setattr(waitress, "create_server", create)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with pytest.raises(UserError, match="seen"):
-        serve.serve(Threshold(config), host="127.0.0.1", port=0)
-    assert (held["connection_limit"] - 2 + held["threads"]) * serve.MAX_BYTES < 2**30
+    for name, limit in limits.items():
+        monkeypatch.setattr(connections, name, limit)
+    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=1, **connections.OPTIONS)
+    server.channel_class = connections.Connection
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server.effective_port, held
+    finally:
+        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))  # ends the loop
+        thread.join()
+
+
+def test_uploads_fit_in_memory_together(monkeypatch):
+    size, limit = 2**20, 3 * 2**20
+    with answering(monkeypatch, MOST_HELD=limit) as (port, held), ThreadPoolExecutor(20) as pool:
+
+        def upload(_: int) -> bytes:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            with contextlib.closing(connection):
+                connection.request("POST", "/", b"x" * size)
+                return connection.getresponse().read()
+
+        assert list(pool.map(upload, range(20))) == [b"%d" % size] * 20
+    assert size < max(held) < limit + size + 20 * connections.OPTIONS["recv_bytes"]
+
+
+@pytest.mark.parametrize("sent", [b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\nx"])
+def test_a_request_that_comes_in_too_slowly_is_dropped(sent, monkeypatch):
+    with (
+        answering(monkeypatch, _PATIENCE=0.5) as (port, held),
+        socket.create_connection(("127.0.0.1", port), timeout=20) as slow,
+    ):
+        begun = time.monotonic()
+        slow.sendall(sent)
+        with contextlib.suppress(ConnectionError):
+            while not select.select([slow], [], [], 0.05)[0] and time.monotonic() - begun < 10:
+                slow.sendall(b"x")
+            assert slow.recv(1) == b""
+        assert 0.4 < time.monotonic() - begun < 10
+        assert not held
 
 
 # ---- the program, in a browser ---------------------------------------------------------------------------------------
@@ -381,6 +423,22 @@ def pick(browser: Any, path: pathlib.Path) -> None:
     wait_for(lambda: browser.execute_script("return running === null"))
 
 
+def test_idle_and_slow_connections_keep_nobody_out(server):
+    """100 of each kind, and then 50 uploads at once, each of which gets its own answer."""
+    address = server["url"].removeprefix("http://").split(":")
+    beginnings = [b"", b"POST /predict HTTP/1.1\r\nX-", b"POST /predict HTTP/1.1\r\nContent-Length: 60000000\r\n\r\nx"]
+    xrays = [encoded(xray_of(i)) for i in range(10)]
+    with contextlib.ExitStack() as stack:
+        for beginning in 100 * beginnings:
+            stack.enter_context(socket.create_connection(address, timeout=20)).sendall(beginning)
+        begun = time.monotonic()
+        alone = [ask(server["url"], data) for data in xrays]
+        assert time.monotonic() - begun < 5
+        assert len({json.dumps(answer) for _, answer in alone}) == len(xrays)
+        with ThreadPoolExecutor(50) as pool:
+            assert list(pool.map(lambda data: ask(server["url"], data), 5 * xrays)) == 5 * alone
+
+
 def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     from selenium.webdriver.common.keys import Keys
 
@@ -457,7 +515,7 @@ def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
         assert ask(server["url"], data)[0] == status
     connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=10)
     connection.putrequest("POST", "/predict")
-    connection.putheader("Content-Length", str(serve.MAX_BYTES + 1))
+    connection.putheader("Content-Length", str(page.MAX_BYTES + 1))
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()

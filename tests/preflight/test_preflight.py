@@ -12,7 +12,8 @@ import pytest
 from configs import classify
 from jaxunet.core.errors import UserError
 from jaxunet.devices import peak_rates
-from jaxunet.preflight import hlo, preflight, roofline
+from jaxunet.preflight import hlo, preflight, roofline, slices
+from jaxunet.preflight.traffic import memory_traffic
 
 ROOT = pathlib.Path(__file__).parents[2]
 V5E = peak_rates.peak("TPU v5 lite")
@@ -38,6 +39,9 @@ ENTRY %main.1 (p0: bf16[32,64,64,32]) -> f32[256] {
 """
 
 
+# As the CUDA compiler writes: a loop of steps, each with cuDNN's convolutions, a product, and an all-reduce beside it.
+GPU_TEXT = (pathlib.Path(__file__).parent / "gpu_step.hlo").read_text()
+
 # Published: dense bfloat16 TFLOPS, memory in GB, its GB/s, GB/s to other chips, axes of the torus, chips joined.
 PUBLISHED = {
     "TPU v4": (275, 32, 1200, None, 3, 4096),
@@ -47,6 +51,7 @@ PUBLISHED = {
     "NVIDIA A100-SXM4-80GB": (312, 80, 2039, 600, 1, 8),
     "NVIDIA H100 80GB HBM3": (989, 80, 3350, 900, 1, 8),
     "NVIDIA H200": (989, 141, 4800, 900, 1, 8),
+    "NVIDIA B200": (2250, 180, 7700, 1800, 1, 8),
 }
 
 
@@ -73,9 +78,9 @@ def test_every_chip_of_the_table_is_compared_with_what_is_published():
 
 def test_collectives_are_counted_once_with_the_bytes_of_their_results():
     assert hlo.collectives(TEXT) == {
-        "all-reduce": {"count": 2, "bytes": 4 * (64 + 3 * 3 * 64 + 256)},
-        "all-gather": {"count": 1, "bytes": 4 * 64},
-        "collective-permute": {"count": 1, "bytes": 2 * 16},
+        "all-reduce": {"count": 2, "bytes": 4 * (64 + 3 * 3 * 64 + 256), "blocking": 2},
+        "all-gather": {"count": 1, "bytes": 4 * 64, "blocking": 1},
+        "collective-permute": {"count": 1, "bytes": 2 * 16, "blocking": 1},
     }
 
 
@@ -113,7 +118,23 @@ ENTRY %main (p0: bf16[16,64], p1: f32[8,128]) -> (f32[8,128]) {
 }
 """
     p0_padded, slice_read, body = 16 * 128 * 2, 4 * 128 * 4, 3 * 8 * 128 * 4
-    assert hlo.traffic(text) == p0_padded + slice_read + body
+    assert memory_traffic(text) == p0_padded + slice_read + body
+
+
+def test_a_step_of_a_gpu_program():
+    """The loop's body is the step. Of the images the gathered ones are read, of the rows the updated one is written."""
+    text = hlo.step_of_loop(GPU_TEXT)
+    assert hlo.step_of_loop(TEXT) == TEXT
+    convolution, product = 2 * (32 * 16 * 16) * (3 * 3 * 32 * 64), 2 * 8192 * 64 * 256
+    assert hlo.arithmetic(text) == 3 * convolution + product
+    assert hlo.kernels(text) == 4 + 3 + 3 + 2  # copies, fusions, convolutions, all-reduces
+    assert hlo.collectives(text) == {"all-reduce": {"count": 2, "bytes": 4 * (2 * 64 + 4 + 256), "blocking": 1}}
+    x, y, k = 2 * 32 * 16 * 16 * 32, 2 * 32 * 16 * 16 * 64, 2 * 64 * 9 * 32
+    copies = 4 * 32 + k + (x + y) + 2 * 64 * 256  # where the text defines the operand, it is read
+    gather = 32 * 256 + 4 * 32 + 4 * 32 * 256
+    gemm = y + 2 * 64 * 256 + 2 * 8192 * 256
+    sums, update = 4 * (2 * 64 + 4) + 4 * 256, 2 * 4 * 256 + 4
+    assert memory_traffic(text) == copies + gather + 3 * (x + y + k) + gemm + sums + update
 
 
 def test_devices_present(config, tmp_path: pathlib.Path, capsys):
@@ -152,7 +173,7 @@ def test_streamed_data_is_not_an_argument(config, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("topologies", "change", "batch_per_chip", "sentence"),
     [
-        ([], {}, 0, "--topology is missing: name slices"),
+        ([], {}, 0, "--topology is missing: name accelerators"),
         (["cpu"], {"train.batch_size": 3}, 0, "3 images per step cannot be divided over the 2 chips of cpu"),
         (["cpu"], {"train.accumulate_steps": 2}, 3, "6 images .* in config.train.accumulate_steps=2 parts"),
         (["cpu"], {"dataset.image_size": 100}, 0, "dataset.image_size=100 is not one of"),
@@ -176,6 +197,14 @@ def test_without_the_tpu_compiler(config, monkeypatch: pytest.MonkeyPatch):
         preflight.preflight(config, ["v5e:2x2"], None, batch_per_chip=8)
 
 
+def test_without_the_cuda_compiler(config, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--topology=h100:8 needs the CUDA compiler: pip install 'jaxunet\[cuda12\]'"):
+        preflight.preflight(config, ["h100:8"], None, batch_per_chip=8)
+    with pytest.raises(UserError, match="--topology=h100:16 is unknown: use h100:1 to h100:8"):
+        preflight.preflight(config, ["h100:16"], None, batch_per_chip=8)
+
+
 def test_unknown_topology(config, monkeypatch: pytest.MonkeyPatch):
     """The compiler's error becomes one line. Nothing is compiled before all names are checked."""
     from jax.experimental import topologies
@@ -186,7 +215,7 @@ def test_unknown_topology(config, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(topologies, "get_topology_desc", refuse)
     monkeypatch.setattr(preflight, "_lower_train", None)
-    with pytest.raises(UserError, match="--topology=v9z:1x1 is not known .*no such topology") as raised:
+    with pytest.raises(UserError, match="--topology=v9z:1x1 is not known to the TPU compiler .*no such t") as raised:
         preflight.preflight(config, ["cpu", "v9z:1x1"], None, batch_per_chip=8)
     assert "\n" not in str(raised.value)
 
@@ -213,6 +242,26 @@ def test_roofline_by_hand():
     assert roofline.exchange_seconds(result["collectives"], V5E, 4) == pytest.approx(2 * 3 / 4 * 2e-3 + 12e-6)
 
 
+def test_the_batch_that_fills_a_chip():
+    """A GPU that would reach 1,000 images/s with unlimited batches, at 1 GB of state per step and 1 GB/s."""
+    chip = peak_rates.Peak(1e12, 80e9, 1e9, 900e9, 1, 1, 8, "", 0.75)
+    result = {"flops_per_image": 1e9, "hbm_bytes_per_image": 1e6 + 2e8 / 10, "collective_seconds": 0.0}
+    found = roofline.batches(result, chip, 10, state=100_000_000, own=2.0)
+    assert found["optimizer_bytes"] == 2e8
+    assert found["bound_images_per_second_per_chip"] == pytest.approx(1000)
+    assert found["own_batch_images_per_second_per_chip"] == pytest.approx(2 / 0.202)
+    assert found["batch_per_chip_for_90_percent"] == 1800  # 1800 / (0.2 + 1.8) = 900
+
+
+def test_jax_takes_three_quarters_of_a_gpu():
+    h100 = peak_rates.peak("NVIDIA H100 80GB HBM3")
+    figures = {"flops_per_image": 1e9, "hbm_bytes_per_image": 1e9, "collectives": {}}
+    for gb, fits in ((59, True), (61, False)):
+        memory = {"temp_bytes": gb * 1e9 - 1e9, "temp_bytes_per_image": 1e9, "peak_bytes": gb * 1e9}
+        result = roofline.project(figures | memory, h100, chips=1, per_chip=gb - 1)
+        assert (result["fits"], result["largest_batch_that_fits"]) == (fits, 59)
+
+
 def test_a_program_that_is_too_large():
     """The report holds the compiler's words and a batch that may fit."""
     words = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (63.00G) exceeds available HBM (15.75G)."
@@ -221,6 +270,37 @@ def test_a_program_that_is_too_large():
     assert result["largest_batch_that_fits"] == 8
     entry = {"batch_per_chip": 32, "peak_rates": None, "device_kind": "x", "train": result, "eval": result}
     assert "train: DOES NOT FIT; about 8 images per chip may fit" in roofline.table(entry)
+
+
+CUDA = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs the CUDA compiler, the extra [cuda12]"
+)
+
+
+@CUDA
+@pytest.mark.parametrize("card", slices._CARDS)
+def test_every_card_is_known_to_its_compiler(card):
+    (device,) = slices.devices(f"{card}:1")
+    assert peak_rates.peak(device.device_kind)
+    array = jax.ShapeDtypeStruct((64, 64), jax.numpy.bfloat16, sharding=jax.sharding.SingleDeviceSharding(device))
+    text = jax.jit(lambda a, b: a @ b).lower(array, array).compile().as_text()
+    assert hlo.arithmetic(text) == 2 * 64**3
+
+
+@CUDA
+def test_gpus(tmp_path: pathlib.Path):
+    """The command for one GPU and for two."""
+    small = ["--config.model.channels=(8,16)", "--config.model.stem=4", "--config.dataset.image_size=32"]
+    command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *small]
+    options = ["--topology=h100:1,h100:2", "--batch_per_chip=2", f"--workdir={tmp_path}"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True, timeout=600)
+    result = json.loads((tmp_path / "preflight.json").read_text())
+    one, two = (result[name]["train"] for name in ("h100:1", "h100:2"))
+    assert one["fits"]
+    assert one["flops_per_image"] > 1e6
+    assert one["kernels"] < 200
+    assert one["collectives"] == {}
+    assert two["collectives"]["all-reduce"]["bytes"] > 4 * 5000
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler, the extra [tpu]")

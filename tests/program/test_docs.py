@@ -47,17 +47,20 @@ NEEDED = {
 NOT_RUN = {
     r"^python3 -m venv": "the interpreter of the tests stands for .venv",
     r"pip (install|wheel|download)": "needs a network",
+    r"^npm |--format=(html|onnx_int8)": "needs npm's packages or the dataset",
     r"^scp |^ssh ": "needs another machine",
     r"-m pytest($| -m slow| tests/test_(pretrained|distributed|metrics_ref))": "tests have a turn of their own",
     r"pre-commit|/mypy$|^\.ci/run": "checks of the clone itself",
     r"gcloud |gs://BUCKET": "needs Google Cloud",
     r"^#SBATCH|^srun |COORDINATOR|--coordinator_address|^python launch\.py \.\.\.": "needs several machines",
+    r"=FOLDER": "a folder of the user's own",
     r"/shared/": "needs a folder that several machines share",
-    r"--topology=v5e": "needs libtpu, the TPU compiler",
+    r"--topology=(v5e|h100)": "needs the compilers for TPUs and GPUs",
     r"--mode=import_torch": "needs PyTorch and its weights",
     r"--mode=serve": "a server runs until it is stopped",
     r"benchmarks/": "measurements: minutes to hours, on real X-rays",
     r"configs/(resnet101_unet|separable_unet|classify)\.py": "some 50 M parameters: hours on a CPU",
+    r"configs/efficientnet_unet\.py": "needs the packages of the extra [imagenet]",
     r"configs/compare\.py": "two of its systems have 50 M parameters",
 }
 
@@ -181,6 +184,7 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         if config.get("dataset", {}).get("name") == "folder":  # as if the folder were there
             config.dataset.spec = '{"targets": [{"name": "lung", "folder": "lung"}]}'
             config.dataset.targets, config.dataset.fold = ("lung",), config.dataset.fold.replace("$i", "0")
+            config.dataset.train_config = config.dataset.eval_config = "all"  # evaluate reads no --config
         if "systems" in config:
             assert mode == "compare"
             for name in config.systems:

@@ -21,6 +21,7 @@ def run(*arguments: str, end: str = "") -> subprocess.CompletedProcess:
     [
         ("-m jaxunet predict --split=val", "--split is not read by predict"),
         ("launch.py --mode=predict --split=val", "--split is not read by predict"),
+        ("launch.py --mode=data --workdir=a", "--workdir is not read by data"),
         ("launch.py --runs=a,b", "--runs is not read by train"),
         ("launch.py --mode=export --num_processes=2", "--num_processes is not read by export"),
         ("-m jaxunet evaluate --config=unet", "--config is not read by evaluate"),

@@ -26,6 +26,7 @@ from jaxunet.data.archive import Record
 from jaxunet.data.png import decode_gray_png
 from jaxunet.data.specs import COVID_QU_EX
 from jaxunet.models import torch_weights
+from jaxunet.models.build import NETWORKS
 from jaxunet.runs.settings import flatten
 from jaxunet.training.import_torch import detect_network
 from tests.support.fake_archive import fake_files, png, square, xray
@@ -247,7 +248,7 @@ def take_weights(data: bytes, folder: pathlib.Path) -> None:
         result = torch_weights.from_torch(tensors, tiny_network(), "resnet_unet", source="x", encoder_only=encoder_only)
         if encoder_only:
             result["batch_stats"]["encoder"]["bn1"]["mean"] = np.zeros(4, np.float32)
-            result = torch_weights.fold_rgb_stem(result, mean=0.5, std=0.2)
+            result = torch_weights.fold_rgb_stem(result, NETWORKS["resnet_unet"].imagenet, mean=0.5, std=0.2)
     assert np.isfinite(result["params"]["encoder"]["conv1"]["kernel"]).all()
 
 

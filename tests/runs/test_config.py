@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import classify, default, demo, resnet101_unet, separable_unet, unet
+from configs import classify, default, demo, efficientnet_unet, resnet101_unet, separable_unet, unet
 from jaxunet.commands import Flags
 from jaxunet.core.errors import UserError
 from jaxunet.data.targets import mask_targets
@@ -26,6 +26,7 @@ SHIPPED = {
     "classify": classify,
     "default": default,
     "demo": demo,
+    "efficientnet_unet": efficientnet_unet,
     "resnet101_unet": resnet101_unet,
     "separable_unet": separable_unet,
     "unet": unet,
@@ -69,6 +70,9 @@ def test_pretrained_variant():
     checks.check(resnet101_unet.get_config("pretrained"))
     with pytest.raises(ValueError, match="use :pretrained"):
         resnet101_unet.get_config("imagenette")
+    assert not efficientnet_unet.get_config("scratch").init.weights
+    with pytest.raises(ValueError, match="use :scratch"):
+        efficientnet_unet.get_config("imagenette")
 
 
 def test_every_key_is_read():
@@ -96,6 +100,7 @@ def test_every_key_is_read():
         ("eval.threshold", 1.5, "eval.threshold=1.5 must be less than 1"),
         ("dataset.targets", ("tumour",), "must name one or more of 'infection', 'lung', each once"),
         ("dataset.train_config", "lung", r"has no infection masks: set config.dataset.targets to \('lung',\)"),
+        ("model.answer_inside", "lung", "answer_inside='lung' needs this mask and 'covid19' in dataset.targets"),
         ("model.channels", (16, 0), "must be a tuple of 1 to 8 whole numbers from 1 to 4096"),
         ("train.total_steps", 10, "Exactly one of config.train.total_epochs=32 and config.train.total_steps=10"),
         ("train.batch_size", 7, "cannot be divided over 2 devices: use a multiple of 2, such as 8"),
@@ -110,7 +115,7 @@ def test_every_key_is_read():
         ),
         ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
         ("dataset.name", "labelled_images", "go together: set all three or none"),
-        ("init.weights", "x.pth", "init.weights is for resnet_unet and separable_unet"),
+        ("init.weights", "x.pth", "init.weights is for resnet_unet and efficientnet_unet and separable_unet"),
     ],
 )
 def test_bad_values_get_one_sentence(key, value, sentence):
@@ -265,3 +270,15 @@ def test_the_gate_is_off_until_it_is_asked_for(config):
     assert not again.eval.gate
     config_file.override(again, {"eval.gate": True})
     assert again.eval.gate
+
+
+def test_patients_are_left_out_until_asked_for(config):
+    """Also of runs that were saved with the setting on, and before there was its section."""
+    config.predict.keep_patient = True
+    older = json.loads(to_json(config))
+    del older["predict"]
+    for text in (to_json(config), json.dumps(older)):
+        again = from_json(text)
+        assert not again.predict.keep_patient
+        config_file.override(again, {"predict.keep_patient": True})
+        assert again.predict.keep_patient

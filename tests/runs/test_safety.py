@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from jaxunet import api
 from jaxunet.core.errors import UserError
 from jaxunet.data.examples import ExampleSource, fingerprint, load_split
 from jaxunet.data.prepared import open_builder
@@ -69,6 +70,18 @@ def test_edited_config_is_noticed(finished_config, copy):
     config.seed = 7
     with pytest.raises(UserError, match=r"of another config: seed \(0 there, 7 now\)"):
         loop.train(config, copy)
+
+
+@pytest.mark.parametrize(("section", "key"), [(None, "seed"), ("dataset", "image_size")])
+def test_network_of_an_edited_config_is_not_used(section, key, copy):
+    saved = json.loads((copy / "config.json").read_text())
+    (saved[section] if section else saved)[key] = 32
+    (copy / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=rf"of another config: (dataset.)?{key} \(0 there, 32 now\)"):
+        api.load(copy)
+    saved["init"]["accept_changes"] = True
+    (copy / "config.json").write_text(json.dumps(saved))
+    assert api.load(copy)
 
 
 def test_other_images_are_refused_by_what_differs(finished_config, copy, monkeypatch):

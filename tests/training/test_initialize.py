@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.models import torch_weights
-from jaxunet.models.build import build_model
+from jaxunet.models.build import NETWORKS, build_model
 from jaxunet.runs import config_file
 from jaxunet.training import initialize, loop
 from jaxunet.training.import_torch import detect_network, import_torch
@@ -87,11 +87,11 @@ def test_imagenet_offline_says_which_file_to_fetch(monkeypatch):
         raise OSError("no route")
 
     fake_hub(monkeypatch, offline)
-    with pytest.raises(WeightsUnavailable, match=r"model.safetensors of huggingface.co/timm/resnet101.tv_in1k .*init"):
-        initialize._download_imagenet()
+    with pytest.raises(WeightsUnavailable, match=r"model.safetensors of huggingface.co/timm/resnet34.tv_in1k .*init"):
+        initialize._download("timm/resnet34.tv_in1k")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsUnavailable, match=r"needs the Hugging Face client: pip install 'jaxunet\[weights\]'"):
-        initialize._download_imagenet()
+        initialize._download("timm/resnet34.tv_in1k")
 
 
 def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
@@ -103,10 +103,10 @@ def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
     blob.write_bytes(b"weights")
     link.symlink_to(blob)
     fake_hub(monkeypatch, lambda *_: str(link))
-    assert initialize._download_imagenet() == link
+    assert initialize._download("timm/resnet34.tv_in1k") == link
     blob.write_bytes(b"weighty")
     with pytest.raises(UserError, match="is damaged: its SHA-256 is"):
-        initialize._download_imagenet()
+        initialize._download("timm/resnet34.tv_in1k")
 
 
 def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
@@ -167,7 +167,7 @@ def test_other_networks_are_refused(tensors, sentence):
 
 def test_every_network_has_a_module_called_encoder(config):
     """`optimizer.encoder_rate` and `init.run` find the encoder by its name."""
-    for name in ("unet", "resnet_unet", "separable_unet"):
+    for name in NETWORKS:
         config.model.name, config.model.depth = name, 18
         shapes = jax.eval_shape(lambda: _make(config).params)
         assert "encoder" in shapes
