@@ -136,7 +136,7 @@ def test_warnings_of_a_folder(own, capsys):
     said = capsys.readouterr().out
     for words in (
         "splits of images that are not there: gone.png",
-        "p04_0.png and p02_0.png are the same picture, in two splits",
+        "In two splits, the same picture: p04_0.png and p02_0.png.",
         "(2 PNG, 12 bits used, 1 PNG, 16 bits used)",
         "The split val has no image of the class none",
     ):
