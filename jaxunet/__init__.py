@@ -11,7 +11,7 @@ scoring/     losses; integer counts -> ratios (with the empty-mask rule) and pro
 runs/        each setting (settings.py), combinations of them (checks.py), config.json, checkpoints, metrics.jsonl
 training/    the loop, the step, the optimizer, initial weights
 prediction/  trained networks on X-rays: masks, measures, tables, the web page
-evaluation/  exact scores of a checkpoint: tables, pictures, report; comparison of systems
+evaluation/  exact scores of a checkpoint, also on other datasets and changed images: tables, report; comparison
 export/      a checkpoint as one file for other programs, with its model card
 preflight/   what a config will need on accelerators, from compiling it ahead of time
 api.py       load, train and evaluate in Python; the names below, imported at first use

@@ -238,10 +238,8 @@ def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split
         differences = [_difference(a.counts[covid], b.counts[covid], m) for m in ("dice", "iou")]
         differences += [f"{x:.4f}" for x in p[a.name, b.name].values()]
         lines.append(f"| {a.name} - {b.name} | {' | '.join(differences)} |")
-    lines += [
-        "",
-        f"p: two-sided, over the images of P1, Holm-corrected for {len(p)} pairs. It covers no seeds.",
-    ]
+    holm = f", with Holm's correction for {len(p)} pairs" if len(p) > 1 else ""
+    lines += ["", f"p: two-sided, over the images of P1{holm}. It does not cover other seeds."]
     return "\n".join(lines) + "\n"
 
 

@@ -182,10 +182,9 @@ def _add_more(
     sized: bool,
 ) -> None:
     """Adds `full_size` if `sized`, `subgroups` and `corruptions` to `result`, and columns of the files to `table`."""
-    found = result.get("detection")
-    rule = Rule.from_dict(found, answers=predictor.answers_covid19) if found else None
-    values = None if rule is None else table[predictor.targets[0]].get("covid19_probability")
-    called = None if rule is None or values is None else rule.calls(values)
+    found = result.get("detection") if predictor.answers_covid19 else None
+    rule = Rule.from_dict(found, answers=True) if found else None
+    called = rule.calls(table[predictor.targets[0]]["covid19_probability"]) if rule else None
     at_full_size = full_size.tabulate(predictor, originals) if originals and sized else {}
     for i, target in enumerate(predictor.targets):
         block = result if i == 0 else result["targets"][target]
@@ -196,7 +195,7 @@ def _add_more(
             block["subgroups"] = groups
         table[target] |= {f"full_size_{name}": values for name, values in at_full_size.get(target, {}).items()}
     if originals and predictor.config.eval.corruptions:
-        result["corruptions"] = corruptions.score(predictor, originals, rule if called is not None else None)
+        result["corruptions"] = corruptions.score(predictor, originals, rule)
 
 
 def _print(result: dict[str, Any], targets: Sequence[str], images: int) -> None:

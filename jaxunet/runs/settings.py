@@ -143,7 +143,7 @@ _ROWS = (
     Setting("model.channels", tuple, valid=_widths, words="a tuple of 1 to 8 whole numbers from 1 to 4096"),
     Setting("model.stem", choices=(1, 2, 4), was="model.patch"),
     Setting("model.depth", choices=(18, 34, 50, 101, 152)),
-    Setting("model.lite", choices=(0, 1, 2), since=0),
+    Setting("model.lite", int, choices=(0, 1, 2), since=0),
     Setting("model.answer_inside", str, since=""),
     Setting("model.input_mean", float),
     Setting("model.input_std", float, above=0),
@@ -196,8 +196,8 @@ _ROWS = (
             since=(2.0, 5.0)),
     Setting("eval.flips", bool, free=True, since=False),
     Setting("eval.gate", bool, free=True, since=False, kept=False),
-    Setting("eval.report", bool, free=True, since=True),
     Setting("eval.corruptions", bool, free=True, since=False, kept=False),
+    Setting("eval.report", bool, free=True, since=True),
 
     Setting("predict.keep_patient", bool, free=True, since=False, kept=False),
     Setting("predict.report", bool, free=True, since=False, kept=False),

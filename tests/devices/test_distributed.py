@@ -286,3 +286,41 @@ def test_processes_that_differ_are_found(monkeypatch):
         processes.check_same("The settings", "a")
     with pytest.raises(RuntimeError, match="Replicas disagree on .*'w'"):
         replicas.assert_replicas_agree(replicas.replicate({"w": np.ones(3, np.float32)}))
+
+
+SHARED_CACHE = """
+import sys
+import jax
+from jaxunet import commands
+from jaxunet.devices import processes, replicas
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("/cache_hits") else None)
+processes.join(sys.argv[1], 2, int(sys.argv[2]), preemption=False)
+commands._cache_programs()
+hits.clear()
+program = replicas.map_replicas(lambda s, r: (s + 1, r * 0), in_axes=(None, 0), devices=replicas.replica_devices())
+program.lower(replicas.replicate(jax.numpy.ones(3)), replicas.replica_indices()).compile()
+print("hits", len(hits))
+"""
+
+
+def test_second_start_finds_programs_in_a_shared_folder(tmp_path):
+    """Process 0 fills the folder. JAX's key of a CPU program names the process: here only process 0 can read it."""
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "shared"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    found = []
+    for _ in range(2):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{s.getsockname()[1]}"
+        command = [sys.executable, "-c", SHARED_CACHE, address]
+        started = [
+            subprocess.Popen([*command, str(i)], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) for i in range(2)
+        ]
+        found.append([p.communicate(timeout=200)[0].splitlines()[-1] for p in started])
+    assert found[0] == ["hits 0", "hits 0"]
+    assert found[1][0] != "hits 0"
+    assert any("jit_one" in path.name for path in (tmp_path / "shared").iterdir())

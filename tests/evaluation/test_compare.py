@@ -139,9 +139,9 @@ def test_differences_are_paired():
 
 
 def test_every_system_of_the_shipped_comparison_is_complete():
-    for variant in ("", "small"):
+    for variant in ("", "small", "two_cores"):
         config = compare_config.get_config(variant)
-        assert len(config.systems) == 4
+        assert len(config.systems) == (5 if variant == "two_cores" else 4)
         for system in config.systems.values():
             checks.check(system)
     with pytest.raises(ValueError, match=r"compare.py:large is unknown"):

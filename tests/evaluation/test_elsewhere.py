@@ -194,7 +194,7 @@ def test_images_for_testing_alone_are_scored(finished, theirs, tmp_path):
         open_originals(dataset, "val", ("lung",))
 
 
-def test_rule_of_another_variable_is_not_used(theirs):
+def test_rule_of_another_variable_is_not_used(theirs, tmp_path):
     """The shipped network answers for COVID-19; the folder has no such class, so its probability decides nothing."""
     network = jaxunet.load()
     assert network.rule.decides == PROBABILITY
@@ -202,6 +202,15 @@ def test_rule_of_another_variable_is_not_used(theirs):
     assert other.network.rule == Rule.not_chosen(answers=False)
     assert other.network.targets == ("infection", "lung")
     assert other.about["left_out"]["of_the_network"] == ["covid19"]
+    content = json.loads((theirs / "dataset.json").read_text())
+    content["targets"] = [{"name": "lung", "folder": "lung"}]
+    (tmp_path / "lungs.json").write_text(json.dumps(content))
+    changes = {"dataset.name": "folder", "dataset.source": str(theirs), "dataset.spec": str(tmp_path / "lungs.json")}
+    lungs, images = elsewhere.find(network, changes, None).network, np.zeros((2, 128, 128), np.uint8)
+    images[:, 30:90, 20:100] = 150
+    found = lungs.outputs(images)
+    assert found.keys() == {"masks"}
+    np.testing.assert_allclose(found["masks"][..., 0], network.outputs(images)["masks"][..., 1], atol=1e-4)
 
 
 def test_folds_are_scored_together(make_config, theirs, tmp_path):

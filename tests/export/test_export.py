@@ -44,7 +44,7 @@ def networks(make_config):
     """name -> a `Predictor` with random weights and running statistics, small where the network allows it."""
     channels, separable_unet.CHANNELS = separable_unet.CHANNELS, (4, 6, 8, 8, 8)
     result = {}
-    for name in ("unet", "resnet_unet", "separable_unet"):
+    for name in ("unet", "resnet_unet", "efficientnet_unet", "separable_unet"):
         config = make_config()
         config.model.name, config.model.depth, config.model.layout, config.dataset.image_size = name, 18, "plain", 32
         config.model.stem, config.model.input_mean, config.model.input_std = 2, 0.4, 0.3
@@ -83,10 +83,10 @@ def example(format: str, file: str) -> str:
 
 
 @pytest.mark.parametrize("format", ["stablehlo", onnx_format, "safetensors", "torch"])
-@pytest.mark.parametrize("name", ["unet", "resnet_unet", "separable_unet"])
+@pytest.mark.parametrize("name", ["unet", "resnet_unet", "efficientnet_unet", "separable_unet"])
 def test_every_network_computes_the_same(networks, name, format, tmp_path):
-    if (name, format) == ("unet", "torch"):
-        pytest.skip("the U-Net has no counterpart in PyTorch")
+    if format == "torch" and name in ("unet", "efficientnet_unet"):
+        pytest.skip("the network has no counterpart in PyTorch")
     source = networks[name]
     computes = exported(source, format, tmp_path / "file")
     logits = source.outputs(images(5))["masks"]

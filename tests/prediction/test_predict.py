@@ -259,12 +259,12 @@ def test_dicom_gets_a_segmentation_and_no_patient_gets_out(run, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
     import pydicom
 
-    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 5], WindowCenter=2040.5, WindowWidth=4081)
+    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 4.99], WindowCenter=2040.5, WindowWidth=4081)
     write(tmp_path / "in", "scan.dcm", data)
     write(tmp_path / "in", "1.2.840", dicom(picture(), WindowCenter=127.5, WindowWidth=256, StudyInstanceUID=None))
     status, (second, row) = run(tmp_path / "in", probabilities=True)
     assert status == 0
-    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "60.0", "5.0")
+    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "59.9", "5.0")
     assert "no DICOM segmentation" in second["warnings"]
     found = pydicom.dcmread(tmp_path / "out/segmentations/scan.dcm.seg.dcm")
     assert [s.SegmentLabel for s in found.SegmentSequence] == ["infection", "lung"]

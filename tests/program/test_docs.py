@@ -60,6 +60,7 @@ NOT_RUN = {
     r"--mode=serve": "a server runs until it is stopped",
     r"benchmarks/": "measurements: minutes to hours, on real X-rays",
     r"configs/(resnet101_unet|separable_unet|classify)\.py": "some 50 M parameters: hours on a CPU",
+    r"configs/efficientnet_unet\.py": "needs the packages of the extra [imagenet]",
     r"configs/compare\.py": "two of its systems have 50 M parameters",
 }
 
@@ -183,6 +184,7 @@ def check_as_written(mode: str, flags: Flags, *, whole: bool) -> int:
         if config.get("dataset", {}).get("name") == "folder":  # as if the folder were there
             config.dataset.spec = '{"targets": [{"name": "lung", "folder": "lung"}]}'
             config.dataset.targets = ("lung",)
+            config.dataset.train_config = config.dataset.eval_config = "all"  # evaluate reads no --config
         if "systems" in config:
             assert mode == "compare"
             for name in config.systems:
