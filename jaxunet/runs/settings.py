@@ -143,7 +143,7 @@ _ROWS = (
     Setting("model.channels", tuple, valid=_widths, words="a tuple of 1 to 8 whole numbers from 1 to 4096"),
     Setting("model.stem", choices=(1, 2, 4), was="model.patch"),
     Setting("model.depth", choices=(18, 34, 50, 101, 152)),
-    Setting("model.lite", choices=(0, 1, 2), since=0),
+    Setting("model.lite", int, choices=(0, 1, 2), since=0),
     Setting("model.answer_inside", str, since=""),
     Setting("model.input_mean", float),
     Setting("model.input_std", float, above=0),
