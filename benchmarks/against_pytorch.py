@@ -1,6 +1,6 @@
 """Times training step and inference against PyTorch: same CPU cores, same weights, interleaved pairs.
 
-pip install -c constraints.txt '.[test,torch]'
+pip install -c constraints.txt '.[test,crosscheck]'
 python benchmarks/against_pytorch.py --model=resnet_unet --batch=4 --size=256 --pairs=5
 
 Both use float32, AdamW and BCE with logits; PyTorch uses channels_last. The logits are compared first. Then the pairs

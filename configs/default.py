@@ -116,6 +116,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.corruptions = False  # evaluate: also on blurred, noisy, turned images; not kept with a run
     config.eval.report = True  # one HTML page with all numbers and pictures, 10 to 35 KB per image of 256 x 256
 
+    config.predict = ml_collections.ConfigDict()  # of DICOM files; neither is kept with a run
+    config.predict.keep_patient = False  # segmentations name patient and study, as a PACS needs (docs/pacs.md)
+    config.predict.report = False  # also write the measures as a DICOM structured report
+
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto
 
     config.checkpoint = ml_collections.ConfigDict()

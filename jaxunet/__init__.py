@@ -1,6 +1,6 @@
 """jaxunet: segmentation of COVID-19 pneumonia on chest X-rays. The folders are the stages, in the order of the data.
 
-core/        errors as one sentence, atomic files, PNG pictures
+core/        errors as one sentence, atomic files and locks, PNG pictures
 devices/     several processes, several devices (replicas.py is the only file with pmap), peak rates
 xrays/       X-ray file of any kind -> 8-bit gray pixels, scaled to a network
 data/        COVID-QU-Ex archive or drawn X-rays -> verified TFDS dataset -> ordered, augmented batches;

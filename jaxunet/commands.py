@@ -88,10 +88,14 @@ def _evaluate(flags: Flags) -> None:
 
 
 def _predict(flags: Flags) -> int:
+    from jaxunet.prediction import pacs
     from jaxunet.prediction.folder import predict
+    from jaxunet.xrays.dicomweb import is_address
 
     if not flags.input:
         raise UserError("--input is missing: name a file, a folder, a zip, or a pattern in quotes.")
+    if is_address(flags.output or ""):
+        return pacs.predict(_network(flags), flags.input, flags.output or "", share=_share(flags))
     out = _path(flags.output, "--output is missing: name a folder for masks and tables.")
     return predict(_network(flags), flags.input, out, probabilities=flags.probabilities, share=_share(flags))
 

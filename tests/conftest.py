@@ -4,8 +4,8 @@ import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each: sharing both, XLA's threads wait
-    cores = sorted(os.sched_getaffinity(0))
+if worker := os.environ.get("PYTEST_XDIST_WORKER") if hasattr(os, "sched_getaffinity") else None:
+    cores = sorted(os.sched_getaffinity(0))  # a core for each: sharing both, XLA's threads wait
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 import pathlib

@@ -191,9 +191,9 @@ def test_places_that_cannot_be_saved_to_stay_as_they_are(net, tmp_path):
 
 def test_dicom_is_saved_with_its_segmentation(config, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
-    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 2], WindowCenter=2040.5, WindowWidth=4081)
+    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 4.99], WindowCenter=2040.5, WindowWidth=4081)
     found = dataclasses.replace(Threshold(config).predict(data), name="scan.dcm")
-    assert found.measures["infected_cm2"] == 24
+    assert found.measures["infected_cm2"] == 59.9
     found.save(tmp_path)
     assert (tmp_path / "segmentations/scan.dcm.seg.dcm").is_file()
     assert (tmp_path / "masks/scan.dcm_lung.png").is_file()

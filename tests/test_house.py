@@ -16,8 +16,9 @@ HOMES = {  # library -> the only places that import it
     "flax.linen": ("models/",),
     "orbax": ("runs/checkpoint.py",),
     "tensorflow_datasets": ("data/",),
-    "pydicom": ("xrays/dicom.py", "prediction/dicom_segmentation.py"),
-    "highdicom": ("prediction/dicom_segmentation.py",),
+    "pydicom": ("xrays/dicom.py", "xrays/dicomweb.py", "prediction/dicom_"),
+    "highdicom": ("prediction/dicom_",),
+    "dicomweb_client": ("xrays/dicomweb.py",),
 }
 
 

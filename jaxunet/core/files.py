@@ -1,12 +1,13 @@
 """Files in local folders and `gs://` buckets: where they are, atomic writing, and a lock for one writer at a time."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import secrets
 from collections.abc import Iterator
 from typing import BinaryIO
+
+import filelock
 
 from jaxunet.core.errors import UserError
 
@@ -50,20 +51,34 @@ def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
     if in_bucket(folder):
         yield
         return
-    path = folder / ".lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only files that are open for writing
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise UserError(f"Another process is training in {folder}: wait for it, or use another --workdir.") from error
-    except OSError:
-        print(f"{folder} is on a file system without locks: make sure that no second process trains there.")
-    try:
+    taken = f"Another process is training in {folder}: wait for it, or use another --workdir."
+    with lock(folder / ".lock", taken) as works:
+        if not works:
+            print(f"{folder} is on a file system without locks: make sure that no second process trains there.")
         yield
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path, taken: str) -> Iterator[bool]:
+    """Holds the lock file `path`; yields False on a file system without locks. It ends with the process.
+
+    Raises:
+      UserError: `taken`, if another process holds it.
+    """
+    held = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except filelock.Timeout as error:
+        raise UserError(taken) from error
+    except (OSError, NotImplementedError):
+        yield False
+        return
+    try:
+        yield True
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        with contextlib.suppress(OSError):  # Windows deletes no open file; filelock does it afterwards
+            path.unlink()
+        held.release()
 
 
 def locate(place: str) -> pathlib.Path:

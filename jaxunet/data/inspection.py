@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
+from jaxunet.core.processors import cores
 from jaxunet.data import duplicates, folder
 from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.folder import FolderDataset, Record
@@ -111,7 +111,7 @@ def check_all(dataset: FolderDataset, records: Sequence[Record], *, build: bool)
     """`check` of each of `records`, in order, on all cores, with a progress bar."""
     one = functools.partial(check, spec=dataset.spec, build=build)
     bar = {"total": len(records), "unit": "X-ray", "desc": "Building" if build else "Inspecting", "dynamic_ncols": True}
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     if workers == 1 or len(records) < 100:  # starting processes takes longer than this
         yield from tqdm(map(one, records), **bar)
         return

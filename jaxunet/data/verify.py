@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from jaxunet.core.errors import UserError, one_line
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
+from jaxunet.core.processors import cores
 from jaxunet.data import duplicates
 from jaxunet.data.archive import Archive, Record
 from jaxunet.data.dataset_spec import DatasetSpec
@@ -163,7 +163,7 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
 
 def _check_all(archive: Archive, records: list[Record], part: str) -> list[Checked]:
     bar = {"total": len(records), "unit": "X-ray", "desc": f"Checking {part} data", "dynamic_ncols": True}
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     if workers == 1 or len(records) < 500:  # starting processes takes longer than this
         return [check_record(archive, record, part) for record in tqdm(records, **bar)]
     # Spawned, not forked: JAX's threads do not survive a fork.

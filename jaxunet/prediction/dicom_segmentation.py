@@ -1,9 +1,11 @@
-"""Writes masks as a DICOM Segmentation, with highdicom (`pip install 'jaxunet[dicom]'`).
+"""Masks as a DICOM Segmentation, and measures as a report, with highdicom (`pip install 'jaxunet[dicom]'`).
 
-The header of an X-ray holds no patient data here: see `xrays/dicom.py`.
+Patient and study are empty unless `Xray.patient` has them: see `xrays/dicom.py`.
 """
 
-import pathlib
+import copy
+import io
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,41 +13,57 @@ import numpy as np
 from jaxunet import __name__ as package
 from jaxunet import __version__
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import atomic_file
 from jaxunet.data.targets import Records
+from jaxunet.prediction import dicom_report
+from jaxunet.xrays.orientation import as_stored
+from jaxunet.xrays.pixels import Xray
+
+_SERIES = 9001  # its number; X-rays have small ones
+_NOMINAL = 1.0  # mm; readers require a thickness, though a projection has none
+_ONE_FRAME = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
 
 
-def write_segmentation(
-    path: pathlib.Path, header: Any, masks: dict[str, np.ndarray], records: Records, spacing: Any
-) -> None:
-    """Writes a DICOM Segmentation with one segment per target.
+def files(
+    xray: Xray, masks: dict[str, np.ndarray], records: Records, weights: str, row: dict[str, Any] | None
+) -> list[bytes]:
+    """The content of two DICOM files: a segmentation with one segment per target and, of a row, a report.
 
     Args:
-      path: the file to write.
-      header: `Xray.header`.
+      xray: a DICOM file, with a header.
       masks: target -> bool [H, W], the size of the X-ray.
-      records: of the masks, for their codes.
-      spacing: `Xray.spacing_mm`.
+      records: of the masks, for their codes and colours.
+      weights: tells the weights of the network from others.
+      row: `Prediction.row` for the report; None for no report.
 
     Raises:
       UserError: if the header lacks elements that the standard requires, or highdicom is not installed.
     """
+    logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)  # its warnings quote the header
+    source = copy.deepcopy(xray.header)
+    source.pop("NumberOfFrames", None)  # the masks are those of the first
+    source.SOPClassUID = _ONE_FRAME  # for highdicom
+    source.SliceThickness = _NOMINAL
     try:
-        segmentation = _segmentation(header, masks, records, spacing)
+        found = [_segmentation(source, xray, masks, records, weights)]
+        if row is not None:
+            found.append(dicom_report.report(found[0], source, row, masks, records))
+        return [_encoded(one, xray) for one in found]
     except Exception as error:  # highdicom raises many types for an unusual header
-        reason = " ".join(str(error).split())[:120]
+        said = str(error) if xray.patient is None else type(error).__name__  # the former may quote the patient
+        reason = " ".join(said.split())[:120]
         raise UserError(f"no DICOM segmentation could be written ({reason})") from error
-    with atomic_file(path) as file:
-        segmentation.save_as(file)
 
 
-def _segmentation(header: Any, masks: dict[str, np.ndarray], records: Records, spacing: Any) -> Any:
+def _segmentation(source: Any, xray: Xray, masks: dict[str, np.ndarray], records: Records, weights: str) -> Any:
     import highdicom
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=package, version=__version__, family=codes.DCM.ArtificialIntelligence
+        name=package,
+        version=__version__,
+        family=codes.DCM.ArtificialIntelligence,
+        parameters={"weights_crc32": weights},
     )
     segments = [
         highdicom.seg.SegmentDescription(
@@ -55,19 +73,25 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], records: Records, s
             segmented_property_type=highdicom.sr.CodedConcept(*records[target].code),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
+            tracking_uid=generate_uid(entropy_srcs=[source.SOPInstanceUID, weights, target]),
+            tracking_id=target,
+            display_color=highdicom.color.CIELabColor.from_rgb(*records[target].colour),
         )
         for number, target in enumerate(masks, 1)
     ]
     measures = None
-    if spacing is not None:  # readers require a thickness, though a projection has none
-        measures = highdicom.PixelMeasuresSequence(pixel_spacing=list(spacing), slice_thickness=1.0)
-    return highdicom.seg.Segmentation(
-        source_images=[header],
-        pixel_array=np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8),
+    if xray.spacing_mm is not None:
+        spacing = xray.spacing_mm[::-1] if xray.moves[0] else xray.spacing_mm
+        measures = highdicom.PixelMeasuresSequence(pixel_spacing=list(spacing), slice_thickness=_NOMINAL)
+    stored = [as_stored(mask, xray.moves) for mask in masks.values()]
+    segmentation = highdicom.seg.Segmentation(
+        source_images=[source],
+        pixel_array=np.stack(stored, axis=-1)[None].astype(np.uint8),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         series_instance_uid=generate_uid(),
-        series_number=1,
+        series_number=_SERIES,
+        series_description=f"{package}: {', '.join(masks)}"[:64],
         sop_instance_uid=generate_uid(),
         instance_number=1,
         manufacturer=package,
@@ -77,3 +101,28 @@ def _segmentation(header: Any, masks: dict[str, np.ndarray], records: Records, s
         pixel_measures=measures,
         omit_empty_frames=False,
     )
+    segmentation.PatientOrientation = source.get("PatientOrientation") or ""
+    return segmentation
+
+
+def _encoded(found: Any, xray: Xray) -> bytes:
+    _refer(found, xray.header)
+    found.update(xray.patient or {})
+    data = io.BytesIO()
+    found.save_as(data, enforce_file_format=True)
+    return data.getvalue()
+
+
+def _refer(found: Any, header: Any) -> None:
+    """Makes all references to the X-ray name its SOP class and, of several frames, the first."""
+    frames = "NumberOfFrames" in header
+    for element in found.iterall():
+        for item in element.value if element.VR == "SQ" else ():
+            if item.get("ReferencedSOPInstanceUID") == header.SOPInstanceUID:
+                item.ReferencedSOPClassUID = header.SOPClassUID
+                if frames and element.keyword == "SourceImageSequence":
+                    item.ReferencedFrameNumber = 1
+            elif frames and item.get("ValueType") == "IMAGE":
+                (image,) = item.ReferencedSOPSequence
+                if image.ReferencedSOPInstanceUID == header.SOPInstanceUID:
+                    image.ReferencedFrameNumber = 1

@@ -6,14 +6,11 @@ import itertools
 import pathlib
 import sys
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
-import numpy as np
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
@@ -23,6 +20,7 @@ from jaxunet.prediction.journal import PredictionLog
 from jaxunet.prediction.prediction import Prediction, checksum
 from jaxunet.prediction.predictor import Fitted, Predictor
 from jaxunet.scoring.detection import COVID_19, ELSEWHERE, RESEMBLES
+from jaxunet.xrays.dicomweb import is_address
 from jaxunet.xrays.files import XrayFile, XrayFiles
 from jaxunet.xrays.read import read_xray
 
@@ -45,7 +43,7 @@ def predict(
 
     Args:
       predictor: the network.
-      source: a file, a folder, a zip, or a glob.
+      source: a file, a folder, a zip, a glob, or the address of a study on a DICOMweb server.
       output: folder to write to.
       probabilities: also write probabilities as pictures.
       share: (i, n): this process takes images i, i + n, i + 2n, ...
@@ -56,9 +54,7 @@ def predict(
     Raises:
       UserError: if `source` has no images.
     """
-    files = XrayFiles(source, skip=output)
-    if next(iter(files), None) is None:
-        raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.{files.left_out}")
+    files = xrays_at(source, skip=output)
     mine = _Share(files, *share)
     config = predictor.config
     size = predictor.batch_size(len(list(itertools.islice(mine, config.eval.batch_size))))
@@ -96,6 +92,14 @@ def predict(
     return SOME_FAILED if log.failed or log.unusable else 0
 
 
+def xrays_at(source: str, skip: pathlib.Path) -> XrayFiles:
+    """As `XrayFiles`. Raises UserError if there are none."""
+    files = XrayFiles(source, skip)
+    if next(iter(files), None) is None:
+        raise UserError(f"--input={source} has no PNG, JPEG, TIFF or DICOM files.{files.left_out}")
+    return files
+
+
 def shown(name: str) -> str:
     """A file's name, safe to print."""
     return name if name.isprintable() else ascii(name)
@@ -113,13 +117,11 @@ class _Share:
 
 def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict[str, Any]:
     """The settings that the output depends on."""
-    crc = 0
-    for leaf in jax.tree.leaves(predictor.variables):
-        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+    asked = {key: True for key, value in predictor.config.predict.items() if value}
     return {
-        "input": str(local_path(source).absolute()),
+        "input": source if is_address(source) else str(local_path(source).absolute()),
         "checkpoint_step": predictor.step,
-        "weights_crc32": f"{crc:08x}",
+        "weights_crc32": predictor.weights_crc32,
         "targets": list(predictor.targets),
         "image_size": predictor.image_size,
         "threshold": predictor.threshold,
@@ -128,6 +130,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "gate": predictor.gate,
         "frontal_check": predictor.checked,
         "probabilities": probabilities,
+        **asked,  # of those that are off nothing is said, so that earlier logs go on
     }
 
 
@@ -239,7 +242,7 @@ def _read_ahead(
 def _read(predictor: Predictor, file: XrayFile, number: int, room: _Room) -> Fitted:
     room.enter(number)
     try:
-        found = read_xray(file.read())
+        found = read_xray(file.read(), keep_patient=predictor.config.predict.keep_patient)
     except OSError as error:
         raise UserError(f"it cannot be read ({error.strerror or error}).") from error
     room.change(found.pixels.size)

@@ -5,8 +5,8 @@ is finished. At the end, `predictions.csv` and `.json` are written in the order 
 per image.
 """
 
+import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 from jaxunet.core.errors import UserError
-from jaxunet.core.files import atomic_file
+from jaxunet.core.files import atomic_file, lock
 from jaxunet.prediction.measures import MEASURES
 from jaxunet.xrays.files import XrayFile
 
@@ -43,22 +43,16 @@ class PredictionLog:
         self._lines: dict[int, tuple[int, int]] = {}  # image -> its version, and where its row is; below 0 if it failed
         self.finished = self.failed = self.unusable = 0
         output.mkdir(parents=True, exist_ok=True)
-        self._file = (output / f"{name}.jsonl").open("a+b")
-        try:
-            self._lock()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._lock(name))
+            self._file = stack.enter_context((output / f"{name}.jsonl").open("a+b"))
             self._read_back()
             self._remove_stale_tables()
-        except BaseException:
-            self._file.close()
-            raise
+            self._open = stack.pop_all()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another process is predicting into {self._output}: choose another --output.") from error
-        except OSError:  # a file system without locks
-            pass
+    def _lock(self, name: str, settings: str = "") -> contextlib.AbstractContextManager[bool]:
+        taken = f"Another process is predicting into {self._output}{settings}: choose another --output."
+        return lock(self._output / f".{name}.lock", taken)
 
     def _read_back(self) -> None:
         self._file.seek(0)
@@ -90,20 +84,12 @@ class PredictionLog:
             if not re.fullmatch(r"predictions(-\d+-of-\d+)?", path.stem):
                 continue
             if path.stem != self._name:
-                with path.open("r+b") as other:
+                with path.open("rb") as other:
                     settings = (_parse(other.readline()) or {}).get("settings", {})
-                    if settings == self._settings:
-                        continue
-                    self._check_input(settings)
-                    try:
-                        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError as error:
-                        raise UserError(
-                            f"Another process is predicting into {self._output} with other settings: choose another "
-                            f"--output."
-                        ) from error
-                    except OSError:  # a file system without locks
-                        pass
+                if settings == self._settings:
+                    continue
+                self._check_input(settings)
+                with self._lock(path.stem, " with other settings"):
                     path.unlink()
             for suffix in (".csv", ".json"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
@@ -166,7 +152,7 @@ class PredictionLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._open.close()
 
 
 def check_table(path: pathlib.Path) -> None:

@@ -41,6 +41,8 @@ class Prediction:
       rule: when the X-ray counts as COVID-19.
       gate: whether masks learnt from COVID-19 images only are blank if `rule` does not call the X-ray COVID-19.
       checked: whether `refusal` looks for pictures that are no frontal chest X-ray.
+      weights: tells the network's weights from others, in DICOM files.
+      report: whether `save` writes a DICOM structured report.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Prediction:
     rule: Rule
     gate: bool
     checked: bool = False
+    weights: str = ""
+    report: bool = False
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -130,6 +134,20 @@ class Prediction:
         """uint8 [h, w, 3]: the X-ray with the outlines of the masks, reduced to at most 1024 pixels per side."""
         return overlay.paint(self.xray.pixels, self.masks, self.records)
 
+    def dicom_files(self) -> dict[str, bytes]:
+        """Path in a folder of results -> DICOM segmentation or report. Empty if the X-ray is no DICOM file.
+
+        Raises:
+          UserError: if the X-ray's header is not sufficient.
+        """
+        if self.xray.header is None:
+            return {}
+        from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
+
+        row = self.row if self.report else None
+        contents = dicom_segmentation.files(self.xray, self.masks, self.records, self.weights, row)
+        return dict(zip(_dicom_paths(output_name(self.name)), contents, strict=False))
+
     def save(
         self, folder: str | os.PathLike[str], *, probabilities: bool = False, table: bool = True
     ) -> dict[str, Any]:
@@ -155,8 +173,11 @@ class Prediction:
             raise UserError(f"{out} cannot be created ({error.strerror}): choose another folder.") from error
         if table:
             journal.check_table(out / "predictions.csv")
-        if self.xray.header is not None:
-            row["warnings"] += self._write_segmentation(_segmentation(out, name))
+        try:
+            for path, content in self.dicom_files().items():
+                write_atomically(out / path, content)
+        except UserError as error:
+            row["warnings"].append(str(error))
         for i, (target, mask) in enumerate(self.masks.items()):
             if probabilities:
                 levels = np.rint(self._probability(i, of=255)).astype(np.uint8)
@@ -185,25 +206,13 @@ class Prediction:
         """float32 [H, W], in [0, `of`]."""
         return sigmoid(self._logits[..., target], of=of)
 
-    def _write_segmentation(self, path: pathlib.Path) -> list[str]:
-        """Returns [], or the reason why it was not written."""
-        from jaxunet.prediction import dicom_segmentation  # late: pydicom is optional
-
-        try:
-            dicom_segmentation.write_segmentation(
-                path, self.xray.header, self.masks, self.records, self.xray.spacing_mm
-            )
-        except UserError as error:
-            return [str(error)]
-        return []
-
 
 def checksum(output: pathlib.Path, name: str, *, targets: tuple[str, ...], probabilities: bool) -> int:
     """CRC-32 of all files in `output` that were written for the X-ray `name`. One that is missing counts as empty."""
     stem, folders = output_name(name), ("masks", "probabilities") if probabilities else ("masks",)
     paths = [_picture(output, folder, f"{stem}_{target}") for folder in folders for target in targets]
     crc = 0
-    for path in (*paths, _picture(output, "overlays", stem), _segmentation(output, stem)):
+    for path in (*paths, _picture(output, "overlays", stem), *(output / path for path in _dicom_paths(stem))):
         with contextlib.suppress(OSError):
             crc = zlib.crc32(path.read_bytes(), crc)
     return crc
@@ -213,8 +222,8 @@ def _picture(output: pathlib.Path, folder: str, stem: str) -> pathlib.Path:
     return output / folder / f"{stem}.png"
 
 
-def _segmentation(output: pathlib.Path, stem: str) -> pathlib.Path:
-    return output / "segmentations" / f"{stem}.seg.dcm"
+def _dicom_paths(stem: str) -> tuple[str, str]:
+    return f"segmentations/{stem}.seg.dcm", f"reports/{stem}.sr.dcm"
 
 
 def _write_png(path: pathlib.Path, pixels: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
@@ -95,6 +96,14 @@ class Predictor:
         """A pixel is positive if its probability exceeds this; see `counts.positive`."""
         return self.config.eval.threshold
 
+    @functools.cached_property
+    def weights_crc32(self) -> str:
+        """Tells these weights from others, 8 hexadecimal digits."""
+        crc = 0
+        for leaf in jax.tree.leaves(self.variables):
+            crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+        return f"{crc:08x}"
+
     def __repr__(self) -> str:
         return f"<Predictor: {self.in_words}>"
 
@@ -142,7 +151,7 @@ class Predictor:
 
         def read(i: int) -> Xray:
             try:
-                return read_xray(sources[i])
+                return read_xray(sources[i], keep_patient=self.config.predict.keep_patient)
             except UserError as error:
                 if not several or isinstance(sources[i], str | os.PathLike):
                     raise
@@ -171,6 +180,8 @@ class Predictor:
                 rule=self.rule,
                 gate=self.gate,
                 checked=self.checked,
+                weights=self.weights_crc32,
+                report=self.config.predict.report,
             )
             for x, logits, answer in zip(xrays, found["masks"], answers, strict=True)
         ]

@@ -22,7 +22,8 @@ import numpy as np
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.prediction import overlay, page, web_guard
+from jaxunet.prediction import api_description, overlay, page, web_guard
+from jaxunet.prediction.api_description import PNG, RLE
 from jaxunet.prediction.predictor import Predictor
 
 try:
@@ -99,7 +100,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> flask.Flask:
-    """The web application: GET / is the page, GET /network describes the network, POST /predict predicts an X-ray.
+    """The web application: GET / is the page, GET /network describes the network, POST /predict predicts an X-ray,
+    GET /api describes both as OpenAPI.
 
     Args:
       predictor, host: as for `serve`.
@@ -122,12 +124,13 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
         return response
 
     @app.errorhandler(Exception)
-    def refuse(error: Exception) -> tuple[dict[str, str], int]:
+    def refuse(error: Exception) -> tuple[dict[str, str], int] | tuple[dict[str, str], int, dict[str, str]]:
         if isinstance(error, UserError):
             return {"error": str(error)}, 400
         if isinstance(error, HTTPException):
             too_large = f"the file has more than {page.MAX_BYTES // 2**20} MiB."
-            return {"error": too_large if error.code == 413 else str(error.description)}, error.code or 500
+            allowed = {"Allow": ", ".join(methods)} if (methods := getattr(error, "valid_methods", None)) else {}
+            return {"error": too_large if error.code == 413 else str(error.description)}, error.code or 500, allowed
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             return {"error": "there is not enough memory for this X-ray."}, 413
         where = traceback.extract_tb(error.__traceback__)[-1]  # without its message: it can quote the file
@@ -142,32 +145,47 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
     def show_network() -> dict[str, Any]:
         return page.facts(predictor)
 
+    @app.get("/api")
+    def show_api() -> dict[str, Any]:
+        return api_description.describe()
+
     @app.post("/predict")
     def predict() -> dict[str, Any]:
-        data = flask.request.get_data(cache=False)
-        return worker.submit(answer, predictor, data).result()
+        data, masks = flask.request.get_data(cache=False), flask.request.args.get("masks", PNG)
+        if masks not in (PNG, RLE):
+            raise UserError(f"masks is {PNG} or {RLE}.")
+        return worker.submit(answer, predictor, data, runs=masks == RLE).result()
 
     return app
 
 
-def answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
+def answer(predictor: Predictor, data: bytes, *, runs: bool = False) -> dict[str, Any]:
     """The answer for one file: numbers as in `predictions.json`, pictures as base64 of PNG.
 
-    `xray` and `layers` are reduced as in `Prediction.overlay`; `masks` have the size of the X-ray.
+    `xray` and `layers` are reduced as in `Prediction.overlay`; `masks` have the size of the X-ray. With `runs`, they
+    are run lengths, and there are no pictures.
 
     Raises:
       UserError: if the file cannot be used.
     """
     found = predictor.predict(data)
+    said = {"row": found.row, "refusal": found.refusal, "mirrored": found.xray.mirrored}
+    if runs:
+        return {**said, "masks": {target: run_lengths(mask) for target, mask in found.masks.items()}}
     picture, layers = overlay.layers(found.xray.pixels, found.masks)
     return {
-        "row": found.row,
-        "refusal": found.refusal,
-        "mirrored": found.xray.mirrored,
+        **said,
         "xray": _base64_png(picture),
         "layers": {target: _base64_png(layer) for target, layer in layers.items()},
         "masks": {target: _base64_png(mask.astype(np.uint8) * 255) for target, mask in found.masks.items()},
     }
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
+    """A mask bool [H, W] as COCO's uncompressed run lengths: column by column, the first run outside the mask."""
+    flat = mask.T.ravel()
+    borders = np.flatnonzero(np.diff(flat, prepend=False))
+    return {"size": list(mask.shape), "counts": np.diff(borders, prepend=0, append=flat.size).tolist()}
 
 
 def _base64_png(pixels: np.ndarray) -> str:

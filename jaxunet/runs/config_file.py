@@ -47,6 +47,8 @@ def from_json(text: str) -> ConfigDict:
     if not isinstance(settings, dict):
         raise ValueError("there are no settings in it")
     for row in SETTINGS.values():
+        if row.since is not None and "." in row.key:
+            settings.setdefault(row.key.split(".")[0], {})  # a section that is newer than the file
         section, name = _place(settings, row.key)
         older, old_name = _place(settings, row.was)
         if row.was and old_name in older:

@@ -199,6 +199,9 @@ _ROWS = (
     Setting("eval.corruptions", bool, free=True, since=False, kept=False),
     Setting("eval.report", bool, free=True, since=True),
 
+    Setting("predict.keep_patient", bool, free=True, since=False, kept=False),
+    Setting("predict.report", bool, free=True, since=False, kept=False),
+
     Setting("profile", bool, free=True),
 
     Setting("checkpoint.keep_latest", int, above=0, free=True),

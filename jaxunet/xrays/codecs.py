@@ -4,8 +4,9 @@
 of JSON and the bytes of the samples. It needs nothing of jaxunet, and ends with the program that started it.
 """
 
+import contextlib
+import faulthandler
 import json
-import resource
 import signal
 import sys
 from typing import Any
@@ -63,14 +64,17 @@ def _answer(job: dict[str, Any], stream: bytes) -> tuple[dict[str, Any], bytes]:
 def main() -> None:
     """Answers jobs until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limits, macOS refuses them
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     while line := sys.stdin.buffer.readline():
         job = json.loads(line)
         stream = sys.stdin.buffer.read(job["length"])
-        signal.alarm(job["seconds"])  # ends this process if it takes longer
+        faulthandler.dump_traceback_later(job["seconds"], exit=True)  # ends this process if it takes longer
         answer, samples = _answer(job, stream)
-        signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + samples)
         sys.stdout.buffer.flush()
 

@@ -1,7 +1,7 @@
 """DICOM in: the only file of this folder that uses pydicom (`pip install 'jaxunet[dicom]'`).
 
-Of a patient's header nothing is kept but what a segmentation must say to be found beside its X-ray: identifiers of
-study, series, image and frame of reference, and the geometry of the pixels.
+Of a patient's header nothing is kept but what a segmentation must say to refer to its X-ray: identifiers of study,
+series, image and frame of reference, and the geometry of the pixels. `keep_patient` keeps patient and study, too.
 """
 
 import io
@@ -31,15 +31,23 @@ _CHEST = ("CHEST", "THORA", "TORAX", "LUNG", "RIB", "HEART", "TRUNK", "BODY", "P
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _LARGEST_PIXEL = 1000.0  # mm; areas must stay finite
 # All that is taken from the source; highdicom copies nothing that is not there.
-_LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-_GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+_LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientOrientation")
+_SIZE = ("Rows", "Columns", "PixelSpacing", "NumberOfFrames")
+_IN_SPACE = ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID")
 _EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
     *("AccessionNumber", "StudyDate", "StudyTime", "StudyID"),
 )
+_PATIENT = 0x0010  # group of the attributes of the patient
+_STUDY = (
+    *_EMPTY,
+    *("SpecificCharacterSet", "StudyDescription", "IssuerOfAccessionNumberSequence", "ProcedureCodeSequence"),
+    *("ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName", "PhysiciansOfRecord"),
+    *("NameOfPhysiciansReadingStudy", "ReferencedStudySequence", "AdmissionID", "TimezoneOffsetFromUTC"),
+)
 
 
-def read(data: bytes) -> Xray:
+def read(data: bytes, *, keep_patient: bool = False) -> Xray:
     """Decodes a DICOM file: modality LUT, then VOI LUT or the first window, MONOCHROME1 inverted, padding black.
 
     Without either of the two, the 0.5 and 99.5 percentiles become black and white. Of several frames, the first is
@@ -51,7 +59,7 @@ def read(data: bytes) -> Xray:
         raise UserError("it is a DICOM file, which needs pydicom: pip install 'jaxunet[dicom]'.") from error
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # as for the warnings
     try:
-        return _read(pydicom, data)
+        return _read(pydicom, data, keep_patient)
     except UserError:
         raise
     except MemoryError as error:
@@ -62,7 +70,7 @@ def read(data: bytes) -> Xray:
         raise UserError(f"it is damaged or cannot be decoded ({type(error).__name__}).") from error
 
 
-def _read(pydicom: Any, data: bytes) -> Xray:
+def _read(pydicom: Any, data: bytes, keep_patient: bool) -> Xray:
     header, syntax = _header(pydicom, data)
     said = Attributes(header)
     pixels, notes = dicom_display.gray(_stored(pydicom, header, said, syntax), said, big_endian=_is_big_endian(header))
@@ -71,11 +79,11 @@ def _read(pydicom: Any, data: bytes) -> Xray:
     rows, columns = (*said.texts("PatientOrientation"), "", "")[:2]
     if not (rows or columns):
         rows, columns = orientation.by_vectors(said.numbers("ImageOrientationPatient"))
-    pixels, mirrored, turned = orientation.by_patient(pixels, rows, columns)
-    moved, other = turned.startswith("turned"), _doubts(said)
+    pixels, mirrored, turned, moves = orientation.by_patient(pixels, rows, columns)
+    other = _doubts(said)
     spacing, spacing_from = _spacing(said)
     aspect = spacing or (*said.numbers("PixelAspectRatio"), 0.0, 0.0)[:2]
-    if moved and columns[:1] in ("L", "R"):
+    if moves[0]:
         spacing, aspect = spacing and spacing[::-1], aspect[::-1]
     return Xray(
         pixels=pixels,
@@ -85,7 +93,9 @@ def _read(pydicom: Any, data: bytes) -> Xray:
         mirrored=mirrored,
         notes=(*notes, *[turned] * bool(turned), *other, *uneven),
         other=tuple(other),
-        header=None if frames > 1 or moved else _without_patient(pydicom, header),
+        header=_without_patient(pydicom, header, said),
+        patient=_patient(pydicom, header) if keep_patient else None,
+        moves=moves,
     )
 
 
@@ -171,15 +181,25 @@ def _doubts(said: Attributes) -> list[str]:
     return notes
 
 
-def _without_patient(pydicom: Any, header: Any) -> Any:
+def _without_patient(pydicom: Any, header: Any, said: Attributes) -> Any:
     """A new header with what links to the source and with its geometry; everything about the patient is empty."""
     kept = pydicom.Dataset()
     kept.file_meta = pydicom.dataset.FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    for name in (*_LINKS, *_GEOMETRY):
-        if header.get(name):
-            setattr(kept, name, header.get(name))
+    in_space = [len(said.texts(name)) for name in (*_IN_SPACE[:2], "PixelSpacing")] == [3, 6, 2]
+    for name in (*_LINKS, *_SIZE, *_IN_SPACE * (in_space and "FrameOfReferenceUID" in header)):
+        if (value := said.get(name)) is not None:
+            setattr(kept, name, value)
     for name in _EMPTY:
         setattr(kept, name, "")
     kept.Modality = header.get("Modality") or "OT"
+    return kept
+
+
+def _patient(pydicom: Any, header: Any) -> Any:
+    """A new header with what a PACS files a picture by: patient and study, word for word."""
+    kept = pydicom.Dataset()
+    for tag in header.keys():  # noqa: SIM118 (a data set yields its elements)
+        if tag.group == _PATIENT or pydicom.datadict.keyword_for_tag(tag) in _STUDY:
+            kept.add(header[tag])
     return kept

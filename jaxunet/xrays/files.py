@@ -1,7 +1,8 @@
-"""Where X-rays lie: one file, a glob, a folder or a zip. Listed one by one, in a fixed order, never unpacked."""
+"""Where X-rays lie: a file, glob, folder, zip or DICOMweb server. Listed in a fixed order, one by one, not unpacked."""
 
 import collections
 import dataclasses
+import functools
 import glob
 import hashlib
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path
-from jaxunet.xrays import listing
+from jaxunet.xrays import dicomweb, listing
 from jaxunet.xrays.kinds import HEAD, kind_of
 from jaxunet.xrays.pixels import MAX_BYTES
 
@@ -29,33 +30,37 @@ class XrayFile:
       name: its path within the folder or zip, with "/".
       version: changes when the file does.
       path: of the file, or of the zip.
+      load: returns the content of what is no file of its own.
     """
 
     name: str
     version: str
     path: pathlib.Path
-    _zip: zipfile.ZipFile | None = None
-    _info: zipfile.ZipInfo | None = None
+    load: Callable[[], bytes] | None = None
 
     def read(self) -> bytes:
         """Its content. Raises UserError if it is too large or cannot be read."""
-        if self._zip is None or self._info is None:
-            found = self.path.stat()
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError("it is not a file, but a folder, a pipe or a device.")
-            _check_bytes(found.st_size)
-            return self.path.read_bytes()
-        _check_bytes(self._info.file_size)
-        try:
-            return self._zip.read(self._info)
-        except Exception as error:  # one for each way of compression and each kind of damage
-            said = " ".join(str(error).split())[:120] or type(error).__name__
-            raise UserError(f"it cannot be read from the zip ({said}).") from error
+        if self.load is not None:
+            return self.load()
+        found = self.path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError("it is not a file, but a folder, a pipe or a device.")
+        _check_bytes(found.st_size)
+        return self.path.read_bytes()
 
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
         raise UserError(f"it has {size:,} bytes, more than any X-ray ({MAX_BYTES:,}).")
+
+
+def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    _check_bytes(info.file_size)
+    try:
+        return archive.read(info)
+    except Exception as error:  # one for each way of compression and each kind of damage
+        said = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"it cannot be read from the zip ({said}).") from error
 
 
 class XrayFiles:
@@ -72,7 +77,10 @@ class XrayFiles:
         self._source, self._skip = local_path(source), os.path.realpath(skip)
         self.skipped: listing.Skipped = collections.Counter()
         self._list: Callable[[listing.Skipped], Iterator[XrayFile]]
-        if self._source.is_dir():
+        if dicomweb.is_address(source):
+            self._instances = list(dicomweb.listed(source))
+            self._list = self._in_study
+        elif self._source.is_dir():
             if os.path.realpath(self._source) == self._skip:
                 raise UserError(f"--output={skip} is the folder of the X-rays: choose another, or one inside it.")
             self._list = self._in_folder
@@ -129,7 +137,15 @@ class XrayFiles:
     def _in_zip(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
         for info in listing.in_zip(self._zip, self._names, skipped):
             version = f"{info.file_size}-{info.CRC:08x}"
-            yield XrayFile(self._names[info], version, self._source, self._zip, info)
+            load = functools.partial(_read_zip, self._zip, info)
+            yield XrayFile(self._names[info], version, self._source, load)
+
+    def _in_study(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
+        for name, load in self._instances:
+            if load is None:
+                skipped[listing.NO_PICTURE] += 1
+            else:
+                yield XrayFile(name, "", self._source, load)  # whose identifier stays, stays the same
 
 
 def _is_picture(path: pathlib.Path) -> bool:

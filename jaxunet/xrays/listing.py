@@ -17,7 +17,7 @@ from jaxunet.xrays.kinds import HEAD, is_dicomdir, kind_of
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 Skipped = collections.Counter[str]  # why -> how many files or folders
 _OF_OTHERS = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "system volume information")
-_OUTPUTS = ("masks", "overlays", "probabilities", "segmentations")  # folders beside a table of this name:
+_OUTPUTS = ("masks", "overlays", "probabilities", "reports", "segmentations")  # folders beside a table of this name:
 _TABLE = re.compile(r"predictions(-\d+-of-\d+)?\.(csv|json|jsonl)|per_image\.csv")
 
 NO_PICTURE, HIDDEN, FOREIGN, OURS = "no picture", "hidden", "folder of another program", "output of an earlier run"

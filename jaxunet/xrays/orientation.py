@@ -11,12 +11,19 @@ _BY_EXIF = {  # how a stored picture becomes the one to be shown: transposed, up
     7: (True, True, True),
     8: (True, True, False),
 }
+AS_IT_IS = (False, False, False)
 _OPPOSITE = {"L": "R", "R": "L", "H": "F", "F": "H", "A": "P", "P": "A"}
 
 
 def upright(pixels: np.ndarray, exif: int) -> np.ndarray:
     """[H, W, ...] as the number in EXIF (1 to 8) says it is to be shown; others mean nothing."""
     return _moved(pixels, *_BY_EXIF.get(exif, (False, False, False)))
+
+
+def as_stored(pixels: np.ndarray, moves: tuple[bool, bool, bool]) -> np.ndarray:
+    """Undoes the `moves` of `by_patient`: [H, W] as shown -> as it is stored."""
+    transposed, upside_down, left_to_right = moves
+    return _moved(pixels, *((True, left_to_right, upside_down) if transposed else moves))
 
 
 def _moved(pixels: np.ndarray, transposed: bool, upside_down: bool, left_to_right: bool) -> np.ndarray:
@@ -27,7 +34,7 @@ def _moved(pixels: np.ndarray, transposed: bool, upside_down: bool, left_to_righ
     return np.ascontiguousarray(pixels[:, ::-1] if left_to_right else pixels)
 
 
-def by_patient(pixels: np.ndarray, row: str, column: str) -> tuple[np.ndarray, bool, str]:
+def by_patient(pixels: np.ndarray, row: str, column: str) -> tuple[np.ndarray, bool, str, tuple[bool, bool, bool]]:
     """A picture with the patient's head above, where the file says what lies where.
 
     A picture that has to be turned comes out as it is usually shown, the patient's left at its right. One that stands
@@ -39,20 +46,22 @@ def by_patient(pixels: np.ndarray, row: str, column: str) -> tuple[np.ndarray, b
         that is not known.
 
     Returns:
-      The picture, whether the patient's left is at its left, and what is to be said of it, or "".
+      The picture, whether the patient's left is at its left, what is to be said of it, or "", and how it was moved:
+      transposed, then turned upside down, then left to right.
     """
     first, second = row[:1], column[:1]
     if not {first, second} <= set(_OPPOSITE):
-        return pixels, first == "R", ""
+        return pixels, first == "R", "", AS_IT_IS
     if {first, second} & {"A", "P"} or len({first, second} & {"L", "R"}) != 1:
-        return pixels, first == "R", f"PatientOrientation {first}\\{second}: not a frontal view"
+        return pixels, first == "R", f"PatientOrientation {first}\\{second}: not a frontal view", AS_IT_IS
     if second == "F":
-        return pixels, first == "R", ""
+        return pixels, first == "R", "", AS_IT_IS
     transposed = first in "HF"
     if transposed:
         first, second = second, first
     said = f"turned upright: PatientOrientation was {row[:1]}\\{column[:1]}"
-    return _moved(pixels, transposed, second == "H", first == "R"), False, said
+    moves = transposed, second == "H", first == "R"
+    return _moved(pixels, *moves), False, said, moves
 
 
 def by_vectors(cosines: list[float]) -> tuple[str, str]:

@@ -30,6 +30,8 @@ class Xray:
       notes: sentences about what is unusual in the file.
       other: those of `notes` by which it is no frontal chest X-ray.
       header: of a DICOM file, what a segmentation has to say about it; no name, number or date of the patient.
+      patient: of a DICOM file, who was examined and when, if that was asked for.
+      moves: how the stored picture was brought upright, for `orientation.as_stored`.
     """
 
     pixels: np.ndarray
@@ -40,6 +42,8 @@ class Xray:
     notes: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
     header: Any = None
+    patient: Any = None
+    moves: tuple[bool, bool, bool] = (False, False, False)
 
 
 def check_size(height: int, width: int) -> None:

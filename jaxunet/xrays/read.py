@@ -21,7 +21,7 @@ Source = str | os.PathLike[str] | bytes | np.ndarray | Xray
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # above 89 million pixels: an error as any other
 
 
-def read_xray(source: Source) -> Xray:
+def read_xray(source: Source, *, keep_patient: bool = False) -> Xray:
     """Reads an X-ray: 8-bit gray pixels, and what the file says about them.
 
     8-bit gray is taken as it is. Colour becomes its luminance (ITU-R 601). Other pixels are scaled by what a DICOM file
@@ -31,6 +31,7 @@ def read_xray(source: Source) -> Xray:
     Args:
       source: the path of a PNG, JPEG, TIFF or DICOM file; the content of one as bytes; gray pixels, a NumPy array
         [H, W] of any real dtype, white is dense; or an `Xray`, which is returned as it is.
+      keep_patient: keep who was examined, from the header of a DICOM file, for the segmentation.
 
     Raises:
       UserError: if it cannot be used. The sentence names the path, if one was given.
@@ -40,14 +41,14 @@ def read_xray(source: Source) -> Xray:
     if isinstance(source, np.ndarray):
         return Xray(_read_array(source))
     if isinstance(source, bytes):
-        return decode(source)
+        return decode(source, keep_patient=keep_patient)
     if not isinstance(source, str | os.PathLike):
         raise UserError(f"An X-ray is a path, bytes, an array [H, W] or an Xray, not of type {type(source).__name__}.")
     path = local_path(source)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a list of its files, or use --mode=predict --input={path}.")
     try:
-        return decode(XrayFile(path.name, "", path).read())
+        return decode(XrayFile(path.name, "", path).read(), keep_patient=keep_patient)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
     except UserError as error:
@@ -64,12 +65,13 @@ def _read_array(pixels: np.ndarray) -> np.ndarray:
     return pixels.copy() if pixels.dtype == np.uint8 else to_8_bits(pixels)
 
 
-def decode(data: bytes, *, also: tuple[str, ...] = ()) -> Xray:
+def decode(data: bytes, *, also: tuple[str, ...] = (), keep_patient: bool = False) -> Xray:
     """Decodes a file; its first bytes say of which kind it is.
 
     Args:
       data: the file.
       also: further formats that are read, as Pillow calls them, such as "BMP".
+      keep_patient: as for `read_xray`.
 
     Raises:
       UserError: if it cannot be used; the sentence does not name the file.
@@ -79,5 +81,5 @@ def decode(data: bytes, *, also: tuple[str, ...] = ()) -> Xray:
     if kind_of(data[:HEAD]) == "DICOM":
         from jaxunet.xrays import dicom  # late: pydicom is optional
 
-        return dicom.read(data)
+        return dicom.read(data, keep_patient=keep_patient)
     return picture.read(data, also)

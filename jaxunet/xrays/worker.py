@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import queue
-import signal
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from jaxunet.core.errors import UserError
 
 _SECONDS = 10  # for one image; the largest take 3
+_LATE = 1  # exit status of a process that took longer
 _PROGRAM = pathlib.Path(__file__).with_name("codecs.py")
 _idle: "queue.LifoQueue[subprocess.Popen[bytes] | None]" = queue.LifoQueue()  # None: one that is not started yet
 for _ in range(os.cpu_count() or 1):
@@ -67,7 +67,7 @@ def _ask(process: "subprocess.Popen[bytes]", job: dict[str, Any], stream: bytes)
         samples = process.stdout.read(answer.get("length", 0))
         if len(samples) == answer.get("length", 0):
             return answer, samples
-    return ({"late": True} if process.wait() == -signal.SIGALRM else {}), b""
+    return ({"late": True} if process.wait() == _LATE else {}), b""
 
 
 def _start() -> "subprocess.Popen[bytes]":

@@ -85,7 +85,10 @@ def test_unsafe_calls_are_found(source):
 def test_the_program_has_no_unsafe_calls():
     found = {str(path.relative_to(ROOT)): list(unsafe(path.read_text())) for path in PROGRAM}
     assert len(found) > 40
-    assert not {path: lines for path, lines in found.items() if lines}
+    restricted = {
+        "jaxunet/models/torch_files.py": ["imports pickle"]
+    }  # its unpickler runs nothing: test_torch_files.py
+    assert {path: lines for path, lines in found.items() if lines} == restricted
     assert not list(unsafe("import torch, numpy as np\ntorch.load(p, weights_only=True)\nnp.load(p)\nmodel.eval()"))
 
 

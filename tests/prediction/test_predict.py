@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxunet import commands
 from jaxunet.core.errors import UserError
+from jaxunet.core.files import lock
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.prediction import folder, loading
 from jaxunet.prediction.prediction import Prediction
@@ -237,12 +238,8 @@ def test_two_processes_at_once_and_a_share_for_each(run, tmp_path):
     assert [row["input"] for row in first] == ["0.png", "2.png", "4.png"]
     assert [row["input"] for row in second] == ["1.png", "3.png"]
     assert {"predictions-0-of-2.csv", "predictions-1-of-2.json"} <= files_in(tmp_path / "out")
-    with (tmp_path / "out/predictions-0-of-2.jsonl").open() as file:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_SH)
-        with pytest.raises(UserError, match="Another process"):
-            run(tmp_path / "in", share=(0, 2))
+    with lock(tmp_path / "out/.predictions-0-of-2.lock", ""), pytest.raises(UserError, match="Another process"):
+        run(tmp_path / "in", share=(0, 2))
 
 
 def test_a_zip_with_evil_names_stays_inside_and_is_not_unpacked(run, tmp_path):
@@ -262,12 +259,12 @@ def test_dicom_gets_a_segmentation_and_no_patient_gets_out(run, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
     import pydicom
 
-    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 2], WindowCenter=2040.5, WindowWidth=4081)
+    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 4.99], WindowCenter=2040.5, WindowWidth=4081)
     write(tmp_path / "in", "scan.dcm", data)
     write(tmp_path / "in", "1.2.840", dicom(picture(), WindowCenter=127.5, WindowWidth=256, StudyInstanceUID=None))
     status, (second, row) = run(tmp_path / "in", probabilities=True)
     assert status == 0
-    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "24.0", "5.0")
+    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "59.9", "5.0")
     assert "no DICOM segmentation" in second["warnings"]
     found = pydicom.dcmread(tmp_path / "out/segmentations/scan.dcm.seg.dcm")
     assert [s.SegmentLabel for s in found.SegmentSequence] == ["infection", "lung"]

@@ -132,7 +132,7 @@ def test_what_is_no_xray_is_answered_with_the_readers_sentence(client, data):
 
 
 def test_unexpected_errors_do_not_quote_the_file(client, monkeypatch, capfd):
-    def fail(data: bytes) -> None:
+    def fail(data: bytes, **_: object) -> None:
         raise ValueError(f"read {data}")
 
     monkeypatch.setattr(predictor, "read_xray", fail)

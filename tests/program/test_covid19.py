@@ -289,7 +289,7 @@ def test_weights_alone_may_be_exported_with_flips(workdir, tmp_path):
     )
     assert loaded.config.eval.flips
     with pytest.raises(UserError, match="add --config.eval.flips=False"):
-        export.export([original], format="onnx", output=tmp_path / "flipped.onnx")
+        export.export([original], format="torch", output=tmp_path / "flipped.pth")
 
 
 def test_no_torch_file_without_its_answer(network, tmp_path):

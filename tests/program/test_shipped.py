@@ -55,7 +55,7 @@ def test_it_is_scored_and_exported_as_any_file_of_weights(config, tmp_path, caps
     capsys.readouterr()
     scored = {"output": str(tmp_path), "overrides": overrides}
     assert launched("evaluate", workdir=str(again), **scored) == 0
-    assert (tmp_path / "eval/val/metrics.json").is_file()
+    assert (tmp_path / "eval/synthetic-chest-x-rays-test/metrics.json").is_file()  # not its own dataset
     assert launched("evaluate", workdir=str(again)) == 1
     assert "output is missing" in capsys.readouterr().err
     assert launched("export", output=str(tmp_path / "a.zip"), workdir=str(tmp_path / "nowhere")) == 1

@@ -115,7 +115,6 @@ def test_every_key_is_read():
         ),
         ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
         ("dataset.name", "labelled_images", "go together: set all three or none"),
-        ("init.weights", "imagenet", "init.weights is for resnet_unet, efficientnet_unet, separable_unet"),
         ("init.weights", "x.pth", "init.weights is for resnet_unet, efficientnet_unet, separable_unet"),
     ],
 )
@@ -271,3 +270,15 @@ def test_the_gate_is_off_until_it_is_asked_for(config):
     assert not again.eval.gate
     config_file.override(again, {"eval.gate": True})
     assert again.eval.gate
+
+
+def test_patients_are_left_out_until_asked_for(config):
+    """Also of runs that were saved with the setting on, and before there was its section."""
+    config.predict.keep_patient = True
+    older = json.loads(to_json(config))
+    del older["predict"]
+    for text in (to_json(config), json.dumps(older)):
+        again = from_json(text)
+        assert not again.predict.keep_patient
+        config_file.override(again, {"predict.keep_patient": True})
+        assert again.predict.keep_patient

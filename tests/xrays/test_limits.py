@@ -133,13 +133,13 @@ def test_a_process_that_dies_hangs_or_lies_is_replaced(monkeypatch, tmp_path):
     for does, words in (
         ("os.abort()", "codec broke"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "codec broke"),
-        ("signal.alarm(1); [0 for _ in iter(int, 1)]", "takes longer"),
+        ("faulthandler.dump_traceback_later(1, exit=True); [0 for _ in iter(int, 1)]", "takes longer"),
         ("sys.exit(0)", "codec broke"),
         ('sys.stdout.buffer.write(b\'{"shape": [9], "dtype": "|u1", "length": 9}\\n12\'); sys.exit()', "codec broke"),
     ):
         worker._end_all()
         worker._idle.put(None)
-        odd.write_text(f"import os, signal, sys\nsys.stdin.buffer.readline()\n{does}\n")
+        odd.write_text(f"import faulthandler, os, signal, sys\nsys.stdin.buffer.readline()\n{does}\n")
         monkeypatch.setattr(worker, "_PROGRAM", odd)
         with pytest.raises(UserError, match=words):
             read_xray(good)
