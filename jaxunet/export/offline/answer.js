@@ -58,8 +58,9 @@ function resize(image, height, width, rows, columns, method, eight = false) {
   return pass(across, columns, height, rows, (x, y) => y * columns + x, (x, y) => y * columns + x);
 }
 
-function fit({ pixels, height, width }) {
-  const scale = S / Math.max(height, width), [rows, columns] = [height, width].map((n) => Math.min(S, Math.max(1, rint(n * scale))));
+function fit({ pixels, height, width, aspect }) {
+  const tall = height * aspect, scale = S / Math.max(tall, width);
+  const [rows, columns] = [tall, width].map((n) => Math.min(S, Math.max(1, rint(n * scale))));
   const top = (S - rows) >> 1, left = (S - columns) >> 1, whole = height % rows === 0 && width % columns === 0;
   const scaled = resize(pixels, height, width, rows, columns, whole ? BOX : BILINEAR), square = new Uint8Array(S * S);
   for (let y = 0; y < rows; y++)
@@ -144,11 +145,6 @@ function qualityWarnings({ pixels, height, width }, lung) {
   if (high - low < 80) found.push("low contrast");
   if (gray < 50) found.push("very dark");
   if (gray > 205) found.push("very bright");
-  const [left, middle, right] = [[0.2, 0.35], [0.45, 0.55], [0.65, 0.8]].map(([a, b]) => {
-    const from = Math.trunc(a * width), to = Math.min(width, Math.max(Math.trunc(b * width), from + 1));
-    return mean((y) => mean((x) => pixels[y * width + x], from, to), Math.trunc(0.4 * height), Math.trunc(0.75 * height));
-  });
-  if (middle + 5 < Math.min(left, right)) found.push("looks inverted");
   if (!lung) return found;
   const row = (y) => mean((x) => lung[y * width + x], 0, width), column = (x) => mean((y) => lung[y * width + x], 0, height);
   if (count(lung) / lung.length < 0.05) found.push("hardly any lung found");

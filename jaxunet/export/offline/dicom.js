@@ -173,16 +173,17 @@ function byPatient(said, pixels, height, width, notes) {
   const other = doubts(said), frames = said.number("00280008", 1);
   let spacing = ["00280030", "00181164", "00182010"].map((tag) => said.numbers(tag))
     .find((s) => s.length === 2 && s.every((x) => x > 0 && x < 1000)) ?? null;
+  let sides = spacing ?? [...said.numbers("00280034"), 0, 0].slice(0, 2);
   let turned = known && !frontal ? [`PatientOrientation ${row}\\${column}: not a frontal view`] : [];
   if (moved) {
     turned = [`turned upright: PatientOrientation was ${row}\\${column}`];
     const across = "HF".includes(row), [first, second] = across ? [column, row] : [row, column];
     [pixels, height, width] = move(pixels, height, width, across, second === "H", first === "R");
-    if (spacing && across) spacing = spacing.slice().reverse();
+    if (across) [spacing, sides] = [spacing?.slice().reverse() ?? null, sides.slice().reverse()];
   }
-  const aspect = spacing ?? [...said.numbers("00280034"), 0, 0];
-  const all = [...(frames > 1 ? [`first of ${frames} frames`] : []), ...notes, ...turned, ...other, ...notSquare(aspect[0], aspect[1])];
-  return xray(pixels, height, width, all, { spacing, mirrored: !moved && row === "R", other });
+  const uneven = notSquare(...sides), aspect = uneven.length ? sides[0] / sides[1] : 1;
+  const all = [...(frames > 1 ? [`first of ${frames} frames`] : []), ...notes, ...turned, ...other, ...uneven];
+  return xray(pixels, height, width, all, { spacing, aspect, mirrored: !moved && row === "R", other });
 }
 
 function move(pixels, height, width, transposed, upsideDown, leftToRight) {

@@ -1,4 +1,4 @@
-// An X-ray file -> { pixels: Uint8Array, height, width, spacing, mirrored, notes, other }, as jaxunet/xrays/ reads it.
+// An X-ray file -> { pixels: Uint8Array, height, width, spacing, aspect, mirrored, notes, other }, as jaxunet/xrays/ reads it.
 // PNG, JPEG, and DICOM files that are gray and not compressed. What cannot be used throws an Error with a sentence.
 "use strict";
 const refuse = (words) => { throw new Error(words); };
@@ -31,7 +31,7 @@ function checkSize(height, width) {
 }
 
 const notSquare = (height, width) =>
-  height <= 0 || width <= 0 || Math.abs(height / width - 1) <= 0.02 ? []
+  height <= 0 || width <= 0 || Math.abs(height / width - 1) <= 0.02 || height / width <= 0.1 || height / width >= 10 ? []
     : [`its pixels are not square (height : width is ${Number((height / width).toPrecision(3))})`];
 
 // ---- numbers -> gray (pixels.py) ------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ function luminance(at, height, width, wide) {
 }
 
 const xray = (pixels, height, width, notes, more) =>
-  ({ pixels, height, width, spacing: null, mirrored: false, notes, other: [], ...more });
+  ({ pixels, height, width, spacing: null, aspect: 1, mirrored: false, notes, other: [], ...more });
 
 // ---- PNG and JPEG ---------------------------------------------------------------------------------------------------
 const through = async (parts, stream) =>
