@@ -84,10 +84,10 @@ def _warnings(records: Sequence[Record], checked: Sequence[Checked]) -> Iterator
         duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in zip(records, checked, strict=True) if c.digest
     ]
     patient = {r.id: r.patient for r in records}
-    for pair in duplicates.identical_pairs(looks, SPLITS):
-        yield f"{pair[0]} and {pair[1]} are the same picture, in two splits."
-    for pair in duplicates.near_pairs(looks, SPLITS):
-        yield f"{pair[0]} and {pair[1]} are nearly the same picture, in two splits."
+    identical, near = duplicates.identical_pairs(looks, SPLITS), duplicates.near_pairs(looks, SPLITS)
+    for words, pairs in (("the same picture", identical), ("nearly the same picture", list(near))):
+        if pairs:
+            yield f"In two splits, {words}: {some(f'{one} and {other}' for one, other in pairs)}."
     groups = collections.defaultdict(list)
     for look in looks:
         groups[look.digest, look.split].append(look.id)

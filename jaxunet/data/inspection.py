@@ -73,7 +73,7 @@ def check(record: Record, spec: DatasetSpec, *, build: bool) -> Checked:
         marked[target] = int(mask.sum())
     pictures = {}
     if build and not faults:
-        square, place = letterbox.fit(xray.pixels, spec.size)
+        square, place = letterbox.fit(xray.pixels, spec.size, xray.aspect)
         pictures["image"] = png(square, compress_level=1)
         for target, mask in masks.items():
             small = letterbox.fit_mask(mask, place, spec.size)

@@ -54,7 +54,7 @@ class Originals:
 
         def fit(i: int) -> tuple[np.ndarray, np.ndarray]:
             xray, masks = self.read(i)
-            square, place = letterbox.fit(xray.pixels, size)
+            square, place = letterbox.fit(xray.pixels, size, xray.aspect)
             return square, np.packbits(fit_masks(masks, place, size), axis=1)
 
         with ThreadPoolExecutor(threads) as pool:

@@ -111,9 +111,9 @@ def score(predictor: Predictor, originals: Originals, rule: Rule | None) -> list
 def _reduced(xray: Xray, masks: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """The pixels and the first mask, with a longer side of at most `side` pixels."""
     image, mask = xray.pixels, masks[..., 0]
-    if max(image.shape) <= side:
+    if max(image.shape) <= side and xray.aspect == 1:
         return image, mask
-    square, at = letterbox.fit(image, side)
+    square, at = letterbox.fit(image, side, xray.aspect)
     inside = slice(at.top, at.top + at.rows), slice(at.left, at.left + at.columns)
     return square[inside], letterbox.fit_mask(mask, at, side)[inside]
 

@@ -16,6 +16,7 @@ from jaxunet.data.folder import FolderDataset
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.read import read_xray
 from tests.support import own_folder
+from tests.support.xrays import dicom
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_warnings_of_a_folder(own, capsys):
     said = capsys.readouterr().out
     for words in (
         "splits of images that are not there: gone.png",
-        "p04_0.png and p02_0.png are the same picture, in two splits",
+        "In two splits, the same picture: p04_0.png and p02_0.png.",
         "(2 PNG, 12 bits used, 1 PNG, 16 bits used)",
         "The split val has no image of the class none",
     ):
@@ -306,6 +307,11 @@ def test_masks_are_scaled_by_area():
 
 def test_what_is_stored_is_what_prediction_sees(own, tmp_path, capsys):
     edit(own, positive="pneumothorax")
+    picture = own / "images/p00_0.png"
+    picture.with_suffix(".dcm").write_bytes(dicom(pixels(picture).astype(np.uint16), PixelSpacing=[0.4, 0.2]))
+    picture.unlink()
+    table_of = own / "images.csv"
+    table_of.write_text(table_of.read_text().replace("p00_0.png", "p00_0.dcm"))
     settings = dataset(own, tmp_path, image_size=64, fold="1/3")
     builder = prepared.open_builder(settings, "all")
     records = {r.id: r for r in folder.open_folder(settings).records()}
@@ -315,7 +321,8 @@ def test_what_is_stored_is_what_prediction_sees(own, tmp_path, capsys):
         assert sorted(found.columns) == ["age", "patient", "sex", "site"]
         for i, name in enumerate(found.ids):
             record = records[name]
-            square, place = letterbox.fit(read_xray(record.path).pixels, 64)
+            xray = read_xray(record.path)
+            square, place = letterbox.fit(xray.pixels, 64, 2.0 if record.path.suffix == ".dcm" else 1.0)
             np.testing.assert_array_equal(found.image[i], square)
             for t, target in enumerate(own_folder.TARGETS):
                 mask = letterbox.fit_mask(folder.read_mask(builder.spec, record, target), place, 64)

@@ -264,7 +264,7 @@ def test_dicom_gets_a_segmentation_and_no_patient_gets_out(run, tmp_path):
     write(tmp_path / "in", "1.2.840", dicom(picture(), WindowCenter=127.5, WindowWidth=256, StudyInstanceUID=None))
     status, (second, row) = run(tmp_path / "in", probabilities=True)
     assert status == 0
-    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "59.9", "5.0")
+    assert (row["infected_pixels"], row["infected_cm2"], row["pixel_height_mm"]) == ("240", "59.88", "5.0")
     assert "no DICOM segmentation" in second["warnings"]
     found = pydicom.dcmread(tmp_path / "out/segmentations/scan.dcm.seg.dcm")
     assert [s.SegmentLabel for s in found.SegmentSequence] == ["infection", "lung"]

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import csv
 import hashlib
 import http.client
 import io
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,6 +39,7 @@ from tests.support.xrays import MISPLACED_NAMES, Threshold, bomb, dicom, encoded
 
 ROOT = pathlib.Path(__file__).parents[2]
 RULE = Rule("lung", 0.1)
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 OURS = {web_guard.SENT_BY: "1"}
 SECRETS = (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99", b"STUDY77")
 
@@ -488,12 +491,46 @@ def test_page_in_a_browser(browser, server, tmp_path, finished, threshold):
     wait_for(lambda: find(browser, "#status").text.startswith("dropped.png: done."))
     assert not find(browser, "#error").is_displayed()
 
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     assert browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)") == [
         server["url"] + path for path in ("/network", "/predict", "/predict", "/predict")
     ]
+
+
+def test_a_folder_is_listed_and_saved_as_one_zip(browser, server, tmp_path):
+    inside = tmp_path / "ward" / "deeper"
+    inside.mkdir(parents=True)
+    for i, path in enumerate((tmp_path / "ward/=1.png", inside / "b.png")):
+        path.write_bytes(encoded(xray_of(i)))
+    (tmp_path / "ward/notes.txt").write_text("no X-ray")
+    (tmp_path / "ward/.hidden").write_text("no X-ray")
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(tmp_path / "ward")], "dragOperationsMask": 1}
+        browser.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
+    wait_for(lambda: find(browser, "#status").text.startswith("3 files: done. 1 cannot be used."))
+    lines = [line.text for line in browser.find_elements("css selector", "#list-rows tr")]
+    assert [line.split()[0] for line in lines] == ["ward/=1.png", "ward/deeper/b.png", "ward/notes.txt"]
+    assert "It is not a PNG, JPEG, TIFF or DICOM file." in lines[2]
+    browser.find_elements("css selector", "#list-rows button")[1].click()
+    wait_for(lambda: find(browser, "#status").text.startswith("ward/deeper/b.png: done."))
+    assert red_pixels(browser, xray_of(1)) > 0.01
+
+    find(browser, "#save-all").click()
+    saved = wait_for(lambda: [p for p in browser.downloads.iterdir() if p.suffix == ".zip"])
+    with zipfile.ZipFile(saved[0]) as archive:
+        assert archive.testzip() is None
+        masks = {"masks/ward/=1_infection.png", "masks/ward/deeper/b_infection.png"}
+        assert set(archive.namelist()) == masks | {"predictions.csv", "predictions.json"}
+        rows = json.loads(archive.read("predictions.json"))["images"]
+        table = list(csv.DictReader(archive.read("predictions.csv").decode("utf-8-sig").splitlines()))
+        mask = np.asarray(Image.open(io.BytesIO(archive.read("masks/ward/deeper/b_infection.png"))))
+    row = ask(server["url"], encoded(xray_of(1)))[1]["row"]
+    assert {key: rows[1][key] for key in row} == row
+    assert (mask == 255).sum() == row["infected_pixels"] == int(table[1]["infected_pixels"])
+    assert [line["error"] for line in table] == ["", "", "it is not a PNG, JPEG, TIFF or DICOM file."]
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
 
 
 def test_rule_and_share_are_told_apart_in_the_browser(browser):
