@@ -15,14 +15,15 @@ import numpy as np
 from onnx import checker, helper, numpy_helper
 
 from jaxunet.core.errors import UserError
+from jaxunet.models.convolution import same_padding
 
 OPSET = 17  # released in 2022; runtimes of the last years read it
 _IR_VERSION = 8  # of the same release
 
 # Operations with the same meaning, order of arguments and broadcasting in JAX and ONNX.
 _SAME = {
-    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "logistic": "Sigmoid", "gt": "Greater",
-    "log": "Log", "neg": "Neg",
+    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "logistic": "Sigmoid",
+    "gt": "Greater", "log": "Log", "neg": "Neg",
 }  # fmt: skip
 
 
@@ -125,6 +126,8 @@ class _Graph:
             inner = params["branches"][int(index)]
         else:  # a call: jit, custom_jvp_call, custom_vjp_call
             inner = params.get("jaxpr", params.get("call_jaxpr"))
+        if inner is not None and inner.jaxpr.debug_info.func_name == "depthwise":
+            return [self._depthwise(eqn, *inputs)]
         if inner is not None:
             return self.translate(inner.jaxpr, inner.consts, inputs)
         if not any(isinstance(x, str) for x in inputs):
@@ -207,21 +210,23 @@ class _Graph:
             raise _no_translation(f"the product {eqn.params['dimension_numbers']}")
         return self.add("MatMul", x, kernel)
 
+    def _depthwise(self, eqn: Any, x: str, kernel: np.ndarray) -> str:
+        """One node for what JAX computes as shifted products: runtimes have fast grouped convolutions."""
+        size, stride = kernel.shape[0], eqn.invars[0].aval.shape[1] // eqn.outvars[0].aval.shape[1]
+        return self._conv(x, kernel, same_padding(size, stride)[1:3], strides=[stride] * 2, group=kernel.shape[-1])
+
     def _conv_general_dilated(self, eqn: Any, x: str, kernel: Any) -> str:
-        """Channels are last in JAX and first in ONNX."""
         p = eqn.params
         layout = p["dimension_numbers"]
         layouts = (layout.lhs_spec, layout.rhs_spec, layout.out_spec)
         if layouts != ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)) or set(p["lhs_dilation"]) != {1}:
             raise _no_translation(f"a convolution with {layout}, dilated by {p['lhs_dilation']}")
-        (top, bottom), (left, right) = p["padding"]
-        y = self.add(
-            "Conv",
-            self.add("Transpose", x, perm=[0, 3, 1, 2]),
-            kernel.transpose(3, 2, 0, 1),
-            strides=p["window_strides"],
-            pads=[top, left, bottom, right],
-            dilations=p["rhs_dilation"],
-            group=p["feature_group_count"],
-        )
+        more = {"strides": p["window_strides"], "dilations": p["rhs_dilation"], "group": p["feature_group_count"]}
+        return self._conv(x, kernel, p["padding"], **more)
+
+    def _conv(self, x: str, kernel: np.ndarray, padding: Sequence[tuple[int, int]], **attributes: Any) -> str:
+        """Channels are last in JAX and first in ONNX."""
+        (top, bottom), (left, right) = padding
+        x = self.add("Transpose", x, perm=[0, 3, 1, 2])
+        y = self.add("Conv", x, kernel.transpose(3, 2, 0, 1), pads=[top, left, bottom, right], **attributes)
         return self.add("Transpose", y, perm=[0, 2, 3, 1])

@@ -23,7 +23,7 @@ from jaxunet.devices import replicas
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.export import computed, export, formats, int8, model_card
 from jaxunet.export.formats import FORMATS, Format
-from jaxunet.models import averaging, separable_unet, torch_weights
+from jaxunet.models import averaging, convolution, separable_unet, torch_weights
 from jaxunet.models.build import build_model
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
@@ -99,6 +99,15 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
         np.testing.assert_allclose(result["probability"], 1 / (1 + np.exp(-logits[batch])), atol=2e-5)
         sure = np.abs(logits[batch] - np.log(0.4 / 0.6)) > 1e-4
         np.testing.assert_array_equal(result["mask"][sure], (logits[batch] > np.log(0.4 / 0.6))[sure])
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+def test_a_depthwise_convolution_is_one_convolution_of_onnx():
+    from jaxunet.export.onnx_graph import to_onnx
+
+    kernel = np.ones((5, 5, 1, 4), np.float32)
+    graph = to_onnx(lambda x: {"y": convolution.depthwise(x, kernel, 2)}, (8, 8, 4), np.float32, {}).graph
+    assert [node.op_type for node in graph.node] == ["Transpose", "Conv", "Transpose", "Identity"]
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
