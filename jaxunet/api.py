@@ -120,9 +120,15 @@ def evaluate(
     else:
         raise UserError("output is missing: only a single run has its own folder for scores. Name a folder.")
     changes, other = {f"eval.{name}": value for name, value in settings.items()} | (overrides or {}), None
+    if "dataset.fold" in changes:
+        raise UserError(
+            "config.dataset.fold cannot be changed in evaluation: a run is scored on the fold it was trained for."
+        )
     if elsewhere.is_named(changes):
         members = load_members(source, checkpoint=checkpoint, overrides=elsewhere.own_changes(changes))
         other = elsewhere.find(_together(members), changes, split)
+        if other and any(elsewhere.identity(m) == elsewhere.identity(other.network) for m in members):
+            raise UserError("One of the networks was trained on that dataset: score it alone, with --workdir.")
     if other is None:
         members = load_members(source, checkpoint=checkpoint, overrides=changes)
         _check_folds(members, split or "val")
@@ -133,13 +139,15 @@ def evaluate(
 def _check_folds(members: Sequence[Predictor], split: str) -> None:
     """Raises UserError if a member was trained on images of `split`: those of a fold's validation train the others."""
     datasets = [p.config.dataset for p in members]
-    if split != "test" and len({(d.spec, d.fold) for d in datasets if d.fold}) > 1:
+    if split != "test" and len({(d.spec, d.fold) for d in datasets}) > 1:
         raise UserError(
             f"The networks are folds, and each was trained on images of {split} of another: score their mean with "
             f"--split=test, or each alone with --split=val."
         )
-    if split == "test" and any(d.fold for d in datasets) and len({d.spec for d in datasets}) > 1:
-        raise UserError("The networks are folds of different dataset.json, whose test images differ: train them anew.")
+    if split == "test" and len({d.spec for d in datasets}) > 1:
+        raise UserError(
+            "The networks were trained with different dataset.json, whose test images differ: train them anew."
+        )
 
 
 def _places(source: Any) -> list[pathlib.Path | None]:

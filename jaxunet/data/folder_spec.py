@@ -117,6 +117,8 @@ def parse(text: str, where: str, *, size: int = 0) -> DatasetSpec:
     for key, value in table.items():
         if key not in ("file", *ROLES) or not isinstance(value, str) or not value:
             faults.append(f"table.{key} is {value!r}, but table has texts for file, {', '.join(ROLES)}")
+        elif key == "file" and _is_outside(value):
+            faults.append(f"table.file is {value!r}, which is not inside the dataset's folder")
     if classes and not table.get("class"):
         faults.append("there are classes, but table.class names no column")
     splits = _splits(found.get("splits", {}), faults)
@@ -173,7 +175,7 @@ def _targets(rows: list[Any], faults: list[str]) -> tuple[dict[str, Target], dic
         if ("folder" in found) == ("label_image" in found) or ("value" in found) != ("label_image" in found):
             faults.append(f"{of} needs either folder, or label_image and value".replace(". ", " "))
         for key in ("folder", "label_image"):
-            if pathlib.PurePath(found.get(key, "")).is_absolute() or ".." in pathlib.PurePath(found.get(key, "")).parts:
+            if _is_outside(found.get(key, "")):
                 faults.append(f"{of}{key} is {found[key]!r}, which is not inside the dataset's folder")
         if found.get("missing", "empty") != "empty":
             faults.append(f"{of}missing is {found['missing']!r}, not 'empty'")
@@ -192,6 +194,11 @@ def _targets(rows: list[Any], faults: list[str]) -> tuple[dict[str, Target], dic
         folder = found.get("folder") or found.get("label_image", "")
         masks[name] = MaskFiles(folder, found.get("suffix", ""), found.get("value"), found.get("above"), missing)
     return targets, masks
+
+
+def _is_outside(place: str) -> bool:
+    """Whether a path names something outside the folder that it starts in."""
+    return pathlib.PurePath(place).is_absolute() or ".." in pathlib.PurePath(place).parts
 
 
 def _splits(content: dict[str, Any], faults: list[str]) -> tuple[dict[str, float], dict[str, tuple[str, ...]], int]:

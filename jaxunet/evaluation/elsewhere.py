@@ -42,7 +42,13 @@ class Elsewhere:
 def is_named(changes: dict[str, Any]) -> bool:
     """Whether `changes`, settings of the command line, may name another dataset than the network's own."""
     source = changes.get(f"{_SECTION}source") or ""
-    return f"{_SECTION}name" in changes or source != "" and (local_path(source) / folder_spec.FILE).is_file()
+    given = f"{_SECTION}name" in changes or bool(changes.get(f"{_SECTION}spec"))
+    return given or source != "" and (local_path(source) / folder_spec.FILE).is_file()
+
+
+def identity(network: Predictor) -> tuple[str, str]:
+    """What tells the dataset in the config of `network` from others."""
+    return network.config.dataset.name, network.config.dataset.spec
 
 
 def own_changes(changes: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +79,7 @@ def find(network: Predictor, changes: dict[str, Any], split: str | None) -> Else
         dataset.name = folder_spec.NAME
     if dataset.name == folder_spec.NAME:
         dataset.spec = folder_spec.text_of(dataset)
-    if (dataset.name, dataset.spec) == (mine.name, mine.spec):
+    if (dataset.name, dataset.spec) == identity(network):
         return None
     spec, own = spec_of(dataset), spec_of(mine)
     if spec.folder and (dataset.name, spec.title) == (mine.name, own.title):

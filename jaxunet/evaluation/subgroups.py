@@ -18,7 +18,8 @@ _BLANK = "not stated"
 def columns_of(data: Split) -> dict[str, np.ndarray]:
     """The columns of the table, and the class unless the protocols tell classes apart."""
     classes = np.array([data.classes[label] for label in data.labels.tolist()])
-    return ({"class": classes} if data.positive_class is None and len(data.classes) > 1 else {}) | data.columns
+    columns = {name: cells for name, cells in data.columns.items() if name != "patient"}  # ids are no group
+    return ({"class": classes} if data.positive_class is None and len(data.classes) > 1 else {}) | columns
 
 
 def groups(cells: np.ndarray) -> dict[str, np.ndarray]:
@@ -31,7 +32,7 @@ def groups(cells: np.ndarray) -> dict[str, np.ndarray]:
     if numbers is not None and many and len(values) > 1:
         edges = np.quantile(numbers[stated], [0, 0.25, 0.5, 0.75, 1])
         quarter = np.searchsorted(edges[1:4], numbers, side="right")
-        names = [f"{low:g} to {high:g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        names = [f"{low:.12g} to {high:.12g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
         found = {name: stated & (quarter == i) for i, name in enumerate(names)}
         return {name: chosen for name, chosen in found.items() if chosen.any()} | blank
     if many or len(values) + len(blank) < 2:

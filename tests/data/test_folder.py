@@ -180,6 +180,7 @@ def test_all_faults_of_a_dataset_json_are_in_one_sentence():
     ]
     text = json.dumps(
         {"size": 100, "targets": targets, "classes": ["x", "x"], "positive": "y", "sice": 1, "splits": {"val": 2}}
+        | {"table": {"file": "../secret.csv"}}
     )
     with pytest.raises(UserError) as raised:
         folder_spec.parse(text, "my.json")
@@ -187,7 +188,7 @@ def test_all_faults_of_a_dataset_json_are_in_one_sentence():
         *("my.json: (1)", "sice is unknown", "name is 'a/b'", "folder is '../x'", "colour is [1, 2]"),
         *("'lung' is there 2 times", "label_image and value", "within is 'heart'", "missing is 'no'", "code is ['1']"),
         *("size 100 is not a multiple of 32 from 32 to 1024", "positive class 'y'", "are not all different"),
-        *("table.class names no column", "splits.val is 2"),
+        *("table.class names no column", "splits.val is 2", "table.file is '../secret.csv'"),
     ):
         assert words in str(raised.value)
 

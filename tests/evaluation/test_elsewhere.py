@@ -131,8 +131,16 @@ def test_how_columns_make_groups():
         {"dice": 0.7, "sensitivity": 0.0, "specificity": 0.0},
     ]
     assert block["left_out"].startswith("name: ")
-    split = Split({}, np.array([0, 1]), ["a", "b"], ("x", "y"), None, {"sex": np.array(["F", "M"])})
+    split = Split(
+        {},
+        np.array([0, 1]),
+        ["a", "b"],
+        ("x", "y"),
+        None,
+        {"patient": np.array(["P1", "P1"]), "sex": np.array(["F", "M"])},
+    )
     assert list(subgroups.columns_of(split)) == ["class", "sex"]
+    assert len(subgroups.groups(np.array([str(1_000_000 + n) for n in range(40)]))) == 4
 
 
 def test_changed_images(scored):
@@ -177,6 +185,7 @@ def test_own_dataset_is_not_another_one(finished, theirs, tmp_path):
     assert elsewhere.find(network, {"dataset.name": "synthetic_cxr"}, None) is None
     assert not elsewhere.is_named({"dataset.source": str(tmp_path), "eval.flips": True})
     assert elsewhere.is_named({"dataset.source": str(theirs)})
+    assert elsewhere.is_named({"dataset.source": str(tmp_path), "dataset.spec": "my.json"})
     other = elsewhere.find(network, {"dataset.name": "covid_qu_ex"}, None)
     assert (other.split, other.folder) == ("test", "covid-qu-ex-test")
 

@@ -73,6 +73,8 @@ def test_scores_of_a_fold_and_of_their_mean(folds, tmp_path, capsys):
             UserError, match="was trained on images of .* of another: score their mean with --split=test"
         ):
             api.evaluate(folds, split=split, output=tmp_path)
+    with pytest.raises(UserError, match="a run is scored on the fold it was trained for"):
+        api.evaluate(folds[0], overrides={"dataset.fold": "1/3"})
 
 
 def test_predictions_and_exports_need_no_folder(own, folds, tmp_path, capsys):
