@@ -4,6 +4,8 @@
 random strength. Pure functions of (key, image), run on the device inside the step.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,8 @@ def jpeg(image: Array, quality: Array) -> Array:
     step = jnp.clip(jnp.floor(_STEPS * factor + 0.5), 1.0, 255.0).reshape(1, 8, 1, 8)
     blocks = (255 * image - 128).reshape(h // 8, 8, w // 8, 8)
     cosine = jnp.asarray(waves, jnp.float32)
-    coefficients = jnp.einsum("uy,aybx,vx->aubv", cosine, blocks, cosine)
-    blocks = jnp.einsum("uy,aubv,vx->aybx", cosine, jnp.round(coefficients / step) * step, cosine)
+    # Else accelerators multiply less exactly, and a coefficient near the middle of a step is rounded the other way.
+    exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    coefficients = exact("uy,aybx,vx->aubv", cosine, blocks, cosine)
+    blocks = exact("uy,aubv,vx->aybx", cosine, jnp.round(coefficients / step) * step, cosine)
     return jnp.clip((blocks.reshape(image.shape) + 128) / 255, 0.0, 1.0)

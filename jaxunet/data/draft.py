@@ -125,7 +125,7 @@ def _targets(path: pathlib.Path, name: str, images: Mapping[str, str]) -> list[d
     values: set[int] = set()
     for file in files[:: 1 + len(files) // _SAMPLED]:
         try:
-            values |= set(np.unique(folder.mask_values(path / name / file)).tolist())
+            values |= set(np.unique(folder.mask_values(path / name / file, shades=False)).tolist())
         except UserError:
             continue  # inspection lists it
     labels = sorted(values - {0})

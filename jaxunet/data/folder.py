@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxunet.core.errors import UserError, some
 from jaxunet.core.files import local_path
@@ -238,7 +238,7 @@ def read_mask(spec: DatasetSpec, record: Record, target: str) -> np.ndarray:
         return np.zeros(read_image(record).pixels.shape, bool)
     assert spec.folder is not None
     where = spec.folder.masks[target]
-    values = mask_values(path)
+    values = mask_values(path, shades=where.value is None)
     if where.value is not None:
         return values == where.value
     if where.above is not None:
@@ -252,12 +252,16 @@ def read_mask(spec: DatasetSpec, record: Record, target: str) -> np.ndarray:
     return values > 0
 
 
-def mask_values(path: pathlib.Path) -> np.ndarray:
-    """Whole numbers [h, w] of a mask or label image, as they are stored. Raises UserError if it cannot be read."""
+def mask_values(path: pathlib.Path, *, shades: bool) -> np.ndarray:
+    """Whole numbers [h, w] of a mask or label image. Raises UserError if it cannot be read.
+
+    `shades`: of a picture with a palette, how bright its colours are; else their numbers, as label images have them.
+    """
     try:
         with Image.open(io.BytesIO(XrayFile(path.name, "", path).read())) as picture:
             check_size(picture.height, picture.width)
-            values = np.asarray(picture)
+            upright = ImageOps.exif_transpose(picture)
+            values = np.asarray(upright.convert("L") if shades and picture.mode == "P" else upright)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # damaged files raise many kinds of errors in Pillow

@@ -3,8 +3,12 @@
 api.py asks here whether the settings name another dataset; evaluate.py scores it.
 """
 
+import contextlib
 import dataclasses
+import json
+import pathlib
 import re
+import zlib
 from typing import Any
 
 from jaxunet.core.errors import UserError
@@ -29,7 +33,7 @@ class Elsewhere:
     Attributes:
       network: the network with the shared targets alone; its config names the other dataset.
       split: "train", "val", "test" or "all".
-      about: the blocks `dataset_title`, `trained_on` and `left_out` of metrics.json.
+      about: the blocks `dataset_title`, `dataset_crc32`, `trained_on` and `left_out` of metrics.json.
       folder: of the results, within eval/.
     """
 
@@ -107,14 +111,29 @@ def find(network: Predictor, changes: dict[str, Any], split: str | None) -> Else
     model = Selected(network.model, tuple(network.targets.index(name) for name in shared), answers)
     decides = network.rule.decides
     kept = answers if decides == PROBABILITY else decides in (*shared, IMAGE)
-    rule = network.rule if kept else Rule.not_chosen(answers=answers)
+    rule = network.rule if kept else dataclasses.replace(Rule.not_chosen(answers=answers), positive=spec.positive)
     split = split or ("test" if _has_test(spec) else ALL)
     return Elsewhere(
         dataclasses.replace(network, config=config.lock(), model=model, best_step=None, rule=rule),
         split,
-        {"dataset_title": spec.title, "trained_on": own.title, "left_out": left},
+        {
+            "dataset_title": spec.title,
+            "dataset_crc32": f"{zlib.crc32(dataset.spec.encode()):08x}",  # of its dataset.json
+            "trained_on": own.title,
+            "left_out": left,
+        },
         f"{re.sub(r'[^A-Za-z0-9]+', '-', spec.title).strip('-').lower()}-{split}",
     )
+
+
+def check_place(metrics: pathlib.Path, about: dict[str, Any]) -> None:
+    """Raises UserError if `metrics`, a metrics.json that would be replaced, is of another dataset with that title."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if json.loads(metrics.read_text()).get("dataset_crc32", about["dataset_crc32"]) != about["dataset_crc32"]:
+            raise UserError(
+                f"{metrics.parent} has the scores of another dataset, or of another dataset.json, with the title "
+                f"{about['dataset_title']!r}: give this one another title in its dataset.json, or delete that folder."
+            )
 
 
 def _has_test(spec: DatasetSpec) -> bool:

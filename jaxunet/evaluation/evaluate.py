@@ -107,6 +107,9 @@ def evaluate_predictor(
     if split not in SPLITS and not (other and split == ALL):
         raise UserError(f"split={split!r} is not one of {', '.join((*SPLITS, ALL)[: 4 if other else 3])}.")
     config, targets = predictor.config, predictor.records
+    out = workdir / "eval" / (other.folder if other else split)
+    if other:
+        elsewhere.check_place(out / "metrics.json", other.about)
     spec = spec_of(config.dataset)
     sized = bool(spec.folder) or spec.size != predictor.image_size
     needed = other or sized or config.eval.corruptions
@@ -119,7 +122,6 @@ def evaluate_predictor(
     measured = measure(predictor, data)
     table = per_image.tabulate(measured, data, targets, config.eval.surface_tolerances, threads=config.input.threads)
 
-    out = workdir / "eval" / (other.folder if other else split)
     settings = rule_settings(config, step=predictor.step, members=members)
     result = {
         "split": split,

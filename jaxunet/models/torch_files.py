@@ -10,12 +10,13 @@ import math
 import pathlib
 import pickle
 import zipfile
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
+_MOST_AXES = 64
 _DTYPES = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",
@@ -40,16 +41,21 @@ class _Tensor(NamedTuple):
 
 
 class _Unpickler(pickle._Unpickler):  # the C version allocates whatever a memo index asks for
+    def _refuse_bytearray(self) -> None:  # it is allocated as large as the file says, before a byte is read
+        raise pickle.UnpicklingError("it holds a bytearray")
+
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _refuse_bytearray}
+
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.bytes_each: dict[str, int] = {}  # of the numbers of each storage
         self.known: dict[tuple[str, str], Any] = {  # made anew for each file: a pickle can set attributes
-            ("collections", "OrderedDict"): type("OrderedDict", (collections.OrderedDict,), {}),
+            ("collections", "OrderedDict"): _empty_dict,
             ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, strides, *_: _Tensor(
                 storage, offset, shape, strides
             ),
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-            ("torch", "Size"): lambda sizes=(): tuple(sizes),
+            ("torch", "Size"): _size,
             ("torch", "device"): lambda *words: words,
         } | {("torch", name): dtype for name, dtype in _DTYPES.items()}
 
@@ -64,6 +70,19 @@ class _Unpickler(pickle._Unpickler):  # the C version allocates whatever a memo 
             raise pickle.UnpicklingError(f"it holds a {kind} of {dtype}")
         self.bytes_each[str(key)] = jnp.dtype(dtype).itemsize
         return str(key), dtype
+
+
+def _empty_dict(*items: Any) -> dict[Any, Any]:
+    """A pickle sets the items afterwards. Given here, a few bytes could copy a large dict again and again."""
+    if any(items):
+        raise pickle.UnpicklingError("it fills a dict in a way that no state dict needs")
+    return type("OrderedDict", (collections.OrderedDict,), {})()
+
+
+def _size(sizes: Any = ()) -> tuple[int, ...]:
+    if not isinstance(sizes, tuple | list) or len(sizes) > _MOST_AXES:
+        raise pickle.UnpicklingError("it holds a shape that no tensor has")
+    return tuple(sizes)
 
 
 def load(path: pathlib.Path) -> Any:

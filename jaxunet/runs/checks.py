@@ -38,6 +38,9 @@ def _check_dataset(config: ConfigDict) -> None:
     if classes:
         if dataset.image_size <= 0 or dataset.image_size % 32:
             raise UserError(f"config.dataset.image_size={dataset.image_size} must be a multiple of 32, such as 224.")
+        for key, value in (("dataset.fold", dataset.fold), ("model.answer_inside", config.model.answer_inside)):
+            if value:
+                raise UserError(f"config.{key}={value!r} needs a dataset with masks: leave it out.")
         return
     spec = spec_of(dataset)
     if dataset.fold and not spec.folder:

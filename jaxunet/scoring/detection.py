@@ -151,6 +151,7 @@ class Rule:
             val = {"flips": False, "members": [], **json.loads(metrics.read_text())}
             block = next(b["detection"] for b in (val, *val.get("targets", {}).values()) if "detection" in b)
             rule = cls.from_dict({**block, "from": source}, answers=answers, masks=masks)
+            rule = dataclasses.replace(rule, positive=val.get("positive_class") or rule.positive)
             return rule if rule.valid_for(settings, val) else None
         except (OSError, KeyError, ValueError, TypeError, AttributeError, StopIteration):
             return None

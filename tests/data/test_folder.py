@@ -291,6 +291,24 @@ def test_masks_of_every_form(own):
     assert (device.shape, device.any()) == ((96, 128), False)
 
 
+def test_masks_with_a_palette_or_turned(own):
+    """A palette says which colour is meant, in any order; a mask turned by EXIF is shown turned, as its X-ray is."""
+    edit(own)
+    found = FolderDataset(own)
+    record = found.records()[0]
+    path = own / "device" / record.path.name
+    truth = pixels(path) > 0
+    for palette in ([255, 255, 255, 0, 0, 0], [0, 0, 0, 128, 0, 0]):  # white before black; as in VOC
+        picture = Image.fromarray((truth ^ (palette[0] > 0)).astype(np.uint8), "P")
+        picture.putpalette(palette)
+        picture.save(path)
+        np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device"), truth)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    Image.fromarray(truth[::-1, ::-1].astype(np.uint8) * 255).save(path, exif=exif)
+    np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device"), truth)
+
+
 def test_masks_are_scaled_by_area():
     mask = np.zeros((6, 8), bool)
     mask[:3, :4] = True  # of 2 x 2 pixels: whole ones, and in the second row a half

@@ -1,6 +1,7 @@
 """A network on somebody else's images of many sizes, on changed images, by groups of the table, and over folds."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 
@@ -190,6 +191,15 @@ def test_own_dataset_is_not_another_one(finished, theirs, tmp_path):
     assert (other.split, other.folder) == ("test", "covid-qu-ex-test")
 
 
+def test_scores_of_two_datasets_of_one_title_stay_apart(finished, theirs, tmp_path):
+    first = elsewhere.find(jaxunet.load(finished), {"dataset.source": str(theirs)}, None)
+    (tmp_path / "metrics.json").write_text(json.dumps(first.about))
+    elsewhere.check_place(tmp_path / "metrics.json", first.about)
+    elsewhere.check_place(tmp_path / "none.json", first.about)
+    with pytest.raises(UserError, match="scores of another dataset"):
+        elsewhere.check_place(tmp_path / "metrics.json", first.about | {"dataset_crc32": "0"})
+
+
 def test_images_for_testing_alone_are_scored(finished, theirs, tmp_path):
     content = json.loads((theirs / "dataset.json").read_text())
     content["splits"] = {"val": [], "test": [f"{i}.png" for i in range(8)]}
@@ -208,7 +218,7 @@ def test_rule_of_another_variable_is_not_used(theirs, tmp_path):
     network = jaxunet.load()
     assert network.rule.decides == PROBABILITY
     other = elsewhere.find(network, {"dataset.name": "folder", "dataset.source": str(theirs)}, None)
-    assert other.network.rule == Rule.not_chosen(answers=False)
+    assert other.network.rule == dataclasses.replace(Rule.not_chosen(answers=False), positive=None)
     assert other.network.targets == ("infection", "lung")
     assert other.about["left_out"]["of_the_network"] == ["covid19"]
     content = json.loads((theirs / "dataset.json").read_text())

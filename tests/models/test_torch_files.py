@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +125,21 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
     evil.write_bytes(magic + b"\x80\x02" + name + b"N" + state + b"\x86b." + pickle.dumps([], 2))
     torch_files.load(evil)
     np.testing.assert_array_equal(torch_files.load(path)["a"], [1])
+
+
+@pytest.mark.parametrize(
+    ("pickled", "words"),
+    [
+        (b"\x80\x05\x96" + (2**38).to_bytes(8, "little") + b".", "holds a bytearray"),
+        (b"\x80\x02ctorch\nSize\nX\x64\x00\x00\x00" + 100 * b"a" + b"\x85R.", "a shape that no tensor has"),
+        (b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01s\x85R.", "no state dict needs"),
+    ],
+    ids=["bytearray", "size", "dict"],
+)
+def test_a_small_file_that_asks_for_much_memory(pickled, words, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+    refused(words, lambda: torch_weights.read_tensors(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("old", [False, True])

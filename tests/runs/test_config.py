@@ -127,6 +127,15 @@ def test_bad_values_get_one_sentence(key, value, sentence):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("dataset.fold", "0/5"), ("model.answer_inside", "lung")])
+def test_settings_of_masks_are_refused_for_classes(key, value):
+    config = classify.get_config()
+    checks.check(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"config.{key}='{value}' needs a dataset with masks"):
+        checks.check(config)
+
+
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
 def test_a_device_can_work_off_its_share_in_parts(parts):
     config = default.get_config()

@@ -44,6 +44,10 @@ def test_rule_of_val_holds_for_its_settings(decides, change, valid, tmp_path):
     answers = decides == "probability"
     rule = Rule.of_val(tmp_path / "metrics.json", SETTINGS | change, answers=answers, source="here")
     assert rule == (Rule(decides, 0.25, "here") if valid else None)
+    content = old | {"targets": {"infection": block}, "positive_class": "pneumothorax"}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    rule = Rule.of_val(tmp_path / "metrics.json", SETTINGS | change, answers=answers, source="here")
+    assert not valid or str(rule).startswith("pneumothorax if")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"detection": 3}', '{"targets": 3}'])
