@@ -1,4 +1,4 @@
-"""Makes training images look as from elsewhere: other exposure, frames, low resolution, blur, noise, JPEG.
+"""Makes training images look like those of other sources: other exposure, frames, low resolution, blur, noise, JPEG.
 
 `config.augment.degrade` is the share of images that are changed; each change then happens with probability 1/2, at a
 random strength. Pure functions of (key, image), run on the device inside the step.
