@@ -106,7 +106,7 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     ]
     if not workdir.is_dir():
         return (
-            f"The weights are those of {text(workdir.name)}; the model card beside that file says more.\n\n"
+            f"Source of the weights: {text(workdir.name)}. The model card beside that file says more.\n\n"
             + "\n".join(lines)
         )
     if not (workdir / "metrics.jsonl").is_file():

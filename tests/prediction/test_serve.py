@@ -524,6 +524,14 @@ def test_rule_and_share_are_told_apart_in_the_browser(browser):
     assert shown(0.0412, 0) == ["0.0412 %", "0.0000 %"]
 
 
+def test_the_answer_no_is_a_sentence(browser, server):
+    answer = ask(server["url"], encoded(xray_of(1)))[1]
+    answer["row"]["covid19_detected"] = False
+    browser.execute_script("show('x.png', arguments[0], shown ? shown.pictures : null)", answer)
+    assert find(browser, "#decision").text == "Does not resemble the COVID-19 images of the training data"
+    assert find(browser, "#rule").text.startswith("Rule: COVID-19 if ")
+
+
 def test_nothing_is_written_or_said_and_sigterm_ends_it(server):
     """Also for a file larger than waitress holds in memory by default, and for a header that causes a warning."""
     noise = encoded(np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8))
