@@ -7,23 +7,25 @@ import html.parser
 import io
 import json
 import pathlib
+import re
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
-from jaxunet.evaluation import analysis, evaluate, report
+from jaxunet.evaluation import analysis, evaluate, full_size, per_image, report
 from jaxunet.prediction import loading
 from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
 from jaxunet.runs.metric_log import read_metrics
-from jaxunet.scoring import protocols, split_pass
+from jaxunet.scoring import bootstrap, counts, protocols, split_pass
 from jaxunet.scoring.counts import positive
-from jaxunet.scoring.detection import Rule
 from tests.support.browser import chromium, wait_for
+from tests.support.xrays import records
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -80,24 +82,28 @@ class Spread(evaluate.Predictor):
 
 @pytest.fixture(scope="module")
 def result(scored) -> dict:
-    """As metrics.json, and some of what else it may hold."""
-    summary = split_pass.summarize(scored.counts, scored.data, TARGETS, resamples=100)
-    head = {"split": "val", "dataset": "synthetic_cxr/infection_all", "image_size": [256, 256], "target": "infection"}
-    head |= {"threshold": THRESHOLD, "checkpoint_step": 6, "empty_mask_rule": protocols.EMPTY_MASK_RULE}
-    extra = {
-        "surface": {
-            "P1": {"hd95": {"mean": 12.5, "ci95": [10.0, 15.0], "n": 3}, "nsd": {"mean": float("nan"), "n": 3}}
-        },
-        "calibration": {"ece": 0.0123, "bins": [{"from": 0.0, "to": 0.5, "n": 7}, {"from": 0.5, "to": 1.0, "n": 8}]},
-        "threshold_sweep": {"threshold": [0.1, 0.5], "dice": [0.6, 0.7]},
-        "members": [],
+    """What metrics.json holds, scores at the files' size and on changed images among it, and a block that is new."""
+    data, targets = scored.data, records(*TARGETS)
+    logits = scored.predictor.outputs(data.image)["masks"]
+    histogram = np.asarray(counts.histogram(jnp.asarray(logits), jnp.asarray(true_masks(data))))
+    predicted = np.packbits(np.asarray(positive(logits, THRESHOLD)), axis=2)
+    measured = per_image.Measured(scored.counts, histogram, predicted)
+    table = per_image.tabulate(measured, data, targets, (2.0,), threads=2)
+    result = split_pass.summarize(scored.counts, data, TARGETS, resamples=100)
+    for i, (target, block) in enumerate({"infection": result, **result["targets"]}.items()):
+        block |= analysis.analyse(table[target], histogram[:, i], data, share_of="lung", rule=None)
+    sides = {name: np.full(len(data.ids), 256) for name in ("height", "width")}
+    called = np.arange(len(data.ids)) % 2 == 0
+    number = bootstrap.mean(np.array([0.25, 0.5]))
+    return result | {
+        "split": "val", "dataset": "synthetic_cxr/infection_all", "image_size": [256, 256], "target": "infection",
+        "threshold": THRESHOLD, "checkpoint_step": 6, "empty_mask_rule": protocols.EMPTY_MASK_RULE, "members": [],
+        "full_size": full_size.summarize(table["infection"] | sides, data.positive, called),
+        "subgroups": {"sex": [{"group": "F", "n": 2, "dice": number}], "left_out": "age: one value"},
+        "corruptions": [{"change": "inverted", "dice": number}],
+        "left_out": {"of_the_network": [], "of_the_dataset": []},
+        "new": {"a": {"b": 0.0123}, "undefined": float("nan")},
     }
-    columns = dict(zip(("tp", "fp", "fn", "tn"), scored.counts[:, 0].T, strict=True))
-    columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
-    rule = Rule("lung", 0.55, "a test")
-    called = rule.calls(columns["predicted_share"])
-    extra["gated"] = analysis.gated(columns, called, scored.data.positive, rule, chosen_here=True)
-    return head | summary | extra
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +220,7 @@ def test_nothing_from_data_becomes_html(page, workdir):
     held = json.loads(found.blocks["data"])
     assert held["ids"][-1] == HOSTILE
     assert held["run"] == workdir.name
-    assert held["result"]["surface"]["P1"]["nsd"]["mean"] is None
+    assert held["result"]["new"]["undefined"] is None
     assert [tag for tag, attributes in found.tags if tag == "img" or any(a.startswith("on") for a in attributes)] == []
     assert page.count("</script>") == page.count("<script")
 
@@ -342,14 +348,37 @@ def test_page_loads_alone_and_says_what_it_is(browser, scored, result):
     blanked = gated["blanked"]
     assert 0 < blanked["n"] < len(scored.data.ids)
     assert f"These are {blanked['n']} of {len(scored.data.ids)} images, {blanked['covid']} of them COVID-19." in text
-    assert "where the predicted infected share of the lung is not above 0.5500 (a test). These" in text
+    assert f"share of the lung is not above {gated['threshold']:.4f} (the largest Youden's J on these images)." in text
     assert "optimistic" in text
-    for words in ("Surface", "12.5000 (10.000 \N{EN DASH} 15.000)", "Calibration", "0.0123", "Threshold sweep"):
-        assert words in text
     assert len(browser.find_elements("css selector", "#curves svg")) == 2
-    cards = browser.execute_script("return [...document.querySelectorAll('#extra .card')].map((c) => c.textContent)")
-    assert len(cards) == 3  # none for the members, of which there are none
-    assert all(cards)
+
+
+def test_other_blocks_are_shown_in_words(browser, result):
+    """Every block has a card with its numbers; none is empty, and no key or list of JSON is left as it is."""
+    script = "return [...document.querySelectorAll('#extra h2')].map((h) => [h.textContent, h.parentElement.innerText])"
+    cards = dict(browser.execute_script(script))
+    groups, severity, detection = result["by_lesion_size"]["groups"], result["severity"]["covid"], result["detection"]
+    shown = {
+        "How far outlines are apart": [f"{result['surface']['P1']['hd95']['mean']:.2f}", "surface Dice at 2 px"],
+        "Scores by size of the true area": [f"{groups[0]['dice']['mean']:.4f}", f"{groups[0]['from_pixels']:,.0f}"],
+        "Severity: infected share of the lung": [f"{100 * severity['truth']['mean']:.1f}", "Spearman"],
+        "Detection of COVID-19": [f"{detection['auc']['value']:.4f}", "specificity, Normal"],
+        "Calibration": [f"{result['calibration']['covid']['ece']['value']:.4f}", "0.9 \N{EN DASH} 1.0"],
+        "Dice by threshold": [f"{x['dice']:.4f}" for x in (result["threshold_sweep"][p]["best"] for p in ("P1", "P2"))],
+        "Scores at the files' own size": [
+            f"{result['full_size']['gated']['P3']['dice']['mean']:.4f}",
+            "256\N{MULTIPLICATION SIGN}256",
+        ],
+        "Scores by group": ["0.3750", "Without groups: age: one value."],
+        "Scores on changed images": ["inverted", "0.3750"],
+        "new": ["a, b", "0.0123"],
+    }
+    assert cards.keys() == shown.keys()
+    for title, words in shown.items():
+        assert [w for w in words if w not in cards[title]] == [], title
+        assert not re.search(r"undefined$|\[object|NaN|_|\{", cards[title].removesuffix("\N{EN DASH}")), title
+    spread = browser.execute_script("return document.getElementById('spread').textContent")
+    assert f"{result['P1']['dice']['median']:.4f}" in spread
 
 
 def test_sorting_and_filtering(browser, scored):
