@@ -69,19 +69,12 @@ class Checkpoints:
         progress: dict[str, float],
         data: dict[str, Any] | None = None,
     ) -> None:
-        """Starts saving `state`. A saved step is saved again only to add its validation.
+        """Starts saving `state`. A saved step is saved again only to add its validation. The first one is waited for
+        and read back.
 
-        The first one is waited for and read back.
-
-        Args:
-          state: the train state.
-          config: of the run.
-          rank_value: the watched metric of this state; None if it was not validated.
-          progress: numbers that `restore_latest` returns with the state.
-          data: which images the run is trained on, for `origin`.
-
-        Raises:
-          DamagedCheckpoint: if the first one cannot be read back.
+        `rank_value`: the watched metric of this state; None if it was not validated. `progress`: numbers that
+        `restore_latest` returns with the state. `data`: which images the run is trained on, for `origin`. Raises
+        DamagedCheckpoint if the first one cannot be read back.
         """
         step = int(state.step)
         again = step in self._manager.all_steps()
@@ -163,10 +156,8 @@ class Checkpoints:
     def restore_latest(self, like: Any) -> tuple[Any, dict[str, float]] | None:
         """The latest undamaged state and its `progress`; None if there is no checkpoint.
 
-        Reports damaged later checkpoints and renames their folders, so that their steps can be saved again.
-
-        Raises:
-          DamagedCheckpoint: if all checkpoints are damaged. Nothing is renamed then.
+        Reports damaged later checkpoints and renames their folders, so that their steps can be saved again. Raises
+        DamagedCheckpoint if all are damaged; nothing is renamed then.
         """
         damaged: list[tuple[int, DamagedCheckpoint]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -197,11 +188,8 @@ class Checkpoints:
             raise self._damaged(step, str(error)) from error
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of `step`, replicated over all devices. `like` has its structure (arrays or shapes).
-
-        Raises:
-          DamagedCheckpoint: if it cannot be read, or a checksum differs.
-        """
+        """The state of `step`, replicated over all devices; `like` has its structure (arrays or shapes). Raises
+        DamagedCheckpoint if it cannot be read, or a checksum differs."""
         target: Any = replicas.replicated_shapes(like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), crc32=ocp.args.JsonRestore())
         try:

@@ -70,11 +70,8 @@ def _place(settings: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 
 def override(config: ConfigDict, changes: dict[str, Any]) -> None:
-    """Overrides settings: `changes` is {"section.key": value}.
-
-    Raises:
-      UserError: if a key does not exist, or a value has the wrong kind.
-    """
+    """Overrides settings: `changes` is {"section.key": value}. Raises UserError for unknown keys and values of a wrong
+    kind."""
     for name, value in changes.items():
         key = RENAMED.get(name, name)
         try:
@@ -110,13 +107,8 @@ def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
 def check_origin(
     config: ConfigDict, data: dict[str, Any], saved: tuple[dict[str, Any], dict[str, Any]], workdir: pathlib.Path
 ) -> None:
-    """Raises UserError if the checkpoint that a run continues from was trained with other settings or images.
-
-    Args:
-      config, data: of now.
-      saved: likewise, as the checkpoint holds them; of older versions, `{}` for the images.
-      workdir: of the run.
-    """
+    """Raises UserError if the checkpoint that the run in `workdir` continues from was `saved` with another config than
+    `config`, or trained on other images than `data`. Older versions saved `{}` for the images."""
     if config.init.accept_changes:
         return
     settings, images = saved

@@ -22,12 +22,8 @@ def mean(values: np.ndarray) -> dict[str, Any]:
 
 
 def value(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> dict[str, Any]:
-    """`{"value", "ci95", "n"}` of any statistic of `n` images.
-
-    Args:
-      statistic: float64 [R, n], how often each image is drawn -> float [R], its value in each sample; nan if undefined.
-      n: number of images.
-    """
+    """`{"value", "ci95", "n"}` of any statistic of `n` images: `statistic` takes float64 [R, n], how often each image
+    is drawn, and returns float [R], its value in each sample; nan if undefined."""
     drawn = times_drawn(n, RESAMPLES)
     parts = [statistic(drawn[start : start + _CHUNK]) for start in range(0, RESAMPLES, _CHUNK)]
     resampled = np.concatenate(parts)
@@ -61,13 +57,8 @@ def _ranks(x: np.ndarray, times: np.ndarray) -> np.ndarray:
 def auc(score: np.ndarray, positive: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Area under the ROC curve in each of R samples: the chance that a positive scores above a negative; a tie is half.
 
-    Args:
-      score: float [N].
-      positive: bool [N].
-      times: [R, N], how often each image is drawn.
-
-    Returns:
-      float64 [R]; nan for samples without positives or without negatives.
+    score float [N]; positive bool [N]; times [R, N], how often each image is drawn. Returns float64 [R]; nan for
+    samples without positives or without negatives.
     """
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))

@@ -26,16 +26,9 @@ def sigmoid(logits: np.ndarray, *, of: int = 1) -> np.ndarray:
 
 
 def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
-    """Confusion counts of each image and class.
-
-    Args:
-      logits: float32 [B, H, W, C].
-      mask: {0, 1} [B, H, W, C], any dtype.
-      threshold: a pixel is positive where its probability exceeds this, in (0, 1).
-
-    Returns:
-      int32 [B, C, 4]: true positives, false positives, false negatives, true negatives.
-    """
+    """Confusion counts of each image and class: int32 [B, C, 4], true positives, false positives, false negatives, true
+    negatives. `logits` float32 [B, H, W, C]; `mask` {0, 1} of that shape and any dtype; a pixel is positive where its
+    probability exceeds `threshold`, in (0, 1)."""
     predicted, truth = positive(logits, threshold), mask > 0
     counts = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
     return jnp.stack([c.sum(axis=(1, 2), dtype=jnp.int32) for c in counts], axis=-1)
@@ -50,12 +43,10 @@ def confusion(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def histogram(logits: Array, mask: Array) -> Array:
     """Pixels of each image and class by probability and truth, for the choice of thresholds and calibration.
 
-    The probability of a pixel in bin b is in (b / 20, (b + 1) / 20], compared as in `pixel_counts`. So the counts at
-    each of `THRESHOLDS` follow exactly. Arguments as in `pixel_counts`.
-
-    Returns:
-      int32 [B, C, 3, 20], per bin: number of pixels outside the true mask, number inside, and the sum of their
-      probabilities in units of 2^-14, each rounded. Sums do not overflow for images of up to 2^17 pixels.
+    The probability of a pixel in bin b is in (b / 20, (b + 1) / 20], compared as in `pixel_counts`, so the counts at
+    each of `THRESHOLDS` follow exactly. Returns int32 [B, C, 3, 20], per bin: number of pixels outside the true mask,
+    number inside, and the sum of their probabilities in units of 2^-14, each rounded; exact for images of up to 2^17
+    pixels.
     """
     logits, truth = (jnp.moveaxis(x, -1, 1).reshape(x.shape[0], x.shape[3], -1) for x in (logits, mask > 0))
     scaled = jnp.rint(jax.nn.sigmoid(logits) / PROBABILITY_UNIT).astype(jnp.int32)

@@ -51,13 +51,9 @@ class Rule:
     def chosen(cls, decides: str, values: np.ndarray, positive: np.ndarray) -> Self:
         """The threshold of the largest Youden's J = sensitivity + specificity - 1 (Youden 1950) on these images.
 
-        It lies halfway between two values of these images. If several are equally good, it is the lowest. Sensitivity
-        and specificity on the same images are optimistic.
-
-        Args:
-          decides: see `Rule`.
-          values: float [N] in [0, 1], the decision variable of each image.
-          positive: bool [N], which images are COVID-19. Both classes must occur.
+        It lies halfway between two of the `values` float [N], in [0, 1]; of several that are equally good, it is the
+        lowest. Sensitivity and specificity on the same images are optimistic. `positive` bool [N]: both classes must
+        occur.
         """
         known = np.unique(values)
         middles = (known[1:] + known[:-1]) / 2 if len(known) > 1 else known
@@ -77,9 +73,8 @@ class Rule:
     def calls_xray(self, measures: dict[str, Any], probability: float | None) -> bool | None:
         """Whether one X-ray is called COVID-19; None if the network has no infection mask.
 
-        Args:
-          measures: from `measures.measure`. If no organ was found, the infected share is 0.
-          probability: of COVID-19 for the whole image, in [0, 1], if the network answers that.
+        `measures`: of `measures.measure`; if no organ was found, the infected share is 0. `probability`: of COVID-19
+        for the whole image, in [0, 1], if the network answers that.
         """
         if measures["infected_pixels"] is None or self.positive is None:
             return None
@@ -112,15 +107,10 @@ class Rule:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any], *, answers: bool, masks: Iterable[str] = TARGETS) -> Self:
-        """The rule from the metadata of a file or the block `detection` of a metrics.json.
+        """The rule from the metadata of a file or the block `detection` of a metrics.json: `score`, `threshold`, and
+        maybe `from` or `threshold_from`. `answers`: whether the network gives a probability; `masks`: of its dataset.
 
-        Args:
-          saved: has `score`, `threshold`, and maybe `from` or `threshold_from`.
-          answers: whether the network gives a probability.
-          masks: of its dataset.
-
-        Raises:
-          ValueError, TypeError, KeyError: if this is not a rule for such a network.
+        Raises ValueError, TypeError or KeyError if this is not a rule for such a network.
         """
         decides, threshold = saved["score"], float(saved["threshold"])
         able = (PROBABILITY,) if answers else (*mask_targets(masks), IMAGE)
@@ -138,14 +128,8 @@ class Rule:
         source: str,
         masks: Iterable[str] = TARGETS,
     ) -> Self | None:
-        """The rule chosen by an evaluation of Val; None without an evaluation with these settings.
-
-        Args:
-          metrics: `eval/val/metrics.json`.
-          settings: see `rule_settings`.
-          answers: whether the network gives a probability.
-          source: origin of the threshold, in words.
-          masks: of the network's dataset.
+        """The rule chosen by an evaluation of Val, `metrics` (its metrics.json); None without an evaluation with these
+        `settings`, see `rule_settings`. `source`: origin of the threshold, in words. The others are as for `from_dict`.
         """
         try:
             val = {"flips": False, "members": [], **json.loads(metrics.read_text())}
@@ -164,13 +148,8 @@ class Rule:
 
 
 def rule_settings(config: ConfigDict, *, step: int, members: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """What a rule is valid for, with the keys and values of metrics.json. A rule chosen with others is not used.
-
-    Args:
-      config: of the network.
-      step: of its checkpoint.
-      members: entries of metrics.json for the runs that the network averages.
-    """
+    """What a rule is valid for, with the keys and values of metrics.json; a rule chosen with others is not used.
+    `step`: of the checkpoint. `members`: entries of metrics.json for the runs that the network averages."""
     size = image_size(config.dataset)
     return {
         "dataset": f"{config.dataset.name}/{config.dataset.eval_config}",
@@ -184,12 +163,8 @@ def rule_settings(config: ConfigDict, *, step: int, members: Sequence[dict[str, 
 
 
 def detection_rates(called: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """`sensitivity` and `specificity`; one is left out if there are no images for it.
-
-    Args:
-      called: bool [N], which images are called COVID-19.
-      positive: bool [N], which are.
-    """
+    """`sensitivity` and `specificity` of the images that are `called` COVID-19 and those that are, bool [N]; one is
+    left out if there are no images for it."""
     rates = {"sensitivity": called[positive], "specificity": ~called[~positive]}
     return {name: float(np.count_nonzero(right) / len(right)) for name, right in rates.items() if len(right)}
 

@@ -82,13 +82,10 @@ LOSSES = {
 def build_loss(
     loss: ConfigDict, targets: Sequence[str], *, records: Records = TARGETS, covid19_share: float = 0.5
 ) -> LossFn:
-    """The loss that `config.loss` describes.
+    """The loss that `config.loss` describes, for `config.dataset.targets`.
 
-    Args:
-      loss: the `loss` section of the config.
-      targets: `config.dataset.targets`.
-      records: of the masks. Used with the target "covid19".
-      covid19_share: share of COVID-19 images in training, in (0, 1). Used with the target "covid19".
+    With the target "covid19", `records` describe the masks, and `covid19_share`, in (0, 1), is the share of COVID-19
+    images in training.
     """
     row = LOSSES[loss.name]
     function = functools.partial(row.function, **{name: loss[key] for name, key in row.settings.items()})
@@ -100,11 +97,11 @@ def build_loss(
 
 
 def _with_covid19(mask_loss: MaskLoss, masks: Sequence[Target], covid19_share: float) -> LossFn:
-    """Mean of `mask_loss` for each mask and binary cross-entropy for "covid19".
+    """Mean of `mask_loss` for each mask and binary cross-entropy for "covid19", all of the same weight.
 
     A mask with `learnt_from` learns from COVID-19 images only: the answer says whether, the mask says where. A mask
-    that also learns from blank masks of controls becomes confident in blank masks, and misses lesions. All targets have
-    the same weight. Each loss is a mean over the images that the target learns from.
+    that also learns from blank masks of controls misses lesions. Each loss is a mean over the images that the target
+    learns from.
     """
 
     def loss(outputs: dict[str, Array], target: dict[str, Array]) -> Array:

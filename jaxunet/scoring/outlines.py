@@ -30,14 +30,9 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def surface_metrics(truth: np.ndarray, predicted: np.ndarray, tolerances: Sequence[float]) -> np.ndarray:
-    """HD95 and surface Dice of one image.
+    """HD95 and surface Dice of one image: `truth` and `predicted` bool [H, W]; `tolerances` in pixels, each at least 0.
 
-    Args:
-      truth, predicted: bool [H, W].
-      tolerances: pixels, each at least 0.
-
-    Returns:
-      float64 [1 + T]: HD95 in pixels, then the surface Dice at each tolerance, in [0, 1]; see `EMPTY_RULE`.
+    Returns float64 [1 + T]: HD95 in pixels, then the surface Dice at each tolerance, in [0, 1]; see `EMPTY_RULE`.
     """
     if not truth.any() or not predicted.any():
         same = truth.any() == predicted.any()
@@ -50,16 +45,8 @@ def surface_metrics(truth: np.ndarray, predicted: np.ndarray, tolerances: Sequen
 
 
 def of_images(truth: np.ndarray, predicted: np.ndarray, tolerances: Sequence[float], *, threads: int) -> np.ndarray:
-    """`surface_metrics` of N images, in parallel.
-
-    Args:
-      truth, predicted: packed bits uint8 [N, H, W / 8].
-      tolerances: as above.
-      threads: number of threads. They run in parallel: SciPy releases Python's lock.
-
-    Returns:
-      float64 [N, 1 + T].
-    """
+    """`surface_metrics` of N images, float64 [N, 1 + T]; the masks are packed bits uint8 [N, H, W / 8]. The threads run
+    in parallel: SciPy releases Python's lock."""
 
     def one(i: int) -> np.ndarray:
         a, b = (np.unpackbits(packed[i], axis=1).astype(bool) for packed in (truth, predicted))

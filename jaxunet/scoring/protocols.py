@@ -1,12 +1,7 @@
 """Exact segmentation metrics: integer pixel counts per image from the device, ratios once on the host in float64.
 
-Protocols differ in averaging, and averaging alone moves Dice by 12 points. All use the same predictions:
-  P1      mean over the COVID-19 images (what the original project and most papers report);
-  P2      all pixels of the COVID-19 images pooled, then one ratio; `P2_all` pools every image;
-  P3      mean over the images of all classes.
-
-Empty masks: a ratio 0/0 is 1 where truth and prediction are both empty, else 0. So an empty prediction on an empty
-truth scores 1, and a single predicted pixel on an empty truth scores Dice 0.
+Protocols differ in averaging, and averaging alone moves Dice by 12 points: P1, the mean over the COVID-19 images, is
+what the original project and most papers report. All use the same predictions. Empty masks: see `EMPTY_MASK_RULE`.
 """
 
 import numpy as np
@@ -62,17 +57,11 @@ def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summarize(counts: np.ndarray, positive: np.ndarray, *, resamples: int = 0) -> dict[str, dict]:
-    """The metrics of all protocols.
+    """The metrics of all protocols, from counts int [N, 4] and the images of P1 and P2, bool [N] (`Split.positive`).
 
-    Args:
-      counts: int [N, 4], one row per image.
-      positive: bool [N], the images of P1 and P2, see `Split.positive`.
-      resamples: number of bootstrap samples for 95 % intervals; 0 gives no intervals.
-
-    Returns:
-      `{"P1": {"dice": {"mean", "median", "min", "max", "n"}, ...}, "P2": {"dice": {"value", "n"}, ...}, "P2_all", "P3",
-      "controls": {"n", "blank_predictions"}}`, with `"ci95": [low, high]` for each mean or value. Protocols without
-      images are left out. `controls` are the images with blank ground truth.
+    Returns `{"P1": {"dice": {"mean", "median", "min", "max", "n"}, ...}, "P2": {"dice": {"value", "n"}, ...}, "P2_all",
+    "P3", "controls": {"n", "blank_predictions"}}`. With `resamples` bootstrap samples, each mean or value has `"ci95":
+    [low, high]`. Protocols without images are left out. `controls` are the images with blank ground truth.
     """
     counts = np.asarray(counts, np.int64)
     result: dict[str, dict] = {}
@@ -106,17 +95,11 @@ def _pooled(counts: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def resampled(protocol: str, counts: np.ndarray, resamples: int) -> dict[str, np.ndarray]:
-    """The protocol's metrics on bootstrap samples of the images (Efron 1979): metric -> float64 [resamples].
+    """The metrics of `protocol` on bootstrap samples of its images (Efron 1979): metric -> float64 [resamples].
 
-    Counts [N, K, 4], such as at K thresholds, give [resamples, K].
-
-    Samples depend only on the number of images. So two systems on the same images in the same order get the same
-    samples, and differences of these arrays are paired.
-
-    Args:
-      protocol: a key of `PROTOCOLS`.
-      counts: int [N, 4] or [N, K, 4], the images of that protocol.
-      resamples: number of bootstrap samples.
+    Counts are int [N, 4]; [N, K, 4], such as at K thresholds, give [resamples, K]. Samples depend only on the number of
+    images: two systems on the same images in the same order get the same samples, so differences of these arrays are
+    paired.
     """
     n = len(counts)
     times = times_drawn(n, resamples)

@@ -72,7 +72,6 @@ def map_split(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Any:
     """Applies `fn(variables, raw batch)`, which returns a tree of arrays [B, ...], to all images of `arrays` in order.
-
     Returns host arrays [N, ...] without the padding; None if it was stopped."""
     results: list[tuple[Any, np.ndarray]] = []
     for raw, valid in batches.eval_batches(arrays, batch_size):

@@ -23,16 +23,12 @@ _TARGETS = {1: ("infection",), 2: ("infection", "lung")}  # by number of masks: 
 
 
 def import_torch(source: pathlib.Path, config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes `config.json` and a checkpoint of step 0 with the weights of `source`.
+    """Writes `config.json` and a checkpoint of step 0 with the weights of `source` into `workdir`, a new or empty
+    folder.
 
-    Args:
-      source: state dict of `segmentation_models_pytorch.Unet` with a ResNet encoder and one input channel, or the
-        original study's `model_epoch_N.pth`.
-      config: settings of the new workdir. The network and the number of masks are set from the file.
-      workdir: a new or empty folder.
-
-    Raises:
-      UserError: if the file holds another network, or the folder already holds a run.
+    `source`: state dict of `segmentation_models_pytorch.Unet` with a ResNet encoder and one input channel, or the
+    original study's `model_epoch_N.pth`. It sets the network and the number of masks in `config`. Raises UserError if
+    it holds another network, or the folder already holds a run.
     """
     if (workdir / "config.json").exists():
         raise UserError(f"{workdir} already holds a run: choose another --workdir.")

@@ -24,15 +24,8 @@ _HUB_FILE = "model.safetensors"
 
 
 def initial_state(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
-    """The state that a new run starts with, and a few words on its origin.
-
-    Args:
-      config: `config.init` names another run's workdir, a file of weights, or neither.
-      state: freshly initialised.
-
-    Raises:
-      UserError: if the named weights do not fit the network.
-    """
+    """The state that a new run starts with, and a few words on its origin: the weights that `config.init` names, or
+    those of `state`, freshly initialised. Raises UserError if the named weights do not fit the network."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if config.init.run:
         variables, words = _from_run(locate(config.init.run), variables)
@@ -64,11 +57,8 @@ def _from_run(workdir: pathlib.Path, variables: Any) -> tuple[Any, str]:
 
 
 def weights_file(config: ConfigDict) -> pathlib.Path:
-    """The file that `config.init.weights` names. "imagenet" is that of a package, or is downloaded if needed.
-
-    Raises:
-      WeightsUnavailable: if the file does not exist, or cannot be downloaded.
-    """
+    """The file that `config.init.weights` names; "imagenet" is that of a package, or is downloaded if needed. Raises
+    WeightsUnavailable if there is none."""
     if config.init.weights == "imagenet":
         imagenet = NETWORKS[config.model.name].imagenet
         assert imagenet  # checks.py sees to it

@@ -17,13 +17,8 @@ _CURVES = {
 
 
 def learning_curve(rows: list[dict[str, Any]], watched_metric: str, path: pathlib.Path) -> None:
-    """Writes the plot as PNG: loss and learning rate on the left, Dice or accuracy on the right.
-
-    Args:
-      rows: of `metrics.jsonl`.
-      watched_metric: title of the right plot.
-      path: of the picture.
-    """
+    """Writes the `rows` of `metrics.jsonl` as PNG: loss and learning rate on the left, Dice or accuracy
+    (`watched_metric`) on the right."""
     train = [r for r in rows if "train/loss" in r]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot([r["epoch"] for r in train], [r["train/loss"] for r in train], color="tab:blue")

@@ -20,11 +20,8 @@ class Durations:
 
 
 def durations(train: ConfigDict, num_examples: int) -> Durations:
-    """Turns `total_epochs` or `total_steps`, whichever is set, into steps. An epoch is every training image once.
-
-    Raises:
-      UserError: if positions in the example stream exceed 32 bits.
-    """
+    """Turns `total_epochs` or `total_steps`, whichever is set, into steps; an epoch is every training image once.
+    Raises UserError if positions in the example stream exceed 32 bits."""
     steps_per_epoch = num_examples / train.batch_size
     total = train.total_steps or math.ceil(train.total_epochs * steps_per_epoch)
     if (total + 1) * train.batch_size >= 2**31:

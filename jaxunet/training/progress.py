@@ -61,12 +61,9 @@ class Progress:
         self._clock = time.perf_counter()
 
     def record(self, totals: dict[str, Any], *, was_idle: bool) -> None:
-        """Records a call and waits for the previous one, so that at most two calls are queued on the device.
-
-        Args:
-          totals: sums over the call's steps, on the device.
-          was_idle: whether the previous call had finished before this one was dispatched.
-        """
+        """Records a call and waits for the previous one, so that at most two calls are queued on the device. `totals`:
+        sums over its steps, on the device. `was_idle`: whether the previous call had finished before this one was
+        dispatched."""
         if self._totals:
             jax.block_until_ready(self._totals[-1])
         self._totals.append(totals)
@@ -78,11 +75,8 @@ class Progress:
         return bool(self._totals) and self._totals[-1]["loss"].is_ready()
 
     def state(self) -> dict[str, float]:
-        """What a later process needs to continue the log: sums since the last row and the best validation.
-
-        Raises:
-          UserError: if a loss or gradient was not finite.
-        """
+        """What a later process needs to continue the log: sums since the last row and the best validation. Raises
+        UserError if a loss or gradient was not finite."""
         for total in jax.device_get(self._totals):
             if total["bad_step"] >= 0:
                 raise UserError(self._not_finite(int(total["bad_step"])))
@@ -122,11 +116,7 @@ class Progress:
         return 0 < patience <= self._state["evals_since_best"]
 
     def log(self, step: int) -> None:
-        """Writes the means since the last log.
-
-        Raises:
-          UserError: if a loss or gradient was not finite.
-        """
+        """Writes the means since the last log. Raises UserError if a loss or gradient was not finite."""
         sums, config = self.state(), self._config
         n = sums["steps"]
         if not n:

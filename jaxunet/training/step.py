@@ -37,20 +37,15 @@ def train_step(
     """One optimizer step.
 
     Args:
-      state: the current state.
-      batch: this replica's `image` float32 [B, H, W, 1] in [0, 1] and `target`, from `batches.decode`.
-      model: the network.
-      loss_fn: (network output, target) -> float32 [B].
-      score_fn: (network output, target) -> float32 [2]: sum of the watched metric over images, number of images.
-      tx: the Optax transformation.
+      state, batch: of this replica; `image` float32 [B, H, W, 1] in [0, 1] and `target`, from `batches.decode`.
+      loss_fn, score_fn: see `task.Task`.
       accumulate_steps: number of equal parts of the batch that are computed one after the other.
       ema_decay: decay of the averaged weights; 0 keeps no averages.
       reduce: pytree -> its mean over replicas; the identity for one replica.
       flat_like: shapes of the state that `state` is the flat form of (flat.py); None if it has its usual form.
 
-    Returns:
-      The next state, and float32 scalars: `loss`, `grad_norm`, `score_sum` and `score_count`. For a mean over several
-      steps, sum both over the steps, then divide.
+    Returns the next state, and float32 scalars: `loss`, `grad_norm`, `score_sum` and `score_count`. For a mean over
+    several steps, sum both over the steps, then divide.
     """
 
     def loss_and_aux(params: Any, batch_stats: Any, part: Batch) -> tuple[Array, tuple[Any, Array]]:
@@ -112,12 +107,8 @@ def augmented_batch(raw: RawBatch, positions: Array, *, seed: int, augment: Conf
 
 
 def flops_per_image(model: Network, variables: Any, image_shape: tuple[int, int, int]) -> float:
-    """Operations of training on one image: three times the forward pass, because the backward pass costs twice as much.
-
-    Args:
-      model: the network. Layout "patches" is counted as "plain", because it also multiplies by zeros.
-      variables: its variables, as arrays or shapes.
-      image_shape: (H, W, C).
+    """Operations of training on one image (H, W, C): three times the forward pass, because the backward pass costs
+    twice as much. Layout "patches" is counted as "plain": it also multiplies by zeros. `variables`: arrays or shapes.
     """
     model = without_patches(model)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
