@@ -37,15 +37,10 @@ def join(
 ) -> None:
     """Joins the other processes, if the arguments or the environment name any. Call it before any other use of JAX.
 
-    Args:
-      coordinator_address: "host:port" on which process 0 will listen. If all three are None, SLURM, Open MPI, GKE or
-        the TPU VM is asked.
-      num_processes: number of all processes; 1 ignores the environment and runs this process alone.
-      process_id: number of this process, from 0.
-      preemption: JAX watches for SIGTERM, as `stop_request` needs. SIGTERM then no longer ends the process.
-
-    Raises:
-      UserError: if the arguments contradict each other, or the processes do not find each other.
+    Process 0 listens on "host:port". If all three are None, SLURM, Open MPI, GKE or the TPU VM is asked;
+    `num_processes` 1 ignores the environment and runs this process alone. With `preemption` JAX watches for SIGTERM, as
+    `stop_request` needs: SIGTERM then no longer ends the process. Raises UserError if the arguments contradict each
+    other, or the processes do not find each other.
     """
     if num_processes == 1:
         return

@@ -22,17 +22,14 @@ Block = dict[str, Any]
 
 
 def analyse(columns: Columns, histogram: np.ndarray, data: Split, *, share_of: str, rule: Rule | None) -> Block:
-    """All blocks of one target.
+    """All blocks of one target: `surface`, `calibration`, `threshold_sweep`; `by_lesion_size`, `severity`, `detection`,
+    `gated` where they apply.
 
     Args:
       columns: of `per_image.tabulate`. Only infection has the shares that severity and detection need.
       histogram: int [N, 3, 20], see `counts.histogram`.
-      data: the images.
       share_of: what the shares are of, "lung" or "image".
       rule: its threshold decides which images are called COVID-19. None chooses a threshold on these images.
-
-    Returns:
-      `surface`, `calibration`, `threshold_sweep`; `by_lesion_size`, `severity`, `detection`, `gated` where they apply.
     """
     covid = data.positive
     result = {"surface": surface_summary(columns, covid)}
@@ -83,9 +80,8 @@ def by_lesion_size(columns: Columns) -> Block:
 def size_quarters(area: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the areas int [N], in pixels, at the quartiles of those of the `ranked` images, bool [N] with a True.
 
-    Returns:
-      float64 [5]: smallest area, quartiles, largest area; and int [N] in [0, 3]. An area on a limit is in the upper
-      quarter.
+    Returns float64 [5]: smallest area, quartiles, largest area; and int [N] in [0, 3]. An area on a limit is in the
+    upper quarter.
     """
     edges = np.quantile(area[ranked], [0, 0.25, 0.5, 0.75, 1])
     return edges, np.searchsorted(edges[1:4], area, side="right")
@@ -110,13 +106,8 @@ def severity(truth: np.ndarray, predicted: np.ndarray, covid: np.ndarray, *, sha
 
 
 def detection(values: np.ndarray, covid: np.ndarray, controls: dict[str, np.ndarray], rule: Rule) -> Block:
-    """How well `rule` tells COVID-19 images from the others.
-
-    Args:
-      values: float [N], in [0, 1], the variable that the rule decides by.
-      controls: name of another class -> bool [N], its images.
-      rule: the decision.
-    """
+    """How well `rule` tells COVID-19 images from the others: `values` float [N], in [0, 1], is the variable that it
+    decides by; `controls` are the images of each other class, bool [N]."""
     found = rule.calls(values).astype(float)
     return {
         "score": rule.decides,
@@ -133,13 +124,9 @@ def detection(values: np.ndarray, covid: np.ndarray, controls: dict[str, np.ndar
 def gated(columns: Columns, called: np.ndarray, covid: np.ndarray, rule: Rule, *, chosen_here: bool) -> Block:
     """The protocols with the decision applied: an image not called COVID-19 is scored as if it were predicted blank.
 
-    Args:
-      columns: as for `analyse`.
-      called: bool [N], the decisions of `rule`.
-      chosen_here: whether the threshold was chosen on these images. The scores are then optimistic.
-
-    Returns:
-      The scores of `protocols.summarize`, the rule, and the number of images that were blanked.
+    `called` bool [N]: the decisions of `rule`. `chosen_here`: whether its threshold was chosen on these images; the
+    scores are then optimistic. Returns the scores of `protocols.summarize`, the rule, and the number of images that
+    were blanked.
     """
     counts = gate(np.stack([columns[name] for name in COUNTS], axis=1), called)
     return {

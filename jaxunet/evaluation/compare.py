@@ -29,18 +29,9 @@ _TIMED_IMAGES = 256
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """The results of one system.
-
-    Attributes:
-      name: as it is printed.
-      training: a few words on how it was trained.
-      summary: `protocols.summarize` with intervals.
-      counts: int32 [N, 4]; all systems have the images in the same order.
-      predicted: bool [K, H, W], masks of the images that are shown.
-      answers_covid19: whether the network also answers for the whole image.
-      parameters: number of parameters.
-      images_per_second: speed of prediction on all devices, from host memory.
-    """
+    """The results of one system. `counts` int32 [N, 4] are of the same images in the same order for all systems,
+    `predicted` bool [K, H, W] of the images that are shown. `images_per_second`: of prediction on all devices, from
+    host memory."""
 
     name: str
     training: str
@@ -61,17 +52,13 @@ def compare(
     split: str,
     checkpoint: str,
 ) -> None:
-    """Scores the systems of `config` and `runs`. Trains, continues or reuses the systems in folders of `workdir`.
+    """Scores the systems of `config`, as in `configs/compare.py`, and of `runs`, workdirs of finished runs. Trains,
+    continues or reuses the systems in folders of `workdir`, which also gets `comparison.md`, `.csv` and `.png`,
+    `per_image.csv` and `side_by_side.png`.
 
-    Args:
-      config: has `systems`, as in `configs/compare.py`; without them only `runs` are compared.
-      runs: workdirs of finished runs.
-      overrides: the keys given on the command line. Each run takes those that it knows.
-      workdir: gets `comparison.md`, `.csv` and `.png`, `per_image.csv`, `side_by_side.png`, and a folder per system.
-      split, checkpoint: as for `evaluate`.
-
-    Raises:
-      UserError: if fewer than two systems are named, or they were not made for the same images and masks.
+    `overrides`: the keys given on the command line; each run takes those that it knows. `split`, `checkpoint`: as for
+    `evaluate`. Raises UserError if fewer than two systems are named, or they were not made for the same images and
+    masks.
     """
     trained = {name: _system_config(config, name) for name in config.get("systems", {})}
     for key in overrides if trained else ():

@@ -69,16 +69,9 @@ def corrupt(name: str, image: np.ndarray, mask: np.ndarray, *, seed: tuple[int, 
 
 
 def score(predictor: Predictor, originals: Originals, rule: Rule | None) -> list[dict[str, Any]]:
-    """One row per change.
-
-    Args:
-      predictor: the network.
-      originals: the images, with the mask of its first target.
-      rule: decides by the network's answer for the whole image; None if it has none.
-
-    Returns:
-      `[{"change", "dice" (mean over P1), "sensitivity", "specificity"}]`, with intervals.
-    """
+    """`[{"change", "dice" (mean over P1), "sensitivity", "specificity"}]`, with intervals, for each change of the
+    images and of the mask of the first target. `rule` decides by the network's answer for the whole image; None if it
+    has none."""
     size, config = predictor.image_size, predictor.config
     counts: dict[str, list[np.ndarray]] = {name: [] for name in CHANGES}
     called: dict[str, list[np.ndarray]] = {name: [] for name in CHANGES}

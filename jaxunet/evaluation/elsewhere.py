@@ -61,15 +61,11 @@ def own_changes(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(network: Predictor, changes: dict[str, Any], split: str | None) -> Elsewhere | None:
-    """What is scored, if `changes` name another dataset; None if it is the network's own.
+    """What is scored, if `changes`, such as {"dataset.name": "folder", "dataset.source": "xrays"}, name another
+    dataset; None if it is that of `network`, loaded with `own_changes`.
 
-    Args:
-      network: loaded with `own_changes`.
-      changes: settings to change, such as {"dataset.name": "folder", "dataset.source": "xrays"}.
-      split: None for "test" if the dataset has published or drawn splits or a column of splits, else for "all".
-
-    Raises:
-      UserError: if the datasets share no mask.
+    `split` None is "test" if the dataset has published or drawn splits or a column of splits, else "all". Raises
+    UserError if the datasets share no mask.
     """
     mine = network.config.dataset
     dataset = config_file.shipped("default")

@@ -72,14 +72,8 @@ def score(predictor: Predictor, split: str) -> Scored:
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, *, split: str, checkpoint: str) -> dict[str, Any]:
-    """`evaluate_predictor` for the run in `workdir`, into that folder.
-
-    Args:
-      config: of the run, as `config_file.load` gives it.
-      workdir: of the run.
-      split: "train", "val" or "test".
-      checkpoint: "latest", "best" or a step.
-    """
+    """`evaluate_predictor` for the run in `workdir`, into that folder, with `config` as `config_file.load` gives it.
+    `checkpoint`: "latest", "best" or a step."""
     return evaluate_predictor(load_predictor(config, workdir, checkpoint=checkpoint), workdir, split=split)
 
 
@@ -91,17 +85,15 @@ def evaluate_predictor(
     members: Sequence[dict[str, Any]] = (),
     other: Elsewhere | None = None,
 ) -> dict[str, Any]:
-    """Scores a network on a split, writes `eval/<split>/` and returns the content of `metrics.json`.
+    """Scores a network on a split, writes `eval/<split>/` into `workdir` and returns the content of `metrics.json`.
 
     Args:
       predictor: the network; its config names the dataset.
-      workdir: folder that gets `eval/<split>/`.
       split: "train", "val" or "test".
       members: the entry of `metrics.json` for each run that the network averages.
       other: another dataset than the network's own, which replaces `split`. The folder is `eval/<its title>-<split>/`.
 
-    Raises:
-      UserError: if there is no such split, or the dataset cannot be used.
+    Raises UserError if there is no such split, or the dataset cannot be used.
     """
     predictor, split = (other.network, other.split) if other else (predictor, split)
     if split not in SPLITS and not (other and split == ALL):

@@ -36,14 +36,8 @@ def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption
 
 
 def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], words: str, path: pathlib.Path) -> None:
-    """One group of bars per metric, one bar per system, whiskers from `ci95`.
-
-    Args:
-      systems: name -> metric -> `{"mean", "ci95"}`.
-      names: metric -> its printed name.
-      words: label of the axis.
-      path: the PNG to write.
-    """
+    """Writes one group of bars per metric, one bar per system, whiskers from `ci95`. `systems`: name -> metric ->
+    `{"mean", "ci95"}`; `names`: metric -> its printed name; `words`: label of the axis."""
     figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
     width, at = 0.8 / len(systems), np.arange(len(names))
     for i, (system, summary) in enumerate(systems.items()):
@@ -66,14 +60,9 @@ def side_by_side(
     captions: list[str],
     path: pathlib.Path,
 ) -> None:
-    """One row per image: the X-ray with the true mask, then hits, false alarms and misses of each system.
+    """Writes one row per image: the X-ray with the true mask, then hits, false alarms and misses of each system.
 
-    Args:
-      images: uint8 [K, H, W].
-      truths: bool [K, H, W].
-      predicted: system -> (masks bool [K, H, W], Dice [K]).
-      captions: K names.
-      path: the PNG to write.
+    images uint8 [K, H, W]; truths bool [K, H, W]; predicted: system -> (masks bool [K, H, W], Dice [K]); K captions.
     """
     k, columns = len(images), 1 + len(predicted)
     figure, axes = plt.subplots(k, columns, figsize=(2.1 * columns, 2.3 * k), layout="constrained", squeeze=False)
@@ -93,13 +82,8 @@ def side_by_side(
 
 def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray, path: pathlib.Path) -> None:
     """Reliability curve; Dice by threshold; Dice by size of the lesion; predicted infected share by true share.
-
-    Args:
-      result: the block of one target in `metrics.json`.
-      columns: of its images, see `per_image.tabulate`.
-      covid: bool [N], which images are COVID-19.
-      path: the PNG to write.
-    """
+    `result`: the block of one target in `metrics.json`; `columns`: of its images, see `per_image.tabulate`; `covid`
+    bool [N]."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 8.5), layout="constrained")
     curve, sweep, size, severity = axes.flat
     curve.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")

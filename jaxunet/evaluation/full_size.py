@@ -57,13 +57,8 @@ def tabulate(predictor: Predictor, originals: Originals) -> dict[str, Columns]:
 
 
 def summarize(columns: Columns, positive: np.ndarray, called: np.ndarray | None) -> dict[str, Any]:
-    """The block of one target.
-
-    Args:
-      columns: from `tabulate`.
-      positive: bool [N], the images of P1 and P2.
-      called: bool [N], which images the rule calls positive; None without a rule.
-    """
+    """The block of one target, from the columns of `tabulate`. `positive` bool [N]: the images of P1 and P2. `called`
+    bool [N]: which images the rule calls positive; None without a rule."""
     counts = np.stack([columns[name] for name in COUNTS], axis=1)
     sides = np.stack([columns["height"], columns["width"]], axis=1).astype(int)
     order = np.argsort(sides.prod(axis=1), kind="stable")

@@ -40,18 +40,11 @@ class Measured:
 def tabulate(
     measured: Measured, data: Split, targets: Records, tolerances: Sequence[float], *, threads: int
 ) -> dict[str, Columns]:
-    """Target -> column -> value of each image, in the order of `data`.
+    """Target -> column -> value of each image, in the order of `data`, which has a true mask for each target.
 
-    Columns: `COUNTS` int64; `protocols.METRICS`; `hd95` in pixels and the surface Dice at each tolerance (outlines.py).
-    The finding also has `true_share` and `predicted_share`, see `infected_shares`, and `covid19_probability` if
-    measured.
-
-    Args:
-      measured: of the images of `data`.
-      data: the images, with a true mask for each target.
-      targets: the masks.
-      tolerances: of the surface Dice, in pixels.
-      threads: number of threads that compute distances.
+    Columns: `COUNTS` int64; `protocols.METRICS`; `hd95` in pixels and the surface Dice at each of `tolerances`, in
+    pixels (outlines.py). The finding also has `true_share` and `predicted_share`, see `infected_shares`, and
+    `covid19_probability` if measured. `threads` compute distances.
     """
     truth = data.arrays["mask"]
     result = {}
@@ -74,17 +67,10 @@ def distance_names(tolerances: Sequence[float]) -> tuple[str, ...]:
 
 
 def infected_shares(masks: np.ndarray, targets: Records) -> np.ndarray:
-    """The share of the organ's pixels that the finding covers, such as infection of the lung.
+    """float64 [N], in [0, 1]: the share of the organ's pixels that the finding covers, such as infection of the lung.
 
     Only the finding inside the organ counts. If the image shows no organ, the share is 0. If no target is an organ, it
-    is the share of the image.
-
-    Args:
-      masks: uint8 [N, H, W / 8, C], packed bits, true or predicted.
-      targets: of the last axis; one is a finding.
-
-    Returns:
-      float64 [N], in [0, 1].
+    is the share of the image. `masks` uint8 [N, H, W / 8, C], packed bits, true or predicted, of the `targets`.
     """
     by_name = dict(zip(targets, np.moveaxis(masks, -1, 0), strict=True))
     found = by_name[finding(targets)]
@@ -106,14 +92,11 @@ def to_csv(table: dict[str, Columns], data: Split) -> str:
 
 
 def differences_csv(counts: dict[str, np.ndarray], data: Split) -> str:
-    """Several systems on the same images: one row per image, largest difference in Dice first.
+    """Several systems on the same images: one row per image, largest difference in Dice first. `counts`: system -> int
+    [N, 4].
 
     Columns: id, class, `true_pixels` of the mask, `dice <system>` for each system, `difference`. With two systems the
     difference is the second minus the first; with more, the largest minus the smallest.
-
-    Args:
-      counts: system -> int [N, 4], in the order of `data`; at least two systems.
-      data: the images.
     """
     dice = np.stack([protocols.ratios(c)["dice"] for c in counts.values()], axis=1)
     difference = dice[:, 1] - dice[:, 0] if len(counts) == 2 else np.ptp(dice, axis=1)

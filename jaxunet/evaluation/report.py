@@ -47,10 +47,8 @@ def render(
     """The page as text. Predicts all images once more, batch by batch. With several processes, all must call it.
 
     Args:
-      predictor: the network.
-      data: the N images of the split.
       counts: int64 [N, C, 4], from the evaluation.
-      result: the content of `metrics.json`. The page shows every block besides the protocols as tables.
+      result: the content of `metrics.json`. The page shows all of it.
       rows: of `metrics.jsonl`; empty for weights that were not trained here.
       name: of the run.
       covid19: float [N], probability of COVID-19. None if the network does not answer that.
@@ -159,8 +157,8 @@ def _predict(
 
 
 def _describe(target: str, counts: np.ndarray, ranked: np.ndarray, called: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """The table and the galleries of one target, from its counts [N, 4]. `ranked`: see `size_groups`. `called`, `seed`:
-    see `galleries`."""
+    """The table and the galleries of one target, from its counts [N, 4]. The others are as in `size_groups` and
+    `galleries`."""
     groups, names = size_groups(counts[:, 0] + counts[:, 2], ranked)
     table = {"name": target, "counts": counts.tolist(), "groups": groups.tolist(), "group_names": names}
     return table | {"galleries": galleries(counts, groups, called, seed=seed)}
@@ -181,13 +179,10 @@ def size_groups(area: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, list[
 
 
 def galleries(counts: np.ndarray, groups: np.ndarray, called: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
-    """The images of each gallery, as `{"title", "images": indices}`. A gallery without images is left out.
+    """The images of each gallery, as `{"title", "images": indices}`; a gallery without images is left out.
 
-    Args:
-      counts: int [N, 4].
-      groups: int [N], from `size_groups`.
-      called: bool [N], which images are called COVID-19. Only these can be false alarms.
-      seed: of the random choice.
+    counts int [N, 4]; groups int [N], of `size_groups`; `called` bool [N]: only images called COVID-19 can be false
+    alarms.
     """
     dice, fp = protocols.ratios(counts)["dice"], counts[:, 1]
     present = np.flatnonzero(groups > 0)

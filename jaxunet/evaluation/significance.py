@@ -15,14 +15,8 @@ TESTS = ("permutation", "Wilcoxon")
 
 
 def paired_tests(values: Mapping[str, np.ndarray]) -> dict[tuple[str, str], dict[str, float]]:
-    """The p-values of each pair of systems, corrected.
-
-    Args:
-      values: system -> float [N], such as the Dice of each image; the same images in the same order.
-
-    Returns:
-      (system, system) -> test -> p-value in [0, 1].
-    """
+    """(system, system) -> test -> corrected p-value in [0, 1]. `values`: system -> float [N], such as the Dice of each
+    image; the same images in the same order."""
     pairs = list(itertools.combinations(values, 2))
     found = {name: holm([test(values[a] - values[b]) for a, b in pairs]) for name, test in _TESTS.items()}
     return {pair: {name: found[name][i] for name in TESTS} for i, pair in enumerate(pairs)}

@@ -55,17 +55,11 @@ def _numbers(cells: np.ndarray) -> np.ndarray | None:
 def summarize(
     columns: dict[str, np.ndarray], dice: np.ndarray, positive: np.ndarray, called: np.ndarray | None
 ) -> dict[str, Any]:
-    """Column -> its groups, as rows.
+    """For each of the `columns` str [N] that makes groups `[{"group", "n", "dice", "sensitivity", "specificity"}]`,
+    with intervals; what a group has no images for is left out. `left_out` names the other columns.
 
-    Args:
-      columns: name -> str [N].
-      dice: float [N]. A group's is the mean over its images of P1.
-      positive: bool [N], the images of P1.
-      called: bool [N], which images are called positive; None gives no sensitivity and specificity.
-
-    Returns:
-      For each column that makes groups `[{"group", "n", "dice", "sensitivity", "specificity"}]`, with intervals; what a
-      group has no images for is left out. `left_out` names the other columns.
+    dice float [N]: a group's is the mean over its images of P1, `positive` bool [N]. `called` bool [N]: which images
+    are called positive; None gives no sensitivity and specificity.
     """
     result: dict[str, Any] = {}
     for column, cells in columns.items():

@@ -113,13 +113,8 @@ NETWORKS = {
 
 
 def build_model(model: ConfigDict, targets: Sequence[str], *, axis_name: str | None) -> Network:
-    """The network that `config.model` describes.
-
-    Args:
-      model: the `model` section of the config.
-      targets: `config.dataset.targets`: the masks of the C logits, and maybe "covid19".
-      axis_name: mapped axis to average batch statistics over; None for statistics per replica.
-    """
+    """The network that `config.model` describes, for `config.dataset.targets`: the masks of the C logits, and maybe
+    "covid19". `axis_name`: mapped axis to average batch statistics over; None for statistics per replica."""
     masks, more = mask_targets(targets), {}
     if answers_covid19(targets):
         inside = masks.index(model.answer_inside) if model.answer_inside else None

@@ -14,17 +14,12 @@ _PARTS = 16  # GPU compilers compute a sum of fewer than 32 numbers inside the k
 def batch_normalise(
     x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None, phases: int
 ) -> tuple[Array, Array, Array]:
-    """`x` [B, H, W, phases * C] normalised by its own statistics, which the phases of a channel share.
+    """`x` [B, H, W, phases * C], float32 or bfloat16, normalised by its own statistics, which the phases of a channel
+    share.
 
-    Args:
-      x: float32 or bfloat16. All arithmetic is float32.
-      scale, bias: float32 [C].
-      epsilon: added to the variance.
-      axis_name: mapped axis over which statistics are averaged, in one exchange each way; None for none.
-      phases: pixels of a patch.
-
-    Returns:
-      The normalised array, like `x`; mean and variance, float32 [C], which have no gradient.
+    All arithmetic is float32; scale and bias are float32 [C]. With `axis_name`, statistics are averaged over that
+    mapped axis, in one exchange each way. Returns the normalised array, like `x`; mean and variance, float32 [C], which
+    have no gradient.
     """
     return _forward(x, scale, bias, epsilon, axis_name, phases)[0]
 

@@ -39,11 +39,8 @@ def _taps(size: int, stride: int, patch: int, repeat: int) -> np.ndarray:
 def patch_kernel(kernel: Array, *, stride: int, patch: int, repeat: int = 1) -> Array:
     """Kernel for images in patches: [k, k, C, F] -> [3, 3, p*p*C, patch*patch*F], p = patch * stride / repeat.
 
-    Args:
-      kernel: of a convolution with odd k, padding k // 2 and `stride`.
-      stride: of that convolution; the result has stride 1.
-      patch: of the output.
-      repeat: factor of nearest upsampling before the convolution, 1 or 2.
+    `kernel` is of a convolution with odd k, padding k // 2 and `stride`; the result has stride 1. `patch` is that of
+    the output. `repeat`: factor of nearest upsampling before the convolution, 1 or 2.
     """
     taps = _taps(kernel.shape[0], stride, patch, repeat)
     full = jnp.einsum("ujsa,vltb,uvio->jlstiabo", taps, taps, kernel)

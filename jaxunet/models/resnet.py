@@ -59,11 +59,8 @@ def _shortcut(x: Array, features: int, stride: int, numerics: Numerics, *, train
 
 
 class ResNetEncoder(nn.Module):
-    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first.
-
-    Widths are 64, then 256, 512, 1024, 2048 with bottlenecks (depth 50 and more), else 64, 128, 256, 512. With
-    `numerics.patches`, the finest feature is in patches of 2.
-    """
+    """`[B, H, W, C]` -> features of strides 2, 4, 8, 16, 32, finest first; of 64, 64, 128, 256, 512 channels, or of 64,
+    256, 512, 1024, 2048 with bottlenecks. With `numerics.patches`, the finest feature is in patches of 2."""
 
     depth: int
     numerics: Numerics

@@ -1,8 +1,8 @@
-"""Reads PyTorch weights from files into variables of our networks. Every leaf is filled exactly once, or an error says
-why not.
+"""PyTorch weights into variables of our networks, and back. Every leaf is filled exactly once, or an error says why
+not.
 
-`torch_name` maps our parameter paths to PyTorch's names. Export and import use this one mapping, so they cannot
-disagree. `.pth` files are read without PyTorch, see torch_files.py: nothing in them is executed.
+`torch_name` maps our parameter paths to PyTorch's names, for export and import: they cannot disagree. Files: see
+torch_files.py.
 """
 
 import pathlib
@@ -62,17 +62,12 @@ def to_torch(variables: Any, model_name: str) -> Tensors:
 
 
 def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str, encoder_only: bool = False) -> Any:
-    """Replaces every leaf of `variables` by the tensor of its name.
+    """Replaces every leaf of `variables`, arrays or shapes, by the tensor of its name; `source` names the tensors'
+    origin.
 
-    Args:
-      tensors: PyTorch state dict; with `encoder_only`, with or without the prefix "encoder.".
-      variables: `{"params", "batch_stats"}` of the network, arrays or shapes.
-      model_name: see `torch_name`.
-      source: name of the tensors' origin, for messages.
-      encoder_only: fills only the encoder. The kernel of an RGB stem then fits a network for one channel.
-
-    Raises:
-      UserError: for a leaf without tensor, a tensor without leaf, a different shape, or impossible values.
+    With `encoder_only`, it fills only the encoder, with or without the prefix "encoder.", and the kernel of an RGB stem
+    fits a network for one channel. Raises UserError for a leaf without tensor, a tensor without leaf, a different
+    shape, or impossible values.
     """
     left = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     if encoder_only:

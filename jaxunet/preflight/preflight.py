@@ -40,16 +40,11 @@ from jaxunet.training.state import create_train_state
 def preflight(
     config: ConfigDict, topologies: list[str], workdir: pathlib.Path | None, *, batch_per_chip: int
 ) -> dict[str, Any]:
-    """Compiles for each topology, prints the figures, and writes `preflight.json` into `workdir`, if given.
+    """Compiles `config`, of a segmentation run, for each topology, such as "v5e:2x2", "h100:8", or "local" (or "cpu")
+    for the devices present; prints the figures, and writes `preflight.json` into `workdir`, if given.
 
-    Args:
-      config: of a segmentation run.
-      topologies: names such as "v5e:2x2" or "h100:8", or "local" (or "cpu") for the devices present.
-      workdir: a folder, or None.
-      batch_per_chip: images per step and chip; 0 divides `config.train.batch_size` over the chips.
-
-    Raises:
-      UserError: for an unknown topology, or if its compiler is not installed.
+    `batch_per_chip`: images per step and chip; 0 divides `config.train.batch_size` over the chips. Raises UserError for
+    an unknown topology, or if its compiler is not installed.
     """
     if not topologies:
         raise UserError("--topology is missing: name accelerators, such as --topology=v5e:2x2,h100:8, or local.")

@@ -40,18 +40,12 @@ def project(result: dict[str, Any], chip: Peak, *, chips: int, per_chip: int) ->
 
 
 def batches(result: dict[str, Any], chip: Peak, per_chip: int, *, state: int, own: float) -> dict[str, Any]:
-    """How the speed of training depends on the batch.
+    """How the speed of training depends on the batch, from figures at `per_chip` images per chip and step and those of
+    `project`. `state`: bytes of the training state; each step reads and writes it once. `own`: images per chip by the
+    config.
 
-    Args:
-      result: figures at `per_chip` images per chip and step, with those of `project`.
-      chip: the peak rates.
-      per_chip: images per chip and step.
-      state: bytes of the training state. Each step reads and writes it once, whatever the batch.
-      own: images per chip and step by `config.train.batch_size`, maybe a fraction.
-
-    Returns:
-      `optimizer_bytes` per step; `own_batch_per_chip` and its bound of images per second and chip;
-      `bound_images_per_second_per_chip` of unlimited batches, and the smallest batch per chip that reaches 90 % of it.
+    Returns `optimizer_bytes` per step; `own_batch_per_chip` and its bound of images per second and chip;
+    `bound_images_per_second_per_chip` of unlimited batches, and the smallest batch per chip that reaches 90 % of it.
     """
     fixed = 2.0 * state
     compute = result["flops_per_image"] / chip.flops
