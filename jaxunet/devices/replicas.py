@@ -59,14 +59,19 @@ def replicated_shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def _map(
+def map_replicas(
     run: Callable[..., Any],
+    *,
     in_axes: tuple[int | None, ...],
     devices: Sequence[jax.Device],
-    *,
     out_axes: int | None = None,
-    donate: tuple[int, ...] = (),
+    donate: tuple[int, ...] = (0,),
 ) -> Any:
+    """Maps `run`, one replica's part of the work, over `devices`, one per replica. Compiles nothing yet.
+
+    `in_axes`, for each argument: None if all replicas get it whole, 0 if it has a row per local device. The results
+    must be the same on all replicas (`reduce_mean`), unless `out_axes` is 0. `donate`: numbers of donated arguments.
+    """
     if not processes.several():
         return jax.pmap(run, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate, devices=devices)
 
@@ -78,17 +83,6 @@ def _map(
     mesh = Mesh(np.array(devices), (AXIS,))
     mapped = jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
     return jax.jit(mapped, donate_argnums=donate)
-
-
-def map_replicas(run: Callable[..., Any], *, in_axes: tuple[int | None, ...], devices: Sequence[jax.Device]) -> Any:
-    """Maps `run(state, ...) -> (state, totals)`, one replica's part of training, over `devices`. Compiles nothing yet.
-
-    Args:
-      run: its first argument is donated; its results must be the same on all replicas (`reduce_mean`).
-      in_axes: for each argument: None if all replicas get it whole, 0 if it has a row per local device.
-      devices: one per replica.
-    """
-    return _map(run, in_axes, devices, donate=(0,))
 
 
 def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -108,9 +102,10 @@ def map_eval_step(eval_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
 
 def eval_program(eval_fn: Callable[[Any, Any], Any], *, devices: Sequence[jax.Device]) -> Any:
     """The program of `map_eval_step`, of `(variables, batch [local devices, B, ...])`. Compiles nothing yet."""
+    settings: dict[str, Any] = {"in_axes": (None, 0), "devices": devices, "donate": ()}
     if not processes.several():
-        return _map(eval_fn, (None, 0), devices, out_axes=0)
-    return _map(lambda *args: jax.lax.all_gather(eval_fn(*args), AXIS, tiled=True), (None, 0), devices)
+        return map_replicas(eval_fn, out_axes=0, **settings)
+    return map_replicas(lambda *args: jax.lax.all_gather(eval_fn(*args), AXIS, tiled=True), **settings)
 
 
 def replica_indices() -> Any:

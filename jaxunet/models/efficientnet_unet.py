@@ -44,7 +44,7 @@ class InvertedBottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         dtype, c = self.numerics.dtype, x.shape[-1]
-        norms = (layers.batch_norm(self.numerics, train=train, name=f"bn{i}") for i in (1, 2, 3))
+        norms = (layers.BatchNorm(self.numerics, train, name=f"bn{i}") for i in (1, 2, 3))
         y = x
         if self.expand > 1:
             y = jax.nn.relu6(next(norms)(Conv(self.expand * c, 1, use_bias=False, dtype=dtype, name="conv_pw")(y)))
@@ -65,7 +65,7 @@ class EfficientNetEncoder(nn.Module):
         numerics = dataclasses.replace(self.numerics, bn_epsilon=1e-3)
         x = numerics.normalise(image)
         x = Conv(32, 3, 2, use_bias=False, same=True, dtype=numerics.dtype, name="conv_stem")(x)
-        x = jax.nn.relu6(layers.batch_norm(numerics, train=train, name="bn1")(x))
+        x = jax.nn.relu6(layers.BatchNorm(numerics, train, name="bn1")(x))
         features = []
         for stage, (width, blocks, stride, kernel) in enumerate(stages(self.lite)):
             for i in range(blocks):
@@ -87,15 +87,10 @@ class EfficientNetUNet(nn.Module):
     covid19: bool = False
     answer_inside: int | None = None
 
-    @property
-    def stride(self) -> int:
-        """Height and width of the image must be multiples of it."""
-        return 32
-
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
-        layers.check_divisible(image, self.stride)
+        layers.check_divisible(image, 32)
         features = EfficientNetEncoder(self.lite, self.numerics, name="encoder")(image, train=train)
         x = UNetDecoder(DECODER_CHANNELS, self.numerics, name="decoder")(features, train=train)
         outputs = {"masks": resampling.depth_to_space(Conv(self.masks * 4, kernel_size=1, name="head")(x), 2)}

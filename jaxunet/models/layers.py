@@ -193,10 +193,6 @@ def weighted_mean(feature: Array, share: Array) -> Array:
     return (feature.astype(jnp.float32) * share).sum(axis=(1, 2)) / (share.sum(axis=(1, 2)) + 1e-6)
 
 
-def batch_norm(numerics: Numerics, *, train: bool, name: str, patch: int = 1) -> BatchNorm:
-    return BatchNorm(numerics, train, patch, name=name)
-
-
 def check_divisible(image: Array, stride: int) -> None:
     """Raises UserError unless height and width of `image` [B, H, W, C] are multiples of `stride`."""
     h, w = image.shape[1:3]

@@ -48,14 +48,14 @@ class Bottleneck(nn.Module):
 def _conv_norm(x: Array, features: int, kernel: int, stride: int, i: int, numerics: Numerics, *, train: bool) -> Array:
     """Convolution `conv<i>` and batch norm `bn<i>`. Call it inside a compact method."""
     x = Conv(features, kernel, stride, use_bias=False, dtype=numerics.dtype, name=f"conv{i}")(x)
-    return layers.batch_norm(numerics, train=train, name=f"bn{i}")(x)
+    return layers.BatchNorm(numerics, train, name=f"bn{i}")(x)
 
 
 def _shortcut(x: Array, features: int, stride: int, numerics: Numerics, *, train: bool) -> Array:
     if stride == 1 and x.shape[-1] == features:
         return x
     x = Conv(features, 1, stride, use_bias=False, dtype=numerics.dtype, name="downsample_0")(x)
-    return layers.batch_norm(numerics, train=train, name="downsample_1")(x)
+    return layers.BatchNorm(numerics, train, name="downsample_1")(x)
 
 
 class ResNetEncoder(nn.Module):
@@ -72,7 +72,7 @@ class ResNetEncoder(nn.Module):
         if self.numerics.patches:
             x = resampling.space_to_depth(x, 4)
             x = PatchConv(64, kernel_size=7, stride=2, patch=2, dtype=self.numerics.dtype, name="conv1")(x)
-            x = nn.relu(layers.batch_norm(self.numerics, train=train, patch=2, name="bn1")(x))
+            x = nn.relu(layers.BatchNorm(self.numerics, train, 2, name="bn1")(x))
         else:
             x = nn.relu(_conv_norm(x, 64, 7, 2, 1, self.numerics, train=train))
         features = [x]

@@ -27,7 +27,7 @@ class DecoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, skip: Array | None, *, train: bool) -> Array:
         dtype = self.numerics.dtype
-        norm = functools.partial(layers.batch_norm, self.numerics, train=train, patch=self.patch)
+        norm = functools.partial(layers.BatchNorm, self.numerics, train, self.patch)
         x = UpsampleConcatConv(self.features, patch=self.patch, dtype=dtype, name="conv1")(x, skip)
         x = nn.relu(norm(name="bn1")(x))
         if self.patch > 1:
@@ -60,15 +60,10 @@ class ResNetUNet(nn.Module):
     covid19: bool = False
     answer_inside: int | None = None
 
-    @property
-    def stride(self) -> int:
-        """Height and width of the image must be multiples of it."""
-        return 32
-
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
-        layers.check_divisible(image, self.stride)
+        layers.check_divisible(image, 32)
         features = ResNetEncoder(self.depth, self.numerics, name="encoder")(image, train=train)
         patches = (1, 1, 1, 2, 4) if self.numerics.patches else (1, 1, 1, 1, 1)
         x = Decoder(patches, self.numerics, name="decoder")(features, train=train)

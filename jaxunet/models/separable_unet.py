@@ -25,7 +25,7 @@ class SeparableBlock(nn.Module):
         dtype = self.numerics.dtype
         x = layers.DepthwiseConv(dtype=dtype, name="depthwise")(x)
         x = Conv(self.features, 1, use_bias=False, dtype=dtype, name="pointwise")(x)
-        x = nn.relu(layers.batch_norm(self.numerics, train=train, name="bn")(x))
+        x = nn.relu(layers.BatchNorm(self.numerics, train, name="bn")(x))
         for i in (0, 2, 4):
             x = nn.relu(Conv(self.features, use_bias=False, dtype=dtype, name=f"triple_{i}")(x))
         return x
@@ -70,15 +70,10 @@ class SeparableUNet(nn.Module):
     masks: int
     numerics: Numerics
 
-    @property
-    def stride(self) -> int:
-        """Height and width of the image must be multiples of it."""
-        return 16
-
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks]."""
-        layers.check_divisible(image, self.stride)
+        layers.check_divisible(image, 16)
         features = SeparableUNetEncoder(self.numerics, name="encoder")(image, train=train)
         x = SeparableUNetDecoder(self.numerics, name="decoder")(features, train=train)
         x = nn.relu(Conv(64, use_bias=False, dtype=self.numerics.dtype, name="final_0")(x))

@@ -39,17 +39,11 @@ def torch_name(model_name: str, path: Path) -> str:
     return ".".join([*torch_modules(dotted), _LEAVES[leaf]])
 
 
-def _to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
-    """HWIO -> OIHW, or IOHW for a transposed convolution, whose name is up<i>."""
-    if path[-1] != "kernel":
-        return value
-    return value.transpose(2, 3, 0, 1) if re.fullmatch(r"up\d", path[-2]) else value.transpose(3, 2, 0, 1)
-
-
-def _from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+def _transposed(path: Path, value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """A kernel with its `axes` in that order. HWIO is OIHW in PyTorch, IOHW for a transposed convolution, up<i>."""
     if path[-1] != "kernel" or value.ndim != 4:
         return value
-    return value.transpose(2, 3, 0, 1) if re.fullmatch(r"up\d", path[-2]) else value.transpose(2, 3, 1, 0)
+    return value.transpose((2, 3, 0, 1) if re.fullmatch(r"up\d", path[-2]) else axes)
 
 
 def to_torch(variables: Any, model_name: str) -> Tensors:
@@ -57,7 +51,7 @@ def to_torch(variables: Any, model_name: str) -> Tensors:
     tensors = {}
     for collection in ("params", "batch_stats"):
         for path, value in flax.traverse_util.flatten_dict(variables.get(collection, {})).items():
-            tensors[torch_name(model_name, path)] = _to_torch_layout(path, np.asarray(value))
+            tensors[torch_name(model_name, path)] = _transposed(path, np.asarray(value), (3, 2, 0, 1))
     return tensors
 
 
@@ -82,7 +76,7 @@ def from_torch(tensors: Tensors, variables: Any, model_name: str, *, source: str
             name = torch_name(model_name, path).removeprefix("encoder." if encoder_only else "")
             if name not in left:
                 raise UserError(f"{source} has no tensor {name!r} for {'/'.join(path)}: it belongs to another network.")
-            new = _from_torch_layout(path, left.pop(name))
+            new = _transposed(path, left.pop(name), (2, 3, 1, 0))
             rgb = (*old.shape[:2], 3, *old.shape[3:])
             stem = network.imagenet and ("encoder", network.imagenet.stem, "kernel")
             if path == stem and encoder_only and old.shape[2] == 1 and new.shape == rgb:

@@ -21,7 +21,7 @@ class DoubleConv(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         for i in (1, 2):
             x = Conv(self.features, use_bias=False, dtype=self.numerics.dtype, name=f"conv{i}")(x)
-            x = nn.relu(layers.batch_norm(self.numerics, train=train, name=f"bn{i}")(x))
+            x = nn.relu(layers.BatchNorm(self.numerics, train, name=f"bn{i}")(x))
         return x
 
 
@@ -88,15 +88,10 @@ class UNet(nn.Module):
     covid19: bool = False
     answer_inside: int | None = None
 
-    @property
-    def stride(self) -> int:
-        """Height and width of the image must be multiples of it."""
-        return self.stem * 2 ** (len(self.channels) - 1)
-
     @nn.compact
     def __call__(self, image: Array, *, train: bool) -> dict[str, Array]:
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
-        layers.check_divisible(image, self.stride)
+        layers.check_divisible(image, self.stem * 2 ** (len(self.channels) - 1))
         features = UNetEncoder(self.channels, self.stem, self.numerics, name="encoder")(image, train=train)
         x = UNetDecoder(self.channels[:-1], self.numerics, name="decoder")(features, train=train)
         # The head runs in float32: logits and the loss never see bfloat16 rounding.

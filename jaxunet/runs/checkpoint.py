@@ -5,7 +5,9 @@ the config file. Saves are asynchronous and become visible only when complete. A
 array, because neither Orbax nor the network notices a bit that flips on disk.
 """
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any, Self
 
 import jax
@@ -125,16 +127,11 @@ class Checkpoints:
 
     def origin(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The config and the `data` that a checkpoint was saved with; `{}` for what it does not hold."""
-        found = []
-        for name in ("config", "data"):
-            try:
-                args = ocp.args.Composite(**{name: ocp.args.JsonRestore()})
-                there = (self._folder(step) / name).exists()
-                value = self._manager.restore(step, args=args)[name] if there else {}
-            except Exception as error:
-                raise self._damaged(step, str(error)) from error
-            found.append(value if isinstance(value, dict) else {})
-        return found[0], found[1]
+        with self._reading(step):
+            there = {name: (self._folder(step) / name).exists() for name in ("config", "data")}
+            found = {name: self._json(step, name) if there[name] else {} for name in there}
+        config, data = (value if isinstance(value, dict) else {} for value in found.values())
+        return config, data
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
@@ -181,9 +178,17 @@ class Checkpoints:
         return None
 
     def _progress(self, step: int) -> dict[str, float]:
+        with self._reading(step):
+            return {name: value + 0 for name, value in self._json(step, "progress").items()}  # raises for no number
+
+    def _json(self, step: int, name: str) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Damaged files raise many kinds of errors in Orbax and TensorStore."""
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
-            return {name: value + 0 for name, value in restored.items()}  # raises for what is no number
+            yield
         except Exception as error:
             raise self._damaged(step, str(error)) from error
 
@@ -192,16 +197,14 @@ class Checkpoints:
         DamagedCheckpoint if it cannot be read, or a checksum differs."""
         target: Any = replicas.replicated_shapes(like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), crc32=ocp.args.JsonRestore())
-        try:
+        with self._reading(step):
             restored = self._manager.restore(step, args=args)
-        except Exception as error:  # damaged files raise many kinds of errors in Orbax and TensorStore
-            raise self._damaged(step, str(error)) from error
         return self._checked(step, restored.state, restored.crc32)
 
     def restore_weights(self, step: int) -> dict[str, Any]:
         """`{"params", "batch_stats"}` of any network, averaged over steps if the run kept averages. Needs no config."""
         path = self._folder(step) / "state"
-        try:
+        with self._reading(step):
             with ocp.PyTreeCheckpointer() as checkpointer:
                 shapes = checkpointer.metadata(path).item_metadata.tree
                 names = ("ema_params", "ema_batch_stats") if shapes["ema_params"] else ("params", "batch_stats")
@@ -210,9 +213,7 @@ class Checkpoints:
                 restored = checkpointer.restore(
                     path, args=ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
                 )
-            checksums = self._manager.restore(step, args=ocp.args.Composite(crc32=ocp.args.JsonRestore())).crc32
-        except Exception as error:
-            raise self._damaged(step, str(error)) from error
+            checksums = self._json(step, "crc32")
         weights = self._checked(step, restored, checksums)
         return {name.removeprefix("ema_"): tree for name, tree in weights.items()}
 

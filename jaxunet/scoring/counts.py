@@ -29,15 +29,17 @@ def pixel_counts(logits: Array, mask: Array, threshold: float) -> Array:
     """Confusion counts of each image and class: int32 [B, C, 4], true positives, false positives, false negatives, true
     negatives. `logits` float32 [B, H, W, C]; `mask` {0, 1} of that shape and any dtype; a pixel is positive where its
     probability exceeds `threshold`, in (0, 1)."""
-    predicted, truth = positive(logits, threshold), mask > 0
-    counts = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
-    return jnp.stack([c.sum(axis=(1, 2), dtype=jnp.int32) for c in counts], axis=-1)
+    kinds = _kinds(positive(logits, threshold), mask > 0)
+    return jnp.stack([kind.sum(axis=(1, 2), dtype=jnp.int32) for kind in kinds], axis=-1)
 
 
 def confusion(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """`pixel_counts` on the host: bool [..., H, W], both, -> int64 [..., 4]."""
-    counts = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
-    return np.stack([c.sum(axis=(-2, -1)) for c in counts], axis=-1)
+    return np.stack([kind.sum(axis=(-2, -1)) for kind in _kinds(predicted, truth)], axis=-1)
+
+
+def _kinds(predicted: Logits, truth: Logits) -> list[Logits]:
+    return [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
 
 
 def histogram(logits: Array, mask: Array) -> Array:

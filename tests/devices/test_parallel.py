@@ -147,35 +147,6 @@ def test_streamed_steps_equal_resident_ones(arrays):
     close(state, run_resident(arrays, [1] * 5, max_steps=1)[0], 1e-5)
 
 
-def test_accumulation_averages_gradients(arrays):
-    """The loss of two accumulated halves is the mean of the losses of the halves."""
-    state, step, make_batch = make(None, accumulate_steps=2)
-    positions = jnp.arange(BATCH)
-    batch = make_batch({name: jnp.asarray(a[:BATCH]) for name, a in arrays.items()}, positions)
-    halves = [jax.tree.map(lambda x, i=i: x[2 * i : 2 * i + 2], batch) for i in range(2)]
-    _, whole = jax.jit(step)(state, batch)
-    single = jax.jit(make(None)[1])
-    losses = [float(single(state, half)[1]["loss"]) for half in halves]
-    assert float(whole["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
-    assert not np.isclose(losses[0], losses[1], rtol=1e-3)
-
-
-def test_accumulated_parts_have_the_gradient_of_one(arrays):
-    """With two equal halves, loss, gradient, moments and score are those of one half, not their sum."""
-    state, step, make_batch = make(None, accumulate_steps=2)
-    half = make_batch({name: jnp.asarray(a[:2]) for name, a in arrays.items()}, jnp.arange(2))
-    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), half)
-    accumulated, measured = jax.jit(step)(state, twice)
-    single, expected = jax.jit(make(None)[1])(state, half)
-    for name in ("loss", "grad_norm"):
-        assert float(measured[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
-    assert float(measured["score_sum"] / measured["score_count"]) == pytest.approx(
-        float(expected["score_sum"] / expected["score_count"])
-    )
-    assert float(optax.tree.norm(single.opt_state)) > 0.01
-    close(accumulated.opt_state, single.opt_state, 1e-5)
-
-
 class OneWeight:
     """A network of one weight: logits are weight * image, the running statistic is twice the image's mean."""
 

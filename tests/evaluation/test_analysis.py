@@ -18,7 +18,7 @@ from jaxunet.data.examples import Split
 from jaxunet.evaluation import analysis, evaluate, figures, per_image
 from jaxunet.models import averaging
 from jaxunet.prediction import loading
-from jaxunet.runs import checks, config_file, settings
+from jaxunet.runs import config_file
 from jaxunet.scoring import bootstrap, counts, protocols
 from jaxunet.scoring.counts import pixel_counts
 from jaxunet.scoring.detection import Rule, rule_settings
@@ -351,18 +351,3 @@ def test_flips_are_evaluated(finished, val):
     assert result["flips"]
     assert result["calibration"] != val["calibration"]
     assert result["P1"]["accuracy"]["mean"] == pytest.approx(val["P1"]["accuracy"]["mean"], abs=0.1)
-
-
-def test_runs_of_older_versions_are_evaluated(finished, tmp_path):
-    """Their config.json lacks the keys that came later."""
-    values = json.loads((finished / "config.json").read_text())
-    del values["eval"]["flips"], values["eval"]["surface_tolerances"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert settings.flatten(config_file.load(tmp_path)) == settings.flatten(config_file.load(finished))
-
-
-def test_wrong_tolerances_are_refused(config):
-    for value in ((-1.0,), ("a",)):
-        config.eval.surface_tolerances = value
-        with pytest.raises(UserError, match="numbers of at least 0"):
-            checks.check(config)

@@ -15,7 +15,7 @@ from jaxunet.evaluation import folds, significance
 from jaxunet.evaluation.compare import _difference, compare
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.runs import checks, config_file
-from jaxunet.scoring import bootstrap, protocols
+from jaxunet.scoring import protocols
 from jaxunet.training import loop, programs
 
 
@@ -115,17 +115,6 @@ def random_counts(seed, n=200):
     tp = (truth * hit).astype(int)
     fp = rng.integers(0, 100, n)
     return np.stack([tp, fp, truth - tp, 1000 - truth - fp], axis=1)
-
-
-def test_intervals_are_those_of_the_central_limit():
-    counts = random_counts(0)
-    dice = protocols.ratios(counts)["dice"]
-    low, high = bootstrap.interval(protocols.resampled("P1", counts, 10_000)["dice"])
-    half = 1.96 * dice.std() / np.sqrt(len(dice))
-    np.testing.assert_allclose([low, high], [dice.mean() - half, dice.mean() + half], atol=0.05 * half)
-    low, high = bootstrap.interval(protocols.resampled("P2", counts, 10_000)["dice"])
-    assert low < protocols.summarize(counts, np.ones(200, bool))["P2"]["dice"]["value"] < high
-    assert high - low < 0.1
 
 
 def test_differences_are_paired():

@@ -96,8 +96,14 @@ def result(scored) -> dict:
     called = np.arange(len(data.ids)) % 2 == 0
     number = bootstrap.mean(np.array([0.25, 0.5]))
     return result | {
-        "split": "val", "dataset": "synthetic_cxr/infection_all", "image_size": [256, 256], "target": "infection",
-        "threshold": THRESHOLD, "checkpoint_step": 6, "empty_mask_rule": protocols.EMPTY_MASK_RULE, "members": [],
+        "split": "val",
+        "dataset": "synthetic_cxr/infection_all",
+        "image_size": [256, 256],
+        "target": "infection",
+        "threshold": THRESHOLD,
+        "checkpoint_step": 6,
+        "empty_mask_rule": protocols.EMPTY_MASK_RULE,
+        "members": [],
         "full_size": full_size.summarize(table["infection"] | sides, data.positive, called),
         "subgroups": {"sex": [{"group": "F", "n": 2, "dice": number}], "left_out": "age: one value"},
         "corruptions": [{"change": "inverted", "dice": number}],

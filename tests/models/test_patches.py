@@ -33,18 +33,6 @@ def assert_same_with_gradients(f, g, *args):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max(initial=0)), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("size", "stride", "patch"), [(3, 1, 2), (3, 1, 4), (7, 2, 2), (1, 1, 2), (3, 2, 1)])
-def test_convolution_in_patches(size, stride, patch):
-    x = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
-    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
-
-    def ours(x, kernel):
-        big = patches.patch_kernel(kernel, stride=stride, patch=patch)
-        return resampling.depth_to_space(patches.conv(resampling.space_to_depth(x, patch * stride), big), patch)
-
-    assert_same_with_gradients(ours, functools.partial(plain, stride=stride), x, kernel)
-
-
 @pytest.mark.parametrize("patch", [1, 2, 4])
 @pytest.mark.parametrize("skip_channels", [0, 2])
 def test_upsampling_and_concatenating_without_doing_either(patch, skip_channels):

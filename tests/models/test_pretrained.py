@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from jaxunet.core.errors import UserError, WeightsUnavailable
-from jaxunet.models import efficientnet_unet, layers, resampling, torch_weights
+from jaxunet.models import efficientnet_unet, torch_weights
 from jaxunet.models.build import NETWORKS, Classifier
 from jaxunet.models.efficientnet_unet import EfficientNetEncoder
 from jaxunet.models.layers import Numerics
@@ -263,27 +263,3 @@ def test_safetensors_files(tmp_path):
         torch_weights.read_tensors(path)
     with pytest.raises(UserError, match="does not exist"):
         torch_weights.read_tensors(tmp_path / "no.pth")
-
-
-def test_transposed_convolution_equals_the_dilated_form():
-    """PyTorch's definition: out[2i - 1 + k] += x[i] w[k]."""
-    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
-    layer = layers.TransposedConv3x3(6)
-    variables = layer.init(jax.random.key(0), jnp.asarray(x))
-    variables["params"]["bias"] = jnp.arange(6.0)
-    kernel = np.asarray(variables["params"]["kernel"])
-    expected = np.zeros((2, 8, 12, 6), np.float32)
-    for i in range(3):
-        for j in range(5):
-            for ky in range(3):
-                for kx in range(3):
-                    expected[:, 2 * i + ky, 2 * j + kx] += x[:, i, j] @ kernel[ky, kx]
-    np.testing.assert_allclose(layer.apply(variables, x), expected[:, 1:7, 1:11] + np.arange(6), atol=1e-5)
-
-
-def test_stem_pooling_equals_the_window_reduction():
-    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
-    expected = jax.lax.reduce_window(
-        x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
-    )
-    np.testing.assert_array_equal(resampling.max_pool_3x3_stride2(x), expected)

@@ -1,6 +1,7 @@
 """`.pth` files are read without PyTorch, and execute nothing."""
 
 import collections
+import functools
 import os
 import pickle
 import zipfile
@@ -84,10 +85,21 @@ def test_a_file_that_calls_anything_is_refused(evil, old, tmp_path):
     assert not mark.exists()
 
 
+def unfolding():
+    """Seven lists, each of which holds the next one a thousand times."""
+    return functools.reduce(lambda inner, _: [inner] * 1000, range(7), [])
+
+
+ITSELF: dict = {"a": Tensor(np.float32([1]))}
+ITSELF["model"] = ITSELF
+
+
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize(
     ("saved", "words"),
     [
+        (ITSELF, "nested too deep"),
+        ({"a": unfolding()}, "nested too deep"),
         ({"a": Tensor(np.float32([1]), shape=(2**28,), strides=(0,))}, "claims tensors larger than"),
         ({"a": Tensor(np.float32([1, 2]), shape=(3,), strides=(1,))}, "reaches beyond its numbers"),
         ({"a": Tensor(np.float32([1, 2]), shape=(1,), strides=(1,), offset=-1)}, "reaches beyond its numbers"),
@@ -99,20 +111,6 @@ def test_a_file_that_calls_anything_is_refused(evil, old, tmp_path):
 )
 def test_files_that_are_no_state_dict(saved, words, old, tmp_path):
     refused(words, lambda: torch_weights.read_tensors(save(saved, tmp_path / "x.pth", old=old)))
-
-
-def test_a_file_that_holds_itself(tmp_path):
-    loop = {"a": Tensor(np.float32([1]))}
-    loop["model"] = loop
-    refused("nested too deep", lambda: torch_weights.read_tensors(save(loop, tmp_path / "x.pth")))
-
-
-def test_a_small_file_that_unfolds(tmp_path):
-    """Seven lists, each of which holds the next one a thousand times."""
-    unfolding = []
-    for _ in range(7):
-        unfolding = [unfolding] * 1000
-    refused("nested too deep", lambda: torch_weights.read_tensors(save({"a": unfolding}, tmp_path / "x.pth")))
 
 
 def test_a_pickle_cannot_change_the_reader(tmp_path):

@@ -192,18 +192,18 @@ def test_classification_is_refused():
         preflight.preflight(classify.get_config(), ["cpu"], None, batch_per_chip=0)
 
 
-def test_without_the_tpu_compiler(config, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("topology", "sentence"),
+    [
+        ("v5e:2x2", r"--topology=v5e:2x2 needs the TPU compiler: pip install 'jaxunet\[tpu\]'"),
+        ("h100:8", r"--topology=h100:8 needs the CUDA compiler: pip install 'jaxunet\[cuda12\]'"),
+        ("h100:16", "--topology=h100:16 is unknown: use h100:1 to h100:8"),
+    ],
+)
+def test_without_the_compiler(topology, sentence, config, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--topology=v5e:2x2 needs the TPU compiler: pip install 'jaxunet\[tpu\]'"):
-        preflight.preflight(config, ["v5e:2x2"], None, batch_per_chip=8)
-
-
-def test_without_the_cuda_compiler(config, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--topology=h100:8 needs the CUDA compiler: pip install 'jaxunet\[cuda12\]'"):
-        preflight.preflight(config, ["h100:8"], None, batch_per_chip=8)
-    with pytest.raises(UserError, match="--topology=h100:16 is unknown: use h100:1 to h100:8"):
-        preflight.preflight(config, ["h100:16"], None, batch_per_chip=8)
+    with pytest.raises(UserError, match=sentence):
+        preflight.preflight(config, [topology], None, batch_per_chip=8)
 
 
 def test_unknown_topology(config, monkeypatch: pytest.MonkeyPatch):

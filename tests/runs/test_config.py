@@ -115,6 +115,8 @@ def test_every_key_is_read():
         ),
         ("dataset.image_size", 100, "dataset.image_size=100 is not one of 0"),
         ("dataset.name", "labelled_images", "go together: set all three or none"),
+        ("eval.surface_tolerances", (-1.0,), "must be a tuple of numbers of at least 0"),
+        ("eval.surface_tolerances", ("a",), "must be a tuple of numbers of at least 0"),
         ("init.weights", "x.pth", "init.weights is for resnet_unet, efficientnet_unet, separable_unet"),
     ],
 )
@@ -125,6 +127,8 @@ def test_bad_values_get_one_sentence(key, value, sentence):
     with pytest.raises(UserError, match=sentence) as raised:
         checks.check(config)
     assert "\n" not in str(raised.value)
+    if key.startswith("train."):  # evaluation does not mind
+        checks.check(config, training=False)
 
 
 @pytest.mark.parametrize(("key", "value"), [("dataset.fold", "0/5"), ("model.answer_inside", "lung")])
@@ -164,12 +168,6 @@ def test_missing_keys_and_damaged_files_are_sentences(tmp_path: pathlib.Path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(UserError, match="config.json is damaged"):
         config_file.load(tmp_path)
-
-
-def test_evaluation_does_not_mind_the_training_batch():
-    config = default.get_config()
-    config.train.batch_size = 7
-    checks.check(config, training=False)
 
 
 def test_unknown_keys_are_refused():
@@ -271,23 +269,14 @@ def test_old_names_reach_the_program(tmp_path, capsys):
         checks.check(config)
 
 
-def test_the_gate_is_off_until_it_is_asked_for(config):
-    """Also of runs and files that were saved while it was on."""
-    assert not config.eval.gate
-    config.eval.gate = True
-    again = from_json(to_json(config))
-    assert not again.eval.gate
-    config_file.override(again, {"eval.gate": True})
-    assert again.eval.gate
-
-
-def test_patients_are_left_out_until_asked_for(config):
+@pytest.mark.parametrize("key", ["eval.gate", "predict.keep_patient"])
+def test_what_is_off_until_asked_for(key, config):
     """Also of runs that were saved with the setting on, and before there was its section."""
-    config.predict.keep_patient = True
+    config.update_from_flattened_dict({key: True})
     older = json.loads(to_json(config))
     del older["predict"]
     for text in (to_json(config), json.dumps(older)):
         again = from_json(text)
-        assert not again.predict.keep_patient
-        config_file.override(again, {"predict.keep_patient": True})
-        assert again.predict.keep_patient
+        assert not settings.flatten(again)[key]
+        config_file.override(again, {key: True})
+        assert settings.flatten(again)[key]

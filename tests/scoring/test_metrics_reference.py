@@ -161,10 +161,6 @@ def test_evaluation_writes_the_reference_numbers(split, make_config: Callable, m
 # ---- other people's implementations ---------------------------------------------------------------------
 
 
-def largest_difference(theirs: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> float:
-    return max(float(np.abs(np.asarray(theirs[m], np.float64) - ours[m]).max()) for m in theirs)
-
-
 def counts_of(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     logits = jnp.where(predicted[..., None], 2.0, -2.0)
     return np.asarray(pixel_counts(logits, jnp.asarray(truth[..., None]), 0.5), np.int64)[:, 0]
@@ -173,78 +169,41 @@ def counts_of(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 def undefined(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """bool [N] per metric: nothing over nothing, but not both masks are empty: 0 here, as asked for there."""
     t, p = truth.reshape(len(truth), -1), predicted.reshape(len(truth), -1)
-    return {
-        "precision": ~p.any(1) & t.any(1),
-        "recall": ~t.any(1) & p.any(1),
-        "specificity": t.all(1),
-    }
+    rows = {"precision": ~p.any(1) & t.any(1), "recall": ~t.any(1) & p.any(1), "specificity": t.all(1)}
+    return {name: rows.get(name, np.zeros(len(t), bool)) for name in METRICS}
 
 
-def test_crosscheck_segmentation_models_pytorch(record_property):
+@pytest.mark.parametrize("seed", range(8))
+def test_crosscheck_segmentation_models_pytorch(seed):
     reason = "pip install '.[crosscheck]' to compare with segmentation_models_pytorch"
     torch = pytest.importorskip("torch", reason=reason)
     theirs = pytest.importorskip("segmentation_models_pytorch.metrics", reason=reason)
-    names = {
-        "dice": theirs.f1_score,
-        "iou": theirs.iou_score,
-        "accuracy": theirs.accuracy,
-        "precision": theirs.precision,
-        "recall": theirs.recall,
-        "specificity": theirs.specificity,
-    }
-    worst = 0.0
-    torch.set_default_dtype(torch.float64)
-    try:
-        for seed in range(8):
-            truth, predicted, _ = random_masks(seed)
-            stats = theirs.get_stats(
-                torch.tensor(predicted[:, None].astype(int)), torch.tensor(truth[:, None].astype(int)), mode="binary"
-            )
-            counts, odd = counts_of(truth, predicted), undefined(truth, predicted)
-            np.testing.assert_array_equal(np.stack([s[:, 0].numpy() for s in stats], -1), counts)
-            ours = protocols.ratios(counts)
-            rows = {m: f(*stats, reduction="none", zero_division=1.0)[:, 0].numpy() for m, f in names.items()}
-            for m, where in odd.items():
-                rows[m] = np.where(where, 0.0, rows[m])  # theirs gives zero_division there too
-            pooled = {m: f(*stats, reduction="micro").numpy() for m, f in names.items()}
-            worst = max(
-                worst,
-                largest_difference(rows, ours),
-                largest_difference(pooled, protocols.ratios(counts.sum(axis=0, keepdims=True))),
-            )
-    finally:
-        torch.set_default_dtype(torch.float32)
-    record_property("largest difference", worst)
-    print(f"segmentation_models_pytorch: largest difference {worst:.1e}")
-    assert worst <= CLOSE
+    truth, predicted, _ = random_masks(seed)
+    p, t = (torch.tensor(mask[:, None].astype(int)) for mask in (predicted, truth))
+    stats = [s.double() for s in theirs.get_stats(p, t, mode="binary")]
+    counts, odd = counts_of(truth, predicted), undefined(truth, predicted)
+    np.testing.assert_array_equal(np.stack([s[:, 0].numpy() for s in stats], -1), counts)
+    ours, pooled = protocols.ratios(counts), protocols.ratios(counts.sum(axis=0))
+    for metric in METRICS:
+        function = getattr(theirs, {"dice": "f1_score", "iou": "iou_score"}.get(metric, metric))
+        rows = function(*stats, reduction="none", zero_division=1.0)[:, 0].numpy()
+        np.testing.assert_allclose(np.where(odd[metric], 0.0, rows), ours[metric], atol=CLOSE)  # theirs gives 1 there
+        np.testing.assert_allclose(function(*stats, reduction="micro").numpy(), pooled[metric], atol=CLOSE)
 
 
-def test_crosscheck_torchmetrics(record_property):
+@pytest.mark.parametrize("seed", range(4))
+def test_crosscheck_torchmetrics(seed):
     reason = "pip install '.[crosscheck]' to compare with torchmetrics"
     torch = pytest.importorskip("torch", reason=reason)
     theirs = pytest.importorskip("torchmetrics.functional.classification", reason=reason)
-    names = {
-        "dice": theirs.binary_f1_score,
-        "iou": theirs.binary_jaccard_index,
-        "accuracy": theirs.binary_accuracy,
-        "precision": theirs.binary_precision,
-        "recall": theirs.binary_recall,
-        "specificity": theirs.binary_specificity,
-    }
-    worst = 0.0
-    for seed in range(4):
-        truth, predicted, _ = random_masks(seed)
-        counts = counts_of(truth, predicted)
-        ours, settled = protocols.ratios(counts), truth.any((1, 2)) | predicted.any((1, 2))  # blank twice: 0 there
-        p, t = torch.tensor(predicted.astype(int)), torch.tensor(truth.astype(int))
-        for m, function in names.items():
-            rows = np.array([float(function(a, b)) for a, b in zip(p, t, strict=True)])
-            pooled = float(function(p.ravel(), t.ravel()))
-            worst = max(
-                worst,
-                largest_difference({m: rows[settled]}, {m: ours[m][settled]}),
-                abs(pooled - float(protocols.ratios(counts.sum(axis=0, keepdims=True))[m][0])),
-            )
-    record_property("largest difference", worst)
-    print(f"torchmetrics: largest difference {worst:.1e}")
-    assert worst <= 1e-6  # it divides in float32
+    truth, predicted, _ = random_masks(seed)
+    counts = counts_of(truth, predicted)
+    ours, pooled = protocols.ratios(counts), protocols.ratios(counts.sum(axis=0))
+    settled = truth.any((1, 2)) | predicted.any((1, 2))  # of two blank masks theirs is 0
+    p, t = torch.tensor(predicted.astype(int)), torch.tensor(truth.astype(int))
+    for metric in METRICS:
+        name = {"dice": "f1_score", "iou": "jaccard_index"}.get(metric, metric)
+        function = getattr(theirs, f"binary_{name}")
+        rows = np.array([float(function(a, b)) for a, b in zip(p, t, strict=True)])
+        np.testing.assert_allclose(rows[settled], ours[metric][settled], atol=1e-6)  # it divides in float32
+        assert float(function(p.ravel(), t.ravel())) == pytest.approx(float(pooled[metric]), abs=1e-6)

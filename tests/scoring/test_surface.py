@@ -71,13 +71,6 @@ def test_known_shapes():
     assert list(outlines.surface_metrics(truth, predicted, (4.9, 5.0))) == [5.0, 0.0, 1.0]
 
 
-def test_identical_and_symmetric():
-    truth, predicted = blobs(0, 64, 0.2), blobs(1, 64, 0.3)
-    assert list(outlines.surface_metrics(truth, truth, TOLERANCES)) == [0.0, 1.0, 1.0, 1.0]
-    forward = outlines.surface_metrics(truth, predicted, TOLERANCES)
-    np.testing.assert_array_equal(forward, outlines.surface_metrics(predicted, truth, TOLERANCES))
-
-
 def test_empty_rule():
     empty, some = np.zeros((30, 40), bool), np.zeros((30, 40), bool)
     some[3, 4] = True
