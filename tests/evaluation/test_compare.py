@@ -16,7 +16,7 @@ from jaxunet.evaluation.compare import _difference, compare
 from jaxunet.evaluation.evaluate import evaluate
 from jaxunet.runs import checks, config_file
 from jaxunet.scoring import protocols
-from jaxunet.training import loop, programs
+from jaxunet.training import programs
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +94,9 @@ def test_finished_systems_are_reused(study, compared, tmp_path, monkeypatch):
     assert [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows(tmp_path)] == kept
 
 
-def test_systems_on_other_images_are_refused(compared, config, tmp_path):
-    config.train.total_steps = 1
-    loop.train(config, tmp_path / "full_size")
-    with pytest.raises(UserError, match="narrow and full_size cannot be compared: dataset.image_size is 64 and 0"):
-        compare(config, [compared / "narrow", tmp_path / "full_size"], {}, tmp_path, split="val", checkpoint="latest")
+def test_systems_on_other_images_are_refused(compared, config, finished, tmp_path):
+    with pytest.raises(UserError, match=rf"narrow and {finished.name} cannot be compared: .*image_size is 64 and 0"):
+        compare(config, [compared / "narrow", finished], {}, tmp_path, split="val", checkpoint="latest")
     with pytest.raises(UserError, match="needs two systems"):
         compare(config, [compared / "narrow"], {}, tmp_path, split="val", checkpoint="latest")
 

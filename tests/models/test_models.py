@@ -48,9 +48,7 @@ def build(settings, classes=1, channels=1):
     return built(settings.to_json(), classes, channels)
 
 
-@pytest.mark.parametrize("classes", [1, 2])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("classes", "channels", "dtype"), [(1, 1, "float32"), (2, 3, "bfloat16")])
 def test_logits_are_float32_at_full_resolution(classes, channels, dtype, settings):
     settings.dtype = dtype
     model = build_model(settings, TARGETS[:classes], axis_name=None)

@@ -101,18 +101,6 @@ def test_an_encoder_learns_classes_and_hands_itself_over(config, make_config, tm
     assert "from step 32 of" in words
 
 
-def test_shuffled_labels_cannot_be_learnt(config, tmp_path, monkeypatch):
-    original = LabelledImages.__init__
-
-    def shuffled(self, *args, **kwargs):
-        original(self, *args, **kwargs)
-        self.labels = np.random.default_rng(0).permutation(self.labels)
-
-    monkeypatch.setattr(LabelledImages, "__init__", shuffled)
-    loop.train(config, tmp_path)
-    assert [r["val/accuracy"] for r in read_metrics(tmp_path) if "val/accuracy" in r][-1] <= 0.8
-
-
 def test_a_prepared_tfds_dataset_holds_the_same_examples(folders, tmp_path):
     Stripes.folder = folders
     builder = Stripes(data_dir=str(tmp_path), file_format="array_record")
