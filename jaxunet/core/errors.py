@@ -72,10 +72,10 @@ def one_line(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
-def some(names: Iterable[str], *, shown: int = 5) -> str:
+def some(names: Iterable[str]) -> str:
     """The first few of `names`, sorted, and how many more there are."""
     found = sorted(names)
-    return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def _bucket_trouble(error: BaseException | None) -> str | None:

@@ -42,7 +42,7 @@ def render(
     rows: list[dict],
     *,
     name: str,
-    covid19: np.ndarray | None = None,
+    covid19: np.ndarray | None,
 ) -> str:
     """The page as text. Predicts all images once more, batch by batch. With several processes, all must call it.
 

@@ -37,7 +37,7 @@ def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
 conv3x3.defvjp(_forward, _backward)
 
 
-def kernel_gradient(x: Array, g: Array, kernel: Array, padding: int = 1) -> Array:
+def kernel_gradient(x: Array, g: Array, kernel: Array, padding: tuple[int, int] = (1, 1)) -> Array:
     """Gradient `[3, 3, C, F]` with respect to `kernel`; `g` `[B, H, W, F]` is that with respect to the output."""
     return jax.vjp(lambda kernel: conv(x, kernel, padding), kernel)[1](g)[0]
 
@@ -49,18 +49,17 @@ def kernel_gradient_in_strips(x: Array, g: Array, kernel: Array) -> Array:
     images, rows = max(1, pixels // (h * w)), max(1, min(h, pixels // w))
     padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
     parts = [
-        kernel_gradient(padded[i : i + images, r : r + rows + 2], g[i : i + images, r : r + rows], kernel, padding=0)
+        kernel_gradient(padded[i : i + images, r : r + rows + 2], g[i : i + images, r : r + rows], kernel, (0, 0))
         for i in range(0, b, images)
         for r in range(0, h, rows)
     ]
     return sum((part.astype(jnp.float32) for part in parts), jnp.float32(0)).astype(kernel.dtype)
 
 
-def conv(x: Array, kernel: Array, padding: int = 1) -> Array:
-    """`[B, H, W, C]`, `[k, k, C, F]` -> `[B, H', W', F]`: convolution of stride 1."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+def conv(x: Array, kernel: Array, padding: tuple[int, int] = (1, 1), stride: int = 1) -> Array:
+    """`[B, H, W, C]`, `[k, k, C, F]` -> `[B, H', W', F]`; `padding` before and behind, along both axes."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [padding] * 2, dimension_numbers=numbers)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

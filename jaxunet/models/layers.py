@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxunet.core.errors import UserError
-from jaxunet.models.convolution import conv3x3, depthwise, same_padding
+from jaxunet.models.convolution import conv, conv3x3, depthwise, same_padding
 from jaxunet.models.normalisation import affine, batch_normalise
 from jaxunet.models.resampling import window
 
@@ -55,7 +55,6 @@ class Conv(nn.Module):
     features: int
     kernel_size: int = 3
     stride: int = 1
-    groups: int = 1
     use_bias: bool = True
     same: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -64,22 +63,15 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C_in]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
         k, s = self.kernel_size, self.stride
-        shape = (k, k, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", he_normal, shape, jnp.float32).astype(self.dtype)
+        kernel = self.param("kernel", he_normal, (k, k, x.shape[-1], self.features), jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
-        if k == 1 and self.groups == 1:
+        if k == 1:
             y = jnp.dot(window(x, stride=s), kernel[0, 0])
-        elif (k, s, self.groups) == (3, 1, 1):
+        elif (k, s) == (3, 1):
             y = conv3x3(x, kernel)
         else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(s, s),
-                padding=same_padding(k, s)[1:3] if self.same else [(k // 2, k // 2)] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
-            )
+            padding = same_padding(k, s)[1] if self.same else (k // 2, k // 2)
+            y = conv(x, kernel, padding, s)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)

@@ -109,7 +109,7 @@ def _upsampled_conv(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
     corners = _fold(_fold(kernel, 0), 2)  # [column phase, row phase, 2, 2, C, F]
     corners = corners.transpose(2, 3, 4, 1, 0, 5).reshape(2, 2, kernel.shape[2], 4 * f).astype(dtype)
     # Padded before: on CPU, XLA's kernel gradient takes 7 to 36 times as long if the convolution pads.
-    y = conv(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), corners, padding=0)  # [B, H + 1, W + 1, 4 F]
+    y = conv(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), corners, (0, 0))  # [B, H + 1, W + 1, 4 F]
     phases = [jax.lax.slice_in_dim(y, k * f, (k + 1) * f, axis=3) for k in range(4)]
     rows = [jnp.stack([window(phases[2 * a + b], (a, b), (h, w)) for b in (0, 1)], axis=3) for a in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(x.shape[0], 2 * h, 2 * w, f)

@@ -136,7 +136,7 @@ def arithmetic(text: str) -> float:
     return sum(of(computation) for _, computation in executed(text))
 
 
-def padding(text: str, worst: int = 3) -> dict[str, Any]:
+def padding(text: str) -> dict[str, Any]:
     """How much tiles pad the arrays that the entry computation writes to memory.
 
     Returns:
@@ -153,7 +153,7 @@ def padding(text: str, worst: int = 3) -> dict[str, Any]:
                 plain, padded = plain + a.plain, padded + a.padded
                 waste[a.name] += a.padded - a.plain
                 largest[a.name] = max(a, largest.get(a.name, a), key=lambda x: x.padded)
-    top = [largest[name] for name, bytes_ in waste.most_common(worst) if bytes_ > 0]
+    top = [largest[name] for name, bytes_ in waste.most_common(3) if bytes_ > 0]
     described = {a.name: {"factor": a.padded / a.plain, "lane_axis": a.lane_axis} for a in top}
     return {"factor": padded / plain if plain else 1.0, "worst": described}
 

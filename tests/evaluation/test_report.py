@@ -115,7 +115,7 @@ def result(scored) -> dict:
 @pytest.fixture(scope="module")
 def page(scored, result, workdir) -> str:
     rows = read_metrics(workdir)
-    return report.render(scored.predictor, scored.data, scored.counts, result, rows, name=workdir.name)
+    return report.render(scored.predictor, scored.data, scored.counts, result, rows, name=workdir.name, covid19=None)
 
 
 class Blocks(html.parser.HTMLParser):
@@ -216,7 +216,7 @@ class Undecided(Spread):
 def test_pictures_of_583_images_with_two_targets_are_below_25_mb(scored, result):
     data = scored.data.part(np.arange(2))
     predictor = Undecided(*(getattr(scored.predictor, f.name) for f in dataclasses.fields(scored.predictor)))
-    text = report.render(predictor, data, scored.counts[:2], result, [], name="undecided")
+    text = report.render(predictor, data, scored.counts[:2], result, [], name="undecided", covid19=None)
     for i in range(2):
         assert 583 * len(Blocks(text).blocks[f"image-{i}"]) < 25e6
 
