@@ -26,13 +26,10 @@ class WeightsUnavailable(UserError):
 
 
 def run_or_explain(action: Callable[[], int | None], *, process: str = "") -> int:
-    """Runs `action` and returns its exit status.
+    """Runs `action` and returns its exit status; None means 0.
 
     A UserError, trouble with disk, bucket or memory, and the loss of another process print one sentence: status 1.
-
-    Args:
-      action: returns the status; None means 0.
-      process: `processes.process_suffix()`, which names this process; "" if there is only one.
+    `process`: `processes.process_suffix()`; "" if there is only one.
     """
     # On a full disk, or in a folder that was removed, many threads of Orbax and tensorboardX fail.
     threading.excepthook = _quiet_about_the_disk

@@ -41,13 +41,8 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
-    """Locks `folder` against other processes. The lock ends with the process, even if that is killed.
-
-    Buckets have no such locks: `folder` in a bucket is not locked.
-
-    Raises:
-      UserError: if another process holds the lock.
-    """
+    """Locks `folder` against other processes; in a bucket, which has no such locks, it does nothing. The lock ends with
+    the process, even if that is killed. Raises UserError if another process holds it."""
     if in_bucket(folder):
         yield
         return
@@ -60,11 +55,8 @@ def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(path: pathlib.Path, taken: str) -> Iterator[bool]:
-    """Holds the lock file `path`; yields False on a file system without locks. The lock ends with the process.
-
-    Raises:
-      UserError: with the sentence `taken`, if another process holds it.
-    """
+    """Holds the lock file `path`; yields False on a file system without locks. The lock ends with the process. Raises
+    UserError with the sentence `taken` if another process holds it."""
     held = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
         held.acquire()
@@ -83,10 +75,7 @@ def lock(path: pathlib.Path, taken: str) -> Iterator[bool]:
 
 def locate(place: str) -> pathlib.Path:
     """The path of the folder or file `place`, which need not exist. For gs:// it is an `epath.Path`: same methods.
-
-    Raises:
-      UserError: for gs:// if the extra `gcs`, the credentials or the bucket are missing.
-    """
+    Raises UserError if the extra `gcs`, the credentials or the bucket are missing."""
     if not place.startswith("gs://"):
         if "://" in place:
             raise UserError(f"{place} is neither a local path nor gs://BUCKET/PATH: use one of these.")
@@ -124,10 +113,7 @@ def locate(place: str) -> pathlib.Path:
 
 
 def local_path(place: str | os.PathLike[str]) -> pathlib.Path:
-    """`place` as a path, "~" and "~user" at its beginning replaced by a home folder.
-
-    Raises:
-      UserError: if there is no such home folder.
+    """`place` as a path, "~" and "~user" at its beginning replaced by a home folder. Raises UserError if there is none.
     """
     try:
         return pathlib.Path(place).expanduser()

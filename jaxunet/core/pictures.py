@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 
 def png(picture: np.ndarray | Image.Image, *, compress_level: int = 6) -> bytes:
-    """Encodes a picture as a PNG file.
-
-    Args:
-      picture: uint8 [H, W] or [H, W, 3], or a Pillow image.
-      compress_level: 0 to 9. Level 1 is several times faster than 6, and its files are somewhat larger.
-    """
+    """Encodes a picture, uint8 [H, W] or [H, W, 3] or a Pillow image, as a PNG file. `compress_level` 1 of 0 to 9 is
+    several times faster than 6, and its files are somewhat larger."""
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     data = io.BytesIO()
     image.save(data, "png", compress_level=compress_level)

@@ -35,11 +35,8 @@ def group(runs: Mapping[str, Run]) -> dict[str, list[Run]]:
 
 
 def score_together(runs: Sequence[Run], *, split: str, checkpoint: str) -> Scored:
-    """The folds of a system on the images of each one's `split`; on "test", which they share, their mean.
-
-    Raises:
-      UserError: if the folds share images, as they do in "train".
-    """
+    """The folds of a system on the images of each one's `split`; on "test", which they share, their mean. Raises
+    UserError if the folds share images, as they do in "train"."""
     networks = [loading.load(config, folder, checkpoint=checkpoint) for folder, config in runs]
     if len(runs) == 1 or split == "test":
         mean = loading.ensemble(networks, [folder for folder, _ in runs]) if len(runs) > 1 else networks[0]

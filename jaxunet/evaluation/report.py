@@ -118,13 +118,13 @@ def counts_per_code(quantized: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _predict(
     predictor: Predictor, data: Split, counts: np.ndarray, stored: set[int]
 ) -> tuple[list[dict], dict[int, list]]:
-    """Predicts all images.
+    """Predicts all images. For each target it returns `sweep`, the mean Dice and IoU over the COVID-19 images (P1) if
+    codes above k are positive, for each k; and `recount_differs`, the number of images whose counts differ from
+    `counts`.
 
-    Returns:
-      For each target, `sweep`, the mean Dice and IoU over the COVID-19 images (P1) if codes above k are positive, for
-      each k; and `recount_differs`, the number of images whose counts differ from `counts`.
-      For each image in `stored`, its pictures as WebP in base64: the X-ray; the true mask and the probability of the
-      first target; the true and the predicted mask of each other target. A mask takes a tenth of a probability's bytes.
+    For each image in `stored`, it returns its pictures as WebP in base64: the X-ray; the true mask and the probability
+    of the first target; the true and the predicted mask of each other target. A mask takes a tenth of a probability's
+    bytes.
     """
     code, targets, batch_size = threshold_code(predictor.threshold), predictor.targets, predictor.config.eval.batch_size
     covid = data.positive
@@ -165,10 +165,9 @@ def _describe(target: str, counts: np.ndarray, ranked: np.ndarray, called: np.nd
 
 
 def size_groups(area: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Groups images by their true area, int [N] in pixels. `ranked`: see `size_quarters`.
+    """Groups images by their true area, int [N] in pixels; `ranked`: see `size_quarters`.
 
-    Returns:
-      int [N]: 0 for a blank truth, else the quarter, 1 (smallest) to 4; and names for the five groups.
+    Returns int [N]: 0 for a blank truth, else the quarter, 1 (smallest) to 4; and names for the five groups.
     """
     groups = np.where(area > 0, 1 + size_quarters(area, ranked)[1], 0) if ranked.any() else np.zeros_like(area)
     names = ["blank truth"]

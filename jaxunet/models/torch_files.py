@@ -86,11 +86,8 @@ def _size(sizes: Any = ()) -> tuple[int, ...]:
 
 
 def load(path: pathlib.Path) -> Any:
-    """The saved object, in which tensors are NumPy arrays, also within dicts and lists.
-
-    Raises:
-      Exception: of any type, for a damaged or hostile file, or one that holds other things.
-    """
+    """The saved object, in which tensors are NumPy arrays, also within dicts and lists. Raises exceptions of any type
+    for a damaged or hostile file, or one that holds other things."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             _check_zip(archive, path)

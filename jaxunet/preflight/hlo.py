@@ -139,9 +139,8 @@ def arithmetic(text: str) -> float:
 def padding(text: str) -> dict[str, Any]:
     """How much tiles pad the arrays that the entry computation writes to memory.
 
-    Returns:
-      `factor`: bytes with padding over bytes without. `worst`: shape -> `factor` and `lane_axis` (the axis along the
-      tiles' 128 lanes) of the arrays that waste most.
+    `factor`: bytes with padding over bytes without. `worst`: shape -> `factor` and `lane_axis` (the axis along the
+    tiles' 128 lanes) of the arrays that waste most.
     """
     plain = padded = 0
     waste: collections.Counter[str] = collections.Counter()

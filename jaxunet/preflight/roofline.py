@@ -13,12 +13,11 @@ _HOP_SECONDS = 1e-6  # between neighbouring chips; an order of magnitude: no dat
 
 
 def project(result: dict[str, Any], chip: Peak, *, chips: int, per_chip: int) -> dict[str, Any]:
-    """Bounds on `chip` for `result`, the figures of a program compiled for `per_chip` images on each of `chips`.
+    """Bounds on `chip` for `result`, the figures of a program compiled for `per_chip` images on each of `chips`: lower
+    bounds of seconds per step, upper bounds of images per second and chip.
 
-    Returns:
-      Lower bounds of seconds per step; an upper bound of images per second and chip. `scaling_efficiency`: number of
-      chips -> speed per chip, as a share of one chip's, if no exchange overlaps with computing. The largest batch
-      assumes that temporaries grow in proportion to the batch and the rest stays.
+    `scaling_efficiency`: number of chips -> speed per chip, as a share of one chip's, if no exchange overlaps with
+    computing. The largest batch assumes that temporaries grow in proportion to the batch and the rest stays.
     """
     compute = result["flops_per_image"] * per_chip / chip.flops
     traffic = result["hbm_bytes_per_image"] * per_chip / chip.bandwidth

@@ -25,11 +25,8 @@ _CARDS = {
 
 
 def devices(topology: str) -> list[jax.Device]:
-    """Devices of `topology`: "local" or "cpu" for those present, a TPU slice, or a GPU and its number (1 to 8).
-
-    Raises:
-      UserError: if the name is unknown or its compiler is not installed.
-    """
+    """Devices of `topology`: "local" or "cpu" for those present, a TPU slice, or a GPU and its number (1 to 8). Raises
+    UserError if the name is unknown or its compiler is not installed."""
     if topology in ("local", "cpu"):
         return jax.devices()
     card, _, number = topology.partition(":")

@@ -55,9 +55,8 @@ def resident_program(
 ) -> Any:
     """One program that runs n steps on data in device memory, for any n from 1 to `max_steps`. Compiles nothing yet.
 
-    Returns:
-      `run(state, arrays, n, replica) -> (state, totals)`. `state` is donated. `arrays`: replicated raw arrays [N, ...];
-      `n`: int32 []; `replica`: `replicas.replica_indices()`. `devices`: None for `replicas.replica_devices()`.
+    It is `run(state, arrays, n, replica) -> (state, totals)`. `state` is donated. `arrays`: replicated raw arrays [N,
+    ...]; `n`: int32 []; `replica`: `replicas.replica_indices()`. `devices`: None for `replicas.replica_devices()`.
     """
     devices = devices or replicas.replica_devices()
     per_device = batch_size // len(devices)
