@@ -82,7 +82,7 @@ def test_each_change_happens_alone_and_none_beyond_the_share(picture):
 
 
 def test_every_kind_happens_to_half_of_the_images_at_any_strength(monkeypatch):
-    """Each kind leaves its mark: the first pixels say what happened and how much, the others show exposure and noise."""
+    """Five pixels say which kinds happened and how strongly; the others show exposure and noise."""
     monkeypatch.setattr(degrade, "MOST_MARGIN", 0.0)
     monkeypatch.setattr(degrade, "half_resolution", lambda x: x.at[0].set(1.0))
     monkeypatch.setattr(degrade, "blur", lambda x, sigma: x.at[1].set(1.0).at[2].set(sigma / 4))

@@ -120,7 +120,7 @@ def test_every_parameter_and_every_skip_carries_gradient(settings):
 
 @pytest.mark.parametrize("decoder", [UNetDecoder, efficientnet_unet.Decoder])
 def test_a_skip_comes_before_what_is_upsampled(decoder):
-    """Else weights saved earlier would have another meaning: the finest level, without the rest, sees the skip alone."""
+    """Without the kernels for the rest, the finest level sees the skip alone. Saved weights rely on that order."""
     net = decoder(layers.Numerics())
     features = [jnp.ones((1, 16 // 2**i, 16 // 2**i, 3)) for i in range(5)]
     params = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), features)
