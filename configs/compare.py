@@ -3,7 +3,7 @@
 python launch.py --mode=compare --config=configs/compare.py --workdir=runs/compare --config.dataset.source=covidqu.zip
 
 With `:small`, a rehearsal of the whole comparison on 2 CPU cores: a quarter of the resolution, one epoch.
-With `:two_cores`, what 2 CPU cores can compare: 128 x 128 pixels, 6 epochs; EfficientNet-Lite0 has ImageNet weights.
+With `:two_cores`, what 2 CPU cores can compare: 128 x 128 pixels, 6 epochs; ImageNet weights by EfficientNet-Lite0.
 """
 
 import ml_collections

@@ -57,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.stem = 2  # unet: pixels per side that the finest level takes together; 1 is the textbook U-Net
     model.depth = 101  # resnet_unet: 18, 34, 50, 101 or 152
     model.lite = 0  # efficientnet_unet: 0, 1 or 2
-    model.answer_inside = ""  # a mask such as "lung": the target "covid19" is answered from what is inside it alone
+    model.answer_inside = ""  # a mask such as "lung": the answer "covid19" depends on what is inside it alone
     model.input_mean = 0.0  # images, in [0, 1], reach the network as (image - input_mean) / input_std
     model.input_std = 1.0
     model.layout = "auto"  # resnet_unet: "plain", "patches" (same values, fewer bytes on TPUs), "auto" by device

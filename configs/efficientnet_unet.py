@@ -6,23 +6,18 @@ python launch.py --config=configs/efficientnet_unet.py --workdir=runs/efficientn
 
 import ml_collections
 
-from jaxunet.configs import default
+from jaxunet.configs import unet
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    config = default.get_config()
-    config.dataset.train_config = "infection_all"
-    config.dataset.targets = ("infection", "lung", "covid19")
-    config.dataset.drop_near_duplicates = True
-    config.dataset.image_size = 128
-    config.augment.translate_pixels = 8.0
+    config = unet.get_config()
     config.augment.degrade = 0.5
     config.model.name = "efficientnet_unet"
     config.model.input_mean, config.model.input_std = 127 / 255, 128 / 255
     config.train.batch_size = 8
     config.train.total_epochs = 24
+    config.train.ema_decay = 0.998
     config.train.checkpoint_every_steps = 250
-    config.eval.flips = True
     if variant == "":
         config.init.weights = "imagenet"
         config.optimizer.encoder_rate = 0.5

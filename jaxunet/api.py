@@ -96,8 +96,8 @@ def evaluate(
       source, checkpoint, overrides, settings: as for `load`. `overrides={"dataset.source": "covidqu.zip"}` sets the
         path of the archive if the network was trained on another machine. Another `dataset.name`, or a
         `dataset.source` with another dataset.json, scores the network on that dataset, with the targets they share.
-      split: "train", "val" or "test", or of another dataset also "all". None is "val"; of another dataset its test
-        images if they are given as such, else all.
+      split: "train", "val" or "test"; for another dataset also "all". None means "val"; for another dataset "test" if
+        its test images are given, else "all".
       output: folder for `eval/<split>/`. A single run needs none: it has its own folder.
 
     Returns:
@@ -137,16 +137,16 @@ def evaluate(
 
 
 def _check_folds(members: Sequence[Predictor], split: str) -> None:
-    """Raises UserError if a member was trained on images of `split`: those of a fold's validation train the others."""
+    """Raises UserError if a member was trained on images of `split`: a fold's validation images train other folds."""
     datasets = [p.config.dataset for p in members]
     if split != "test" and len({(d.spec, d.fold) for d in datasets}) > 1:
         raise UserError(
-            f"The networks are folds, and each was trained on images of {split} of another: score their mean with "
+            f"The networks are folds: each was trained on {split} images of another. Score their mean with "
             f"--split=test, or each alone with --split=val."
         )
     if split == "test" and len({d.spec for d in datasets}) > 1:
         raise UserError(
-            "The networks were trained with different dataset.json, whose test images differ: train them anew."
+            "The networks have different dataset.json with different test images: train them with the same one."
         )
 
 

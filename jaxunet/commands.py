@@ -186,10 +186,10 @@ MODES = {
     "predict": Mode(_predict, "write masks and a table for the X-rays at --input into --output"),
     "serve": Mode(_serve, "start a web page at --port that predicts X-rays"),
     "compare": Mode(_compare, "train configs/compare.py, or take --runs; score them side by side", together=True),
-    "export": Mode(_export, "write --workdir, or without one the shipped network, as --format to --output"),
+    "export": Mode(_export, "write --workdir, or without one the shipped network, to --output in the format --format"),
     "preflight": Mode(_preflight, "predict memory, traffic and times on --topology, without having it", compiles=False),
     "verify": Mode(_verify, "check every file of the dataset at config.dataset.source", compiles=False),
-    "data": Mode(_data, "prepare the datasets of --config; `data inspect FOLDER`: look at your own", compiles=False),
+    "data": Mode(_data, "prepare the datasets of --config; `data inspect FOLDER`: check your own", compiles=False),
     "import_torch": Mode(_import_torch, "make a --workdir from the PyTorch weights in --source"),
 }
 

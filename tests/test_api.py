@@ -235,7 +235,7 @@ def test_runs_are_averaged_by_the_command_and_exported(finished, folder, tmp_pat
     flags = dataclasses.replace(flags, input=str(folder / "a.png"), output=str(tmp_path / "out"))
     assert commands.execute("predict", flags) == 0
     said = capsys.readouterr().out
-    assert "the mean of 2 runs" in said
+    assert "infection from the mean of 2 runs" in said
     assert "(not chosen on val: any infected pixel counts)" in said
     jaxunet.load(finished, threshold=0.4).predict(folder / "a.png").save(tmp_path / "one")
     assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "one/predictions.csv").read_bytes()

@@ -60,10 +60,10 @@ def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(path: pathlib.Path, taken: str) -> Iterator[bool]:
-    """Holds the lock file `path`; yields False on a file system without locks. It ends with the process.
+    """Holds the lock file `path`; yields False on a file system without locks. The lock ends with the process.
 
     Raises:
-      UserError: `taken`, if another process holds it.
+      UserError: with the sentence `taken`, if another process holds it.
     """
     held = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
     try:

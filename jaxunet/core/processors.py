@@ -4,5 +4,5 @@ import os
 
 
 def cores() -> int:
-    """Those that it may use, as far as the system says; else all."""
+    """The cores that this process may use; all cores if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

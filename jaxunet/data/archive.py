@@ -157,10 +157,10 @@ class Archive:
 
 
 def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Archive:
-    """The archive at `source`. For "", the one in `<data_dir>/downloads/manual`; the Kaggle client may fetch it there.
+    """The archive at `source`. "" means the one in `<data_dir>/downloads/manual`; the Kaggle client may fetch it there.
 
     An archive in a bucket is copied into `<data_dir>/downloads/gs`: reading thousands of small files remotely is slow.
-    Raises UserError if there is none. It says what to download and where to put it.
+    Raises UserError if there is none. The error says what to download and where to put it.
     """
     layout = spec.layout
     if source:

@@ -63,7 +63,7 @@ class MaskFiles:
 
     Attributes:
       folder: its name.
-      suffix: at the end of each name that the image's name lacks, such as "_mask".
+      suffix: what each mask's name has after the name of its image, such as "_mask".
       value: the pixel value of the target in a label image; None for masks of this target alone.
       above: pixels above this value are marked; None for masks of 0 and one other value.
       missing_is_empty: whether an image without a file has nothing marked.
@@ -82,7 +82,7 @@ class FolderLayout:
 
     Attributes:
       masks: target -> where its masks are.
-      table: what of the table -> its name: "file", and the columns "image", "split", "patient" and "class" it has.
+      table: "file" -> path of the table; "image", "split", "patient" and "class" -> names of the columns that it has.
       columns: other columns of the table to keep.
       shares: "val" and "test" -> share of the images, where neither a column nor `given` gives the splits.
       given: "val" and "test" -> their images.
@@ -118,9 +118,9 @@ class DatasetSpec:
       channels: of the stored images.
       splits: of the prepared dataset.
       targets: name -> record of each mask, and of the answers for the whole image.
-      archive: the layout of the download; None if there is none.
-      folder: the layout of a user's folder; None if it is none.
-      frontal: whether it has real, frontal chest X-rays only, so that a network trained on it is asked about no others.
+      archive: the layout of the download; None if the dataset is not downloaded.
+      folder: the layout of a user's folder; None for other datasets.
+      frontal: whether all images are real frontal chest X-rays. Networks trained on them refuse other pictures.
     """
 
     name: str
@@ -153,7 +153,7 @@ class DatasetSpec:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Allowed `config.dataset.image_size`, multiples of 32: any of a folder, else divisors of `size` below it."""
+        """Allowed `config.dataset.image_size`: for a folder any multiple of 32, else multiples that divide `size`."""
         if self.folder:
             return tuple(range(32, MAX_SIZE + 1, 32))
         return tuple(side for side in range(32, self.size, 32) if self.size % side == 0)

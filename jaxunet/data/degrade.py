@@ -1,4 +1,4 @@
-"""Makes training images look as from elsewhere: other exposure, frames, low resolution, blur, noise, JPEG.
+"""Makes training images look like those of other sources: other exposure, frames, low resolution, blur, noise, JPEG.
 
 `config.augment.degrade` is the share of images that are changed; each change then happens with probability 1/2, at a
 random strength. Pure functions of (key, image), run on the device inside the step.
@@ -54,7 +54,7 @@ def degrade(key: Array, image: Array, mask: Array, share: float) -> tuple[Array,
 
 
 def in_margin(key: Array, size: tuple[int, ...]) -> Array:
-    """bool [H, W]: whether a pixel is within a random distance of its edge, one distance per edge."""
+    """bool [H, W]: whether a pixel is in the margin, whose width is drawn for each edge of the image."""
     top, bottom, left, right = jax.random.uniform(key, (4,), maxval=MOST_MARGIN)
     y, x = ((jnp.arange(n, dtype=jnp.float32) + 0.5) / n for n in size)
     return ((y < top) | (y > 1 - bottom))[:, None] | ((x < left) | (x > 1 - right))[None]

@@ -29,7 +29,7 @@ _ROLES = {
 
 
 def settle(config: ConfigDict) -> ConfigDict:
-    """The config of a run on a user's folder with the text of its dataset.json inside, and its targets; others as is.
+    """Puts the dataset.json of a user's folder and its targets into the config. Returns other configs unchanged.
 
     Writes a first dataset.json into the folder if there is none.
     """
@@ -48,7 +48,7 @@ def settle(config: ConfigDict) -> ConfigDict:
 def write(path: pathlib.Path, output: pathlib.Path | None) -> dict[str, Any]:
     """Writes a first dataset.json, and returns its content.
 
-    `output`: where to; None for the folder itself. It is said if that cannot be written.
+    `output`: its path; None for the folder itself. If the folder cannot be written to, prints what to do.
     """
     content, place = draft(path), output or path / folder_spec.FILE
     try:

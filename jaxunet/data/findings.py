@@ -19,7 +19,7 @@ def inspect(path: pathlib.Path, output: pathlib.Path | None) -> int:
 
     Args:
       path: the folder.
-      output: where the dataset.json is or shall be; None for the folder itself.
+      output: path of the dataset.json, which is read if it exists, else written; None for the folder itself.
 
     Returns:
       The exit status: 1 if there are faults.
@@ -28,7 +28,7 @@ def inspect(path: pathlib.Path, output: pathlib.Path | None) -> int:
         output = output / folder_spec.FILE
     place = output or path / folder_spec.FILE
     if place.exists():
-        print(f"{place} is there: it is read, not changed.")
+        print(f"{place} exists: it is read, not changed.")
         text = place.read_text(encoding="utf-8-sig")
     else:
         text = json.dumps(draft.write(path, output))

@@ -62,16 +62,16 @@ class FolderDataset:
     Attributes:
       path: of the folder.
       spec: what its dataset.json says.
-      found: its X-rays, sorted by id, whatever the faults.
-      faults: sentences about what is wrong with names and the table, all of them.
-      warnings: sentences about what may be.
+      found: its X-rays, sorted by id, also if there are faults.
+      faults: sentences about everything that is wrong with names and the table.
+      warnings: sentences about what may be wrong.
     """
 
     def __init__(self, path: str | pathlib.Path, spec: DatasetSpec | None = None, *, fold: str = ""):
         """Args:
         path: the folder.
         spec: None for its own dataset.json.
-        fold: "i/k" makes part i of k of the images that are no test images the validation split; "" is off.
+        fold: "i/k": the images outside the test split are cut into k parts, and part i validates; "" is off.
         """
         self.path = local_path(path)
         if not path or not self.path.is_dir():
@@ -90,7 +90,7 @@ class FolderDataset:
         self.found = self._match(fold)
 
     def records(self, *, train: bool = True) -> list[Record]:
-        """The X-rays, sorted by id. Raises UserError if the folder has faults, with all of them.
+        """The X-rays, sorted by id. Raises UserError with all faults of the folder, if it has any.
 
         `train=False` accepts splits that cannot be trained on, such as test images alone.
         """
@@ -100,7 +100,7 @@ class FolderDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of what is stored of the dataset.json and of each image: class, names, sizes, dates of its files."""
+        """Digest of masks, size and classes, of the name and class of each image, and of size and date of its files."""
         digest = hashlib.sha256(repr((self.layout.masks, self.spec.size, self.spec.classes)).encode())
         for record in self.found:
             digest.update(repr((record.id, record.label)).encode())
@@ -159,7 +159,7 @@ class FolderDataset:
             found[key] = name
         if twice:
             self.faults.append(
-                f"{some(twice)} in {folder}/ {has(twice)} the name of another file there, but for the ending."
+                f"{some(twice)} in {folder}/ {has(twice)} the name of another file with another ending: keep one."
             )
         return found
 
@@ -174,7 +174,7 @@ class FolderDataset:
         elif given := self.layout.given:
             of = dict.fromkeys(groups, "train") | {name: split for split, names in given.items() for name in names}
             if absent := of.keys() - groups.keys():
-                self.warnings.append(f"The dataset.json has splits of images that are not there: {some(absent)}.")
+                self.warnings.append(f"The dataset.json has splits of images that do not exist: {some(absent)}.")
         else:
             of = splits.made(groups, self.layout.shares, self.layout.seed)
         if fold:
@@ -255,7 +255,7 @@ def read_mask(spec: DatasetSpec, record: Record, target: str) -> np.ndarray:
 def mask_values(path: pathlib.Path, *, shades: bool) -> np.ndarray:
     """Whole numbers [h, w] of a mask or label image. Raises UserError if it cannot be read.
 
-    `shades`: of a picture with a palette, how bright its colours are; else their numbers, as label images have them.
+    `shades`: read a picture with a palette as the brightness of its colours; else as their indices (label images).
     """
     try:
         with Image.open(io.BytesIO(XrayFile(path.name, "", path).read())) as picture:

@@ -1,4 +1,4 @@
-"""dataset.json, which says what is in a user's folder: from its text to a `DatasetSpec`, and a first one by looking.
+"""dataset.json, which says what is in a user's folder: from its text to a `DatasetSpec`. draft.py writes a first one.
 
 docs/your_data.md has an example with every key.
 """
@@ -99,10 +99,10 @@ def parse(text: str, where: str, *, size: int = 0) -> DatasetSpec:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON ({error}): correct it, or write a new one with --mode=data.") from error
+        raise UserError(f"{where} is not JSON ({error}): correct it, or delete it and inspect again.") from error
     faults: list[str] = []
     if not isinstance(content, dict):
-        raise UserError(f"{where} holds no table of names and values.")
+        raise UserError(f"{where} is not a JSON object, {{...}}: docs/your_data.md has its keys.")
     found = _checked(content, _KEYS, "", faults)
     targets, masks = _targets(found.get("targets", []), faults)
     side = size or found.get("size", 256)
@@ -147,7 +147,7 @@ def _checked(content: dict[str, Any], kinds: dict[str, type], of: str, faults: l
     result = {}
     for key, value in content.items():
         if key not in kinds:
-            faults.append(f"{of}{key} is unknown: there are {', '.join(kinds)}")
+            faults.append(f"{of}{key} is unknown: use {', '.join(kinds)}")
         elif value is not None and (not isinstance(value, kinds[key]) or isinstance(value, bool)):
             faults.append(f"{of}{key} is {value!r}, not {_WORDS[kinds[key]]}")
         elif value is not None:
@@ -171,7 +171,7 @@ def _targets(rows: list[Any], faults: list[str]) -> tuple[dict[str, Target], dic
         if not _SAFE_NAME.fullmatch(name.replace("_", "-")) or name in (COVID19, "class"):
             faults.append(f"{of}name is {name!r}: use 1 to 40 letters, digits, spaces and _-+.(), not {COVID19!r}")
         if names.count(name) > 1 and name not in targets:
-            faults.append(f"the target {name!r} is there {names.count(name)} times")
+            faults.append(f"the target {name!r} is named {names.count(name)} times")
         if ("folder" in found) == ("label_image" in found) or ("value" in found) != ("label_image" in found):
             faults.append(f"{of} needs either folder, or label_image and value".replace(". ", " "))
         for key in ("folder", "label_image"):
@@ -212,7 +212,7 @@ def _splits(content: dict[str, Any], faults: list[str]) -> tuple[dict[str, float
             given[key] = tuple(value)
         else:
             words = "val and test, shares below 1 or lists of images, and seed, a whole number"
-            faults.append(f"splits.{key} is {value!r}: there are {words}")
+            faults.append(f"splits.{key} is {value!r}: splits can have {words}")
     if len(given) == 1:
         faults.append("splits gives images for one of val and test: give both, as lists or as shares")
     if both := set(given.get("val", ())) & set(given.get("test", ())):

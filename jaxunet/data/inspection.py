@@ -1,4 +1,4 @@
-"""Reads every pixel of a user's folder: sizes, gray levels, masks, what tells duplicates; scales it to be stored.
+"""Reads every pixel of a user's folder: sizes, gray levels, masks, digests for duplicates; scales it to be stored.
 
 findings.py prints what was found; folder_builder.py stores it.
 """
@@ -32,13 +32,13 @@ class Checked:
     """What the files of one X-ray hold.
 
     Attributes:
-      faults, notes: sentences that stop a build, and those that do not.
+      faults, notes: sentences about what stops a build, and about what does not.
       size: (height, width) in pixels.
       kind: of the file, such as "PNG, 8 bits".
       levels: smallest and largest stored value; () where unknown.
       marked: target -> number of marked pixels.
-      looks: what duplicates are found by.
-      pictures: "image" and "<target>_mask" -> PNG of the square at the size of the dataset, if that was asked for.
+      digest, hash: equal for identical pictures, and similar for nearly identical ones (duplicates.py).
+      pictures: "image" and "<target>_mask" -> PNG of the square at the size of the dataset; {} unless `build`.
     """
 
     faults: tuple[str, ...] = ()

@@ -93,7 +93,7 @@ def image_size(dataset: ConfigDict) -> int:
 
 
 def train_images(dataset: ConfigDict) -> int:
-    """Number of training images: the published number, the number in the folder, or that the config has drawn."""
+    """Number of training images: as published, as counted in the folder, or as many as the config draws."""
     spec = spec_of(dataset)
     if spec.folder:
         return sum(record.split == "train" for record in folder.open_folder(dataset).records())

@@ -41,7 +41,7 @@ def parse_fold(which: str) -> tuple[int, int]:
 
 
 def _ordered(images: Groups, seed: int) -> list[list[str]]:
-    """The images of each patient; patients of one class beside each other, at random among them."""
+    """The images of each patient. Patients are sorted by class, and in random order within a class."""
     groups = collections.defaultdict(list)
     for image, (patient, _) in images.items():
         groups[("patient", patient) if patient else ("image", image)].append(image)
@@ -55,5 +55,5 @@ def _ordered(images: Groups, seed: int) -> list[list[str]]:
 
 
 def _every(n: int, share: float) -> list[bool]:
-    """[n]: evenly spread, `share` of them True."""
+    """bool [n], of which the share `share` is True, evenly spread."""
     return [int((i + 1) * share + 0.5) > int(i * share + 0.5) for i in range(n)]

@@ -32,14 +32,14 @@ def read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
     lines = [line for line in lines if any(cell.strip() for cell in line)]
     names = [name.strip() for name in lines[0]] if lines else []
     if not names or len(set(names)) < len(names) or not all(names):
-        raise UserError(f"{path} has no line of different column names at its top.")
+        raise UserError(f"{path} does not begin with a line of column names, all different: add it.")
     if wrong := [str(i) for i, line in enumerate(lines[1:], 2) if len(line) != len(names)]:
-        raise UserError(f"{path} has lines with other than {len(names)} cells: {some(wrong)}.")
+        raise UserError(f"{path} has {len(names)} columns, but lines with more or fewer cells: {some(wrong)}.")
     return names, [dict(zip(names, (cell.strip() for cell in line), strict=True)) for line in lines[1:]]
 
 
 def image_key(cell: str, images: dict[str, str], by_name: dict[str, str]) -> str | None:
-    """The key in `images`, name without ending -> name, that a cell means; `by_name` is its inverse."""
+    """The key of `images` (name without ending -> name) that a cell stands for. `by_name` is its inverse."""
     cell = cell.replace("\\", "/").removeprefix("./").removeprefix("images/")
     return by_name.get(cell, cell if cell in images else None)
 
@@ -47,7 +47,7 @@ def image_key(cell: str, images: dict[str, str], by_name: dict[str, str]) -> str
 def rows_of(
     folder: pathlib.Path, layout: FolderLayout, images: dict[str, str], faults: list[str], warnings: list[str]
 ) -> dict[str, dict[str, str]]:
-    """Key of `images` -> its row; adds what is wrong with the table to `faults` and `warnings`."""
+    """Key of `images` -> its row. Appends what is wrong with the table to `faults` and `warnings`."""
     if not (file := layout.table.get("file")):
         return {}
     try:
@@ -71,7 +71,7 @@ def rows_of(
             twice += [images[key]] if key in result else []
             result[key] = row
     if unknown:
-        warnings.append(f"{file} has {len(unknown)} rows of images that are not there: {some(unknown)}.")
+        warnings.append(f"{file} has {len(unknown)} rows for images that do not exist: {some(unknown)}.")
     if twice:
         faults.append(f"{file} has several rows for {some(twice)}: leave one each.")
     if lacking := [name for key, name in images.items() if key not in result]:

@@ -32,7 +32,7 @@ def replica_devices() -> list[jax.Device]:
 
 
 def _sharding(*spec: str) -> NamedSharding:
-    """Of an array that lies whole on all devices; with `AXIS`, one row on each."""
+    """The sharding of an array of which every device holds all; with `AXIS`, each device holds one row."""
     return NamedSharding(Mesh(np.array(replica_devices()), (AXIS,)), PartitionSpec(*spec))
 
 

@@ -81,7 +81,7 @@ def by_lesion_size(columns: Columns) -> Block:
 
 
 def size_quarters(area: np.ndarray, ranked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The quarter of each true area, int [N] in pixels, among the areas of the `ranked` images, bool [N], at least one.
+    """Cuts the areas int [N], in pixels, at the quartiles of those of the `ranked` images, bool [N] with a True.
 
     Returns:
       float64 [5]: smallest area, quartiles, largest area; and int [N] in [0, 3]. An area on a limit is in the upper

@@ -66,7 +66,7 @@ def find(network: Predictor, changes: dict[str, Any], split: str | None) -> Else
     Args:
       network: loaded with `own_changes`.
       changes: settings to change, such as {"dataset.name": "folder", "dataset.source": "xrays"}.
-      split: None for all images; of a dataset with published or drawn splits, or a column of them, for "test".
+      split: None for "test" if the dataset has published or drawn splits or a column of splits, else for "all".
 
     Raises:
       UserError: if the datasets share no mask.

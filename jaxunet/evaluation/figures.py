@@ -41,7 +41,7 @@ def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], words: s
     Args:
       systems: name -> metric -> `{"mean", "ci95"}`.
       names: metric -> its printed name.
-      words: of the axis.
+      words: label of the axis.
       path: the PNG to write.
     """
     figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")

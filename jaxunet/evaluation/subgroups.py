@@ -1,7 +1,7 @@
 """Scores of groups of images by what the dataset's table says of them, such as sex, site or age. Called by evaluate.py.
 
 Each value of a column is a group. A column with more than `_VALUES` values, or with fewer than two images per value, is
-cut at its quartiles if it has numbers, and left out if it has names.
+cut at its quartiles if it has at least `_NUMBERS` numbers, and left out otherwise.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from jaxunet.data.examples import Split
 from jaxunet.scoring.bootstrap import in_words, mean
 
 _VALUES = 12
+_NUMBERS = 8  # two images a quarter
 _BLANK = "not stated"
 
 
@@ -29,7 +30,7 @@ def groups(cells: np.ndarray) -> dict[str, np.ndarray]:
     blank = {} if stated.all() else {_BLANK: ~stated}
     numbers = _numbers(cells)
     many = len(values) > min(_VALUES, stated.sum() / 2)
-    if numbers is not None and many and len(values) > 1:
+    if numbers is not None and many and stated.sum() >= _NUMBERS:
         edges = np.quantile(numbers[stated], [0, 0.25, 0.5, 0.75, 1])
         quarter = np.searchsorted(edges[1:4], numbers, side="right")
         names = [f"{low:.12g} to {high:.12g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]

@@ -67,7 +67,10 @@ def dice(source: Predictor, compute: Any) -> str:
 def _examples(source: Predictor, split: str, most: int) -> list[dict[str, Any]]:
     """At most so many examples with a finding, evenly spread over the split."""
     dataset = source.config.dataset
-    builder = prepared.open_builder(dataset, dataset.train_config if split == "train" else dataset.eval_config)
+    try:
+        builder = prepared.open_builder(dataset, dataset.train_config if split == "train" else dataset.eval_config)
+    except UserError as error:
+        raise UserError(f"--format=onnx_int8 needs images of the network's dataset. {error}") from error
     examples = ExampleSource(builder, split, dataset.targets, image_size=dataset.image_size)
     found = np.flatnonzero(examples.positive) if split == "val" else np.arange(len(examples))
     return [examples[int(found[i])] for i in np.unique(np.linspace(0, len(found) - 1, most).astype(int))]

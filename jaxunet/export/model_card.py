@@ -106,7 +106,7 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
     ]
     if not workdir.is_dir():
         return (
-            f"The weights are those of {text(workdir.name)}; the model card beside that file says more.\n\n"
+            f"Source of the weights: {text(workdir.name)}. The model card beside that file says more.\n\n"
             + "\n".join(lines)
         )
     if not (workdir / "metrics.jsonl").is_file():
@@ -235,7 +235,7 @@ UNGATED = (
 
 _ELSEWHERE = (
     ' On 54 X-rays of another hospital group the shipped network\'s answer "COVID-19" has a ROC AUC of 0.46, on '
-    "COVID-QU-Ex 0.993. It means no more than that an X-ray resembles the COVID-19 images of the training data."
+    "Test of COVID-QU-Ex 0.993. It means no more than that an X-ray resembles the COVID-19 images of the training data."
 )
 
 

@@ -9,12 +9,11 @@ import math
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxunet.models import layers, resampling
 from jaxunet.models.layers import Conv, DepthwiseConv, Numerics
-from jaxunet.models.unet import DoubleConv
+from jaxunet.models.unet import UNetDecoder
 
 # Stages of Lite0: width, blocks, stride of the first block, kernel size.
 STAGES = ((16, 1, 1, 3), (24, 2, 2, 3), (40, 2, 2, 5), (80, 3, 2, 3), (112, 3, 1, 5), (192, 4, 2, 5), (320, 1, 1, 3))
@@ -79,20 +78,6 @@ class EfficientNetEncoder(nn.Module):
         return features
 
 
-class Decoder(nn.Module):
-    """Features of strides 2 to 32 -> `[B, H / 2, W / 2, 32]`: bilinear upsampling, concatenation, two convolutions."""
-
-    numerics: Numerics
-
-    @nn.compact
-    def __call__(self, features: list[Array], *, train: bool) -> Array:
-        x = features[-1]
-        for i, (skip, width) in reversed(list(enumerate(zip(features[:-1], DECODER_CHANNELS, strict=True)))):
-            x = jnp.concatenate([skip, resampling.upsample_bilinear_2x(x)], axis=-1)
-            x = DoubleConv(width, self.numerics, name=f"level{i + 1}")(x, train=train)
-        return x
-
-
 class EfficientNetUNet(nn.Module):
     """U-Net on EfficientNet-Lite`lite`, 0 to 2, with a sub-pixel head; the rest is as in `UNet`."""
 
@@ -112,7 +97,7 @@ class EfficientNetUNet(nn.Module):
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
         features = EfficientNetEncoder(self.lite, self.numerics, name="encoder")(image, train=train)
-        x = Decoder(self.numerics, name="decoder")(features, train=train)
+        x = UNetDecoder(DECODER_CHANNELS, self.numerics, name="decoder")(features, train=train)
         outputs = {"masks": resampling.depth_to_space(Conv(self.masks * 4, kernel_size=1, name="head")(x), 2)}
         if self.covid19:
             outputs["covid19"] = layers.ImageAnswer(self.answer_inside, name="covid19")(features, outputs["masks"])

@@ -168,8 +168,8 @@ class BatchNorm(nn.Module):
 class ImageAnswer(nn.Module):
     """One logit for the whole image, from the mean of its coarsest feature.
 
-    With `inside`, the index of a mask, from means over what is predicted to be inside that mask: of the two coarsest
-    features, because the coarsest one hardly resolves it. The answer has no influence on the mask.
+    `inside` is the index of a mask, such as the lung. With it, the logit comes from means over that predicted mask, of
+    the two coarsest features: the coarsest one alone hardly resolves the mask. No gradient goes into the mask.
     """
 
     inside: int | None = None

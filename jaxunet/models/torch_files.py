@@ -1,4 +1,4 @@
-"""Reads `.pth` files without PyTorch: plain tensors, in its format of today (a zip) and in that before 2020.
+"""Reads `.pth` files without PyTorch: plain tensors, in its current format (a zip) and that of before 2020.
 
 Both hold a pickle, which can call anything. `_Unpickler` lets it name only what a state dict needs, and gives it
 stand-ins that do nothing: nothing of the file is executed.
@@ -73,7 +73,7 @@ class _Unpickler(pickle._Unpickler):  # the C version allocates whatever a memo 
 
 
 def _empty_dict(*items: Any) -> dict[Any, Any]:
-    """A pickle sets the items afterwards. Given here, a few bytes could copy a large dict again and again."""
+    """An empty dict; a pickle fills it afterwards. Items given here could copy a large dict again and again."""
     if any(items):
         raise pickle.UnpicklingError("it fills a dict in a way that no state dict needs")
     return type("OrderedDict", (collections.OrderedDict,), {})()
@@ -122,7 +122,7 @@ def _load_old(file: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
 def _with_arrays(value: Any, storages: dict[str, bytes], budget: list[int], *, depth: int) -> Any:
     """`value` with arrays for tensors.
 
-    `budget`: bytes left. Else a tensor of any shape can view one number, and a list can hold one list many times.
+    `budget`: bytes left to create. It stops a huge tensor that repeats one number, and a list that repeats one list.
     """
     budget[0] -= 1
     if depth > 8 or budget[0] < 0:
@@ -147,7 +147,7 @@ def _with_arrays(value: Any, storages: dict[str, bytes], budget: list[int], *, d
 
 
 def _check_zip(archive: zipfile.ZipFile, path: pathlib.Path) -> None:
-    """PyTorch stores its files as they are; ones that are packed or overlap would grow beyond all memory."""
+    """Refuses compressed or overlapping entries, which could fill the memory. PyTorch writes neither."""
     entries = archive.infolist()
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:

@@ -48,16 +48,20 @@ class UNetEncoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """Upsamples the coarsest feature step by step, and concatenates the encoder's feature of the same stride."""
+    """Upsamples the coarsest feature step by step, and concatenates the encoder's feature of the same stride.
 
+    Features, finest first -> `[B, H, W, channels[0]]` of the finest one's size; `channels[i]` is the width of level i.
+    """
+
+    channels: tuple[int, ...]
     numerics: Numerics
 
     @nn.compact
     def __call__(self, features: list[Array], *, train: bool) -> Array:
         x = features[-1]
-        for i, skip in reversed(list(enumerate(features[:-1]))):
+        for i, (skip, width) in reversed(list(enumerate(zip(features[:-1], self.channels, strict=True)))):
             x = jnp.concatenate([skip, resampling.upsample_bilinear_2x(x)], axis=-1)
-            x = DoubleConv(skip.shape[-1], self.numerics, name=f"level{i + 1}")(x, train=train)
+            x = DoubleConv(width, self.numerics, name=f"level{i + 1}")(x, train=train)
         return x
 
 
@@ -94,7 +98,7 @@ class UNet(nn.Module):
         """`image` float [B, H, W, C] in [0, 1] -> logits: `masks` float32 [B, H, W, masks], `covid19` float32 [B]."""
         layers.check_divisible(image, self.stride)
         features = UNetEncoder(self.channels, self.stem, self.numerics, name="encoder")(image, train=train)
-        x = UNetDecoder(self.numerics, name="decoder")(features, train=train)
+        x = UNetDecoder(self.channels[:-1], self.numerics, name="decoder")(features, train=train)
         # The head runs in float32: logits and the loss never see bfloat16 rounding.
         logits = Conv(self.masks * self.stem**2, kernel_size=1, name="head")(x)
         outputs = {"masks": resampling.depth_to_space(logits, self.stem)}

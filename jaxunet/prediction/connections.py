@@ -32,14 +32,14 @@ class Connection(HTTPChannel):
         if self.request is None or self._has_room():
             self.will_close |= self.request is not None and self._is_slow()
             return bool(super().readable())
-        self._since = time.monotonic()  # it does not have to hurry
+        self._since = time.monotonic()  # waiting does not count as slow
         return False
 
     def _is_slow(self) -> bool:
         return time.monotonic() - self._since > _PATIENCE + self._bytes / _SLOWEST
 
     def _has_room(self) -> bool:
-        """Whether the uploads in memory leave room; or none is complete, and of the others this is the largest."""
+        """Whether this upload may go on: there is room, or no upload is complete and this one is the largest."""
         channels = list(self.server.active_channels.values())
         if sum(channel._bytes for channel in channels if channel.request is not None or channel.requests) < MOST_HELD:
             return True

@@ -130,7 +130,7 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
         "gate": predictor.gate,
         "frontal_check": predictor.checked,
         "probabilities": probabilities,
-        **asked,  # of those that are off nothing is said, so that earlier logs go on
+        **asked,  # only those that are on, so that logs of earlier versions stay valid
     }
 
 

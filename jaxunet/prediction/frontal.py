@@ -21,7 +21,7 @@ _FAR = 9  # squared spreads: what is farther from an ordinary X-ray counts as th
 _EVEN = 8  # gray levels: rows and columns at the edge that vary by less are a margin
 _LEAST_LUNG, _MOST_LUNG = 0.04, 0.65  # of the picture
 _SMALLER_LUNG = 0.2  # of the larger one
-_BESIDE = 0.4  # of the height that both lungs span together: at so many rows there are both
+_BESIDE = 0.4  # of the height of both lungs together: the rows that have both
 _TURNS = ("", "turned by 90 degrees", "upside down", "turned by 90 degrees")
 
 

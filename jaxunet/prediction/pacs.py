@@ -31,8 +31,8 @@ def predict(predictor: Predictor, source: str, address: str, *, share: tuple[int
     """
     if not predictor.config.predict.keep_patient:
         raise UserError(
-            f"--output={dicomweb.output_server(address)} files segmentations beside their X-rays, which takes the "
-            "patient's data: add --config.predict.keep_patient=True."
+            f"The server {dicomweb.output_server(address)} files results by the patient's data: "
+            "add --config.predict.keep_patient=True."
         )
     stored = failed = 0
     print(predictor.in_words)

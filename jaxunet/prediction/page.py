@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxunet.data.targets import finding
 from jaxunet.prediction.predictor import Predictor
-from jaxunet.scoring.detection import ELSEWHERE, RESEMBLES
+from jaxunet.scoring.detection import COVID_19, ELSEWHERE, RESEMBLES
 
 TEMPLATE = pathlib.Path(__file__).with_name("serve.html")
 MAX_BYTES = 64 * 2**20  # of an X-ray; a detector writes 8 to 30 MiB
@@ -24,7 +24,8 @@ def facts(predictor: Predictor) -> dict[str, Any]:
         "flips": predictor.config.eval.flips,
         "rule": predictor.rule.to_dict(),
         "gate": predictor.gate,
-        "resembles": RESEMBLES,
+        "positive": predictor.rule.positive,
+        "resembles": RESEMBLES.replace(COVID_19, predictor.rule.positive or COVID_19),
         "elsewhere": ELSEWHERE if predictor.answers_covid19 else "",
         "max_bytes": MAX_BYTES,
         "finding": finding(predictor.records),

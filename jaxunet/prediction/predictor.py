@@ -18,6 +18,7 @@ from jaxunet.data.examples import RawBatch
 from jaxunet.data.specs import image_size, masks_of, spec_of
 from jaxunet.data.targets import COVID19, Target, answers_covid19, mask_targets
 from jaxunet.devices import replicas
+from jaxunet.models.averaging import Ensemble
 from jaxunet.models.build import Forward, predict_step
 from jaxunet.prediction.prediction import Prediction
 from jaxunet.scoring import split_pass
@@ -110,9 +111,9 @@ class Predictor:
     @property
     def in_words(self) -> str:
         """What it predicts and where it was loaded from. `--mode=predict` and `--mode=serve` print it."""
+        where = self.origin if isinstance(self.model, Ensemble) else f"step {self.step} of {self.origin}"
         return (
-            f"{' and '.join(self.targets)} from step {self.step} of {self.origin}, {self.image_size} pixels per side, "
-            f"threshold {self.threshold}"
+            f"{' and '.join(self.targets)} from {where}, {self.image_size} pixels per side, threshold {self.threshold}"
         )
 
     @property

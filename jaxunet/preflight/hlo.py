@@ -55,7 +55,7 @@ Computation = dict[str, Instruction]
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Kind -> `count`, `bytes` of the results, and `blocking`: how many the device does not compute beside.
+    """Kind -> `count`, `bytes` of the results, and `blocking`: how many run with no kernel beside them.
 
     An asynchronous pair counts once. It is blocking if no kernel stands between its start and its end.
     """

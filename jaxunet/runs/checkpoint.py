@@ -5,13 +5,9 @@ the config file. Saves are asynchronous and become visible only when complete. A
 array, because neither Orbax nor the network notices a bit that flips on disk.
 """
 
-import json
 import pathlib
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -22,26 +18,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket
 from jaxunet.devices import processes, replicas
+from jaxunet.runs.checkpoint_files import COMPLETE, RANK_VALUE, check_path, checksums_of, has_rank_value, move
 
-_RANK_VALUE = "val_score"  # the key in saved checkpoints
 _ASIDE = "Go on with the training, which puts it aside."
 _DAMAGED, _REPLACED = ".damaged", ".replaced"  # added to the names of folders that are not to be used
-_PATTERNS = "[]*?\\"  # Orbax takes a path for a pattern of names, and TensorStore a backslash for a slash
-_COMPLETE = "commit_success.txt"  # Orbax writes it last; a local folder also gets its name only then
 
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read, or does not hold what was saved."""
-
-
-def check_path(workdir: pathlib.Path) -> None:
-    """Raises UserError if `workdir` holds characters in its path that Orbax or TensorStore take for something else."""
-    path = str(workdir if in_bucket(workdir) else workdir.absolute())
-    if found := [c for c in path if c in _PATTERNS or "\ud800" <= c <= "\udfff"]:
-        what = f"the character {found[0]}" if found[0] in _PATTERNS else "bytes that are no UTF-8"
-        raise UserError(
-            f"--workdir={path} has {what} in its path, where checkpoints cannot be kept: use a folder without it."
-        )
 
 
 class Checkpoints:
@@ -60,7 +44,7 @@ class Checkpoints:
             [
                 policy.LatestN(checkpoint.keep_latest),
                 policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[_RANK_VALUE],
+                    get_metric_fn=lambda metrics: metrics[RANK_VALUE],
                     n=checkpoint.keep_best,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -69,7 +53,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             cleanup_tmp_directories=clean,
-            best_fn=lambda metrics: metrics[_RANK_VALUE],
+            best_fn=lambda metrics: metrics[RANK_VALUE],
         )
         with processes.first_then_others():
             self._tidy(clean)
@@ -111,11 +95,11 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),  # several processes write it together
             config=ocp.args.JsonSave(config.to_dict()),
-            crc32=ocp.args.JsonSave(_checksums(state)),
+            crc32=ocp.args.JsonSave(checksums_of(state)),
             progress=ocp.args.JsonSave(progress),
             data=ocp.args.JsonSave(data or {}),
         )
-        metrics = None if rank_value is None else {_RANK_VALUE: rank_value}
+        metrics = None if rank_value is None else {RANK_VALUE: rank_value}
         self._manager.save(step, args=items, metrics=metrics, force=True)
         if again:
             self.wait()
@@ -251,14 +235,14 @@ class Checkpoints:
         """Repairs or renames the remains of crashes that Orbax fails on."""
         for old in self._directory.glob(f"*{_REPLACED}") if clean else ():
             new = old.with_suffix("")
-            if (new / _COMPLETE).exists():
+            if (new / COMPLETE).exists():
                 old.rmtree()
             else:
                 new.rmtree(missing_ok=True)
-                _move(old, new)
+                move(old, new)
         for path in sorted(self._directory.glob("*/metrics/metrics")):  # Orbax fails if one of all scores is damaged
             step = path.parents[1].name
-            if step.isdecimal() and not _has_rank_value(path):
+            if step.isdecimal() and not has_rank_value(path):
                 error = self._damaged(int(step), "its score cannot be read")
                 if not clean:
                     raise DamagedCheckpoint(f"{error} {_ASIDE}")
@@ -271,12 +255,12 @@ class Checkpoints:
 
     def _move_over(self, step: int, new: epath.Path) -> None:
         new.rmtree(missing_ok=True)
-        _move(self._folder(step), new)
+        move(self._folder(step), new)
 
     def _checked(self, step: int, tree: Any, checksums: dict[str, int]) -> Any:
         if not isinstance(checksums, dict):
             raise self._damaged(step, "its checksums cannot be read")
-        if wrong := [name for name, value in _checksums(tree).items() if checksums.get(name) != value]:
+        if wrong := [name for name, value in checksums_of(tree).items() if checksums.get(name) != value]:
             raise self._damaged(step, f"{wrong[0]} is not what was saved")
         return tree
 
@@ -297,32 +281,3 @@ class Checkpoints:
         """Waits for running saves. After an error it does not wait for other processes, which may have ended."""
         if not (error and processes.several()):
             self._manager.close()
-
-
-def _move(old: epath.Path, new: epath.Path) -> None:
-    """Renames the folder of a checkpoint. In a bucket it copies first, so that one of the two is always complete."""
-    if not in_bucket(old):
-        old.rename(new)
-        return
-    files, root = fsspec.url_to_fs(str(old))
-    for path in sorted(files.find(root), key=f"{root}/{_COMPLETE}".__eq__):  # that one last
-        files.cp_file(path, path.replace(root, files._strip_protocol(str(new)), 1))
-    (old / _COMPLETE).unlink(missing_ok=True)
-    old.rmtree(missing_ok=True)
-
-
-def _has_rank_value(path: pathlib.Path) -> bool:
-    try:
-        return isinstance(json.loads(path.read_bytes())[_RANK_VALUE], float)
-    except (ValueError, TypeError, KeyError):
-        return False
-
-
-def _checksums(tree: Any) -> dict[str, int]:
-    """CRC-32 of every array, by its path."""
-    # NumPy's stubs do not say that arrays are buffers, hence the ignored type.
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    with ThreadPoolExecutor() as pool:
-        values = pool.map(lambda leaf: zlib.crc32(np.ascontiguousarray(leaf[1])), leaves)  # type: ignore[arg-type]
-        return dict(zip(names, values, strict=True))

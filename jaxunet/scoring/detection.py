@@ -14,7 +14,7 @@ from jaxunet.data.targets import TARGETS, mask_targets
 
 RESEMBLES = "resembles the COVID-19 images of the training data"  # the meaning of the answer "COVID-19"
 ELSEWHERE = (  # measured with the shipped network
-    "On 54 X-rays of another hospital group the answer has a ROC AUC of 0.46 (on COVID-QU-Ex 0.993): "
+    "On 54 X-rays of another hospital group the answer has a ROC AUC of 0.46 (on Test of COVID-QU-Ex 0.993): "
     "it is no better than chance there."
 )
 COVID_19 = "COVID-19"  # the positive class of the datasets that come with jaxunet

@@ -1,4 +1,4 @@
-"""The training state with all kernels of a module in one array: GPUs update it with a few of their kernels, not 800.
+"""The training state with all kernels of a module in one array: GPUs then update it with few kernels.
 
 `resident_program` keeps the state in this form between the steps of one call. A tree {module: {...: leaf}} becomes
 {module: {"kernels": [n, 1], "rest": [m]}}: two dimensions where the leaves have more than one, so that masks such as

@@ -16,7 +16,8 @@ from jaxunet.data.examples import Source, fingerprint
 from jaxunet.devices import peak_rates, processes, replicas
 from jaxunet.models.build import compute_dtype
 from jaxunet.runs import checks
-from jaxunet.runs.checkpoint import Checkpoints, check_path
+from jaxunet.runs.checkpoint import Checkpoints
+from jaxunet.runs.checkpoint_files import check_path
 from jaxunet.runs.config_file import check_origin, check_same_run, to_json
 from jaxunet.runs.metric_log import MetricWriter
 from jaxunet.training import learning_curve, programs

@@ -1,7 +1,7 @@
 """DICOM in: the only file of this folder that uses pydicom (`pip install 'jaxunet[dicom]'`).
 
-Of a patient's header nothing is kept but what a segmentation must say to refer to its X-ray: identifiers of study,
-series, image and frame of reference, and the geometry of the pixels. `keep_patient` keeps patient and study, too.
+Of a header, only what a segmentation needs to refer to its X-ray is kept: identifiers of study, series, image and frame
+of reference, and the geometry of the pixels. `keep_patient` keeps patient and study, too.
 """
 
 import io

@@ -60,9 +60,9 @@ def of_bytes(data: bytes, layout: Layout, *, big_endian: bool) -> np.ndarray:
 
 
 def of_stream(stream: bytes, layout: Layout, syntax: str) -> np.ndarray:
-    """The same, of a compressed frame; what the stream is, it says itself, not the transfer syntax `syntax`.
+    """The same for a compressed frame. Its first bytes tell the codec, because the transfer syntax can be wrong.
 
-    Raises UserError if it is damaged, another picture than the header says, or compressed as is not supported.
+    Raises UserError if it is damaged, not the picture that the header describes, or of a codec that is not supported.
     """
     height, width, channels = layout.shape
     found = streams.describe(stream)

@@ -145,7 +145,7 @@ class XrayFiles:
             if load is None:
                 skipped[listing.NO_PICTURE] += 1
             else:
-                yield XrayFile(name, "", self._source, load)  # whose identifier stays, stays the same
+                yield XrayFile(name, "", self._source, load)  # an image of one identifier never changes
 
 
 def _is_picture(path: pathlib.Path) -> bool:

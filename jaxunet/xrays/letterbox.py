@@ -22,7 +22,7 @@ def fit(image: np.ndarray, size: int, aspect: float = 1.0) -> tuple[np.ndarray, 
     """Scales an image, its aspect kept, to a square with black margins.
 
     Where the scale is 1/k, every k x k pixels become their mean, as in training (`config.dataset.image_size`); else
-    Pillow's bilinear filter is used, which reads as wide as it shrinks, so that nothing aliases.
+    Pillow's bilinear filter is used. It widens with the scale, so that nothing aliases.
 
     Args:
       image: uint8 [H, W].

@@ -35,18 +35,18 @@ def _moved(pixels: np.ndarray, transposed: bool, upside_down: bool, left_to_righ
 
 
 def by_patient(pixels: np.ndarray, row: str, column: str) -> tuple[np.ndarray, bool, str, tuple[bool, bool, bool]]:
-    """A picture with the patient's head above, where the file says what lies where.
+    """A picture with the patient's head at the top, if the file says where it is.
 
-    A picture that has to be turned comes out as it is usually shown, the patient's left at its right. One that stands
-    upright is left as it is, mirrored or not.
+    A turned picture is brought into the usual view, the patient's left at its right. An upright one is not changed,
+    even if it is mirrored.
 
     Args:
       pixels: [H, W].
-      row, column: towards what rows and columns run, as DICOM's PatientOrientation: L, R, H, F, A, P, or longer; "" if
-        that is not known.
+      row, column: where rows and columns run to, as in DICOM's PatientOrientation: L, R, H, F, A, P, or longer; "" if
+        unknown.
 
     Returns:
-      The picture, whether the patient's left is at its left, what is to be said of it, or "", and how it was moved:
+      The picture, whether the patient's left is at its left, a note or "", and how it was moved:
       transposed, then turned upside down, then left to right.
     """
     first, second = row[:1], column[:1]
@@ -77,9 +77,9 @@ def by_vectors(cosines: list[float]) -> tuple[str, str]:
 
 
 def not_square(height: float, width: float) -> tuple[str, ...]:
-    """A sentence, if pixels of this height and width, in any unit, are not square; 0 where it is not known.
+    """A sentence if pixels of this height and width, in any unit, are not square. 0 means unknown.
 
-    More than 1 : 10 is taken for a mistake, and not said.
+    More than 1 : 10 is taken for a mistake and gives no sentence.
     """
     if height <= 0 or width <= 0 or abs(height / width - 1) <= 0.02 or not 0.1 < height / width < 10:
         return ()

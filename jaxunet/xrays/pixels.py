@@ -28,7 +28,7 @@ class Xray:
       aspect: height of a pixel over its width, by a DICOM file.
       mirrored: whether the patient's left is at the left of the image; it is at the right otherwise.
       notes: sentences about what is unusual in the file.
-      other: those of `notes` by which it is no frontal chest X-ray.
+      other: those of `notes` that say that it is no frontal chest X-ray.
       header: of a DICOM file, what a segmentation has to say about it; no name, number or date of the patient.
       patient: of a DICOM file, who was examined and when, if that was asked for.
       moves: how the stored picture was brought upright, for `orientation.as_stored`.

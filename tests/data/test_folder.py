@@ -117,7 +117,7 @@ def test_all_faults_of_a_folder_are_listed_at_once(own, capsys):
         "ribs/p02_0.png is a picture in colour",
         "No image has anything marked as 'pneumothorax'",
         "images/p03_0.png: it is not a PNG, JPEG, TIFF or DICOM file.",
-        "p03_1.png in images/ has the name of another file there, but for the ending",
+        "p03_1.png in images/ has the name of another file with another ending",
         "images.csv has no column 'patient': there are image, person,",
     ):
         assert words in said
@@ -136,7 +136,7 @@ def test_warnings_of_a_folder(own, capsys):
     assert findings.inspect(own, None) == 0
     said = capsys.readouterr().out
     for words in (
-        "splits of images that are not there: gone.png",
+        "splits of images that do not exist: gone.png",
         "In two splits, the same picture: p04_0.png and p02_0.png.",
         "(2 PNG, 12 bits used, 1 PNG, 16 bits used)",
         "The split val has no image of the class none",
@@ -161,9 +161,9 @@ def test_tables_of_any_name_separator_and_encoding(own, encoded, separator, name
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("image,image\na,b\n", "no line of different column names"),
-        ("image,a\nx,y,z\n", "other than 2 cells: 2"),
-        ("", "no line of different column names"),
+        ("image,image\na,b\n", "does not begin with a line of column names"),
+        ("image,a\nx,y,z\n", "2 columns, but lines with more or fewer cells: 2"),
+        ("", "does not begin with a line of column names"),
     ],
 )
 def test_what_is_no_table(text, words, tmp_path):
@@ -186,7 +186,7 @@ def test_all_faults_of_a_dataset_json_are_in_one_sentence():
         folder_spec.parse(text, "my.json")
     for words in (
         *("my.json: (1)", "sice is unknown", "name is 'a/b'", "folder is '../x'", "colour is [1, 2]"),
-        *("'lung' is there 2 times", "label_image and value", "within is 'heart'", "missing is 'no'", "code is ['1']"),
+        *("'lung' is named 2 times", "label_image and value", "within is 'heart'", "missing is 'no'", "code is ['1']"),
         *("size 100 is not a multiple of 32 from 32 to 1024", "positive class 'y'", "are not all different"),
         *("table.class names no column", "splits.val is 2", "table.file is '../secret.csv'"),
     ):

@@ -122,6 +122,7 @@ def test_how_columns_make_groups():
     assert [int(chosen.sum()) for chosen in numbers.values()] == [5, 5, 5, 6, 1]
     assert list(subgroups.groups(np.array(["10", "9", "10", "", "9"]))) == ["9", "10", "not stated"]
     assert subgroups.groups(np.array(["a"] * 5)) == {}
+    assert subgroups.groups(np.array([str(n) for n in range(7)])) == {}  # a quarter would be one image
     assert subgroups.groups(np.array([f"name {i}" for i in range(20)])) == {}
     positive, called = np.array([True, True, False, False]), np.array([True, False, False, True])
     column = {"site": np.array(["a", "b", "a", "b"]), "name": np.array(["x"] * 4)}

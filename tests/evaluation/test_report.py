@@ -8,7 +8,6 @@ import io
 import json
 import pathlib
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from jaxunet.runs.metric_log import read_metrics
 from jaxunet.scoring import protocols, split_pass
 from jaxunet.scoring.counts import positive
 from jaxunet.scoring.detection import Rule
+from tests.support.browser import chromium, wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -90,6 +90,7 @@ def result(scored) -> dict:
         },
         "calibration": {"ece": 0.0123, "bins": [{"from": 0.0, "to": 0.5, "n": 7}, {"from": 0.5, "to": 1.0, "n": 8}]},
         "threshold_sweep": {"threshold": [0.1, 0.5], "dice": [0.6, 0.7]},
+        "members": [],
     }
     columns = dict(zip(("tp", "fp", "fn", "tn"), scored.counts[:, 0].T, strict=True))
     columns["predicted_share"] = np.linspace(1, 0, len(scored.data.ids))
@@ -292,34 +293,14 @@ def test_evaluate_writes_it_unless_told_not_to(run_config, workdir, capsys):
 
 @pytest.fixture(scope="module")
 def browser(page, tmp_path_factory):
-    """Chromium on the page, from a file; the system's own browser and driver, nothing is downloaded."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install '.[test]'")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("the page is not tried in a browser: install chromium and chromedriver (chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    try:
-        path = tmp_path_factory.mktemp("page") / "report.html"
-        path.write_text(page)
+    """Chromium on the page, from a file."""
+    folder = tmp_path_factory.mktemp("page")
+    path = folder / "report.html"
+    path.write_text(page)
+    with chromium(folder) as chrome:
         chrome.get(path.as_uri())
         wait_for(lambda: chrome.execute_script("return document.documentElement.dataset.ready"))
         yield chrome
-        errors = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
-    finally:
-        chrome.quit()
-    assert errors == []
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, "the page does not get there"
-        time.sleep(0.02)
 
 
 def find(browser, selector: str):
@@ -366,6 +347,9 @@ def test_page_loads_alone_and_says_what_it_is(browser, scored, result):
     for words in ("Surface", "12.5000 (10.000 \N{EN DASH} 15.000)", "Calibration", "0.0123", "Threshold sweep"):
         assert words in text
     assert len(browser.find_elements("css selector", "#curves svg")) == 2
+    cards = browser.execute_script("return [...document.querySelectorAll('#extra .card')].map((c) => c.textContent)")
+    assert len(cards) == 3  # none for the members, of which there are none
+    assert all(cards)
 
 
 def test_sorting_and_filtering(browser, scored):

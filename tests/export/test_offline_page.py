@@ -22,8 +22,8 @@ from jaxunet.export.formats import FORMATS
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
+from tests.support.browser import chromium, onnxruntime_web, wait_for
 from tests.support.fake_archive import real_archive
-from tests.support.javascript import chromium, onnxruntime_web, wait_for
 from tests.support.xrays import dicom, encoded
 
 pytestmark = pytest.mark.skipif(bool(FORMATS["html"].missing()), reason="pip install 'jaxunet[onnx]'")
@@ -44,10 +44,10 @@ def path(network, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def browser(path, tmp_path_factory) -> Iterator[Any]:
     downloads = tmp_path_factory.mktemp("downloads")
-    for chrome in chromium(downloads):
+    with chromium(downloads, silent=False) as chrome:  # connections that the page forbids are tried, too
         chrome.downloads = downloads
         chrome.get(path.as_uri())
-        wait_for(lambda chrome=chrome: chrome.execute_script("return document.documentElement.dataset.ready"))
+        wait_for(lambda: chrome.execute_script("return document.documentElement.dataset.ready"))
         yield chrome
 
 

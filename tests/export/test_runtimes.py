@@ -20,8 +20,8 @@ from jaxunet.prediction import loading
 from jaxunet.scoring.counts import sigmoid
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.read import read_xray
+from tests.support.browser import onnxruntime_web
 from tests.support.fake_archive import real_archive
-from tests.support.javascript import onnxruntime_web
 
 pytestmark = pytest.mark.skipif(bool(FORMATS["onnx"].missing()), reason="pip install 'jaxunet[onnx]'")
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "export.md"

@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +34,7 @@ from jaxunet.prediction import connections, folder, loading, page, predictor, se
 from jaxunet.runs import config_file
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
+from tests.support.browser import chromium, wait_for
 from tests.support.xrays import MISPLACED_NAMES, Threshold, bomb, dicom, encoded, misplaced, picture
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -370,32 +370,12 @@ def server(finished, threshold, tmp_path_factory) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def browser(server, tmp_path_factory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install '.[test]'")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("the page is not tried in a browser: install chromium and chromedriver (chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
-        options.add_argument(flag)
     downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    try:
+    with chromium(downloads, silent=False) as chrome:  # refused requests are tried, too
         chrome.downloads = downloads
         chrome.get(server["url"])
         wait_for(lambda: chrome.execute_script("return document.documentElement.dataset.ready"))
         yield chrome
-    finally:
-        chrome.quit()
-
-
-def wait_for(condition: Any) -> Any:
-    deadline = time.monotonic() + 15
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the page does not get there"
-        time.sleep(0.02)
-    return found
 
 
 def ask(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
@@ -542,6 +522,14 @@ def test_rule_and_share_are_told_apart_in_the_browser(browser):
     assert shown(2.134567, 2.1349) == ["2.1346 %", "2.1349 %"]
     assert shown(2.134567, 2.1346) == ["2.1346 %", "2.1346 %"]  # the share is rounded to 4 decimals, so they are equal
     assert shown(0.0412, 0) == ["0.0412 %", "0.0000 %"]
+
+
+def test_the_answer_no_is_a_sentence(browser, server):
+    answer = ask(server["url"], encoded(xray_of(1)))[1]
+    answer["row"]["covid19_detected"] = False
+    browser.execute_script("show('x.png', arguments[0], shown ? shown.pictures : null)", answer)
+    assert find(browser, "#decision").text == "Does not resemble the COVID-19 images of the training data"
+    assert find(browser, "#rule").text.startswith("Rule: COVID-19 if ")
 
 
 def test_nothing_is_written_or_said_and_sigterm_ends_it(server):

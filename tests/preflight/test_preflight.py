@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import types
+from typing import Any
 
 import jax
 import pytest
@@ -317,14 +318,26 @@ def test_every_card_is_known_to_its_compiler(card):
     assert hlo.arithmetic(text) == 2 * 64**3
 
 
+SMALL = ("--config.model.channels=(8,16)", "--config.model.stem=4", "--config.dataset.image_size=32")
+
+
+def launched(*options: str) -> subprocess.CompletedProcess[str]:
+    """The command in its own process, for a small network."""
+    command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *SMALL, *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def told(workdir: pathlib.Path, *options: str) -> dict[str, Any]:
+    """What the command writes."""
+    done = launched(f"--workdir={workdir}", "--batch_per_chip=2", *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads((workdir / "preflight.json").read_text())
+
+
 @CUDA
 def test_gpus(tmp_path: pathlib.Path):
     """The command for one GPU and for two."""
-    small = ["--config.model.channels=(8,16)", "--config.model.stem=4", "--config.dataset.image_size=32"]
-    command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *small]
-    options = ["--topology=h100:1,h100:2", "--batch_per_chip=2", f"--workdir={tmp_path}"]
-    subprocess.run([*command, *options], cwd=ROOT, check=True, timeout=600)
-    result = json.loads((tmp_path / "preflight.json").read_text())
+    result = told(tmp_path, "--topology=h100:1,h100:2")
     one, two = (result[name]["train"] for name in ("h100:1", "h100:2"))
     assert one["fits"]
     assert one["flops_per_image"] > 1e6
@@ -336,17 +349,13 @@ def test_gpus(tmp_path: pathlib.Path):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler, the extra [tpu]")
 def test_slices(tmp_path: pathlib.Path):
     """The command for one chip and for four, in its own process: libtpu can be loaded only while no TPU is in use."""
-    small = ["--config.model.channels=(8,16)", "--config.model.stem=4", "--config.dataset.image_size=32"]
-    command = [sys.executable, "launch.py", "--mode=preflight", "--config=configs/unet.py", *small]
-    slices = ["--topology=v5e:1x1,v5e:2x2", "--batch_per_chip=2", f"--workdir={tmp_path}"]
-    subprocess.run([*command, *slices], cwd=ROOT, check=True, timeout=600)
-    result = json.loads((tmp_path / "preflight.json").read_text())
+    result = told(tmp_path, "--topology=v5e:1x1,v5e:2x2")
     assert [result[name]["chips"] for name in ("v5e:1x1", "v5e:2x2")] == [1, 4]
     train = result["v5e:2x2"]["train"]
     assert train["fits"]
     assert train["collectives"]["all-reduce"]["bytes"] > 4 * 5000
     assert 0 < train["scaling_efficiency"]["256"] < train["scaling_efficiency"]["1"] == 1
     assert result["v5e:1x1"]["train"]["collectives"] == {}
-    unknown = subprocess.run([*command, "--topology=v5e:3x3"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    unknown = launched("--topology=v5e:3x3")
     assert unknown.returncode == 1
     assert "error: --topology=v5e:3x3 is not known to the TPU compiler" in unknown.stderr

@@ -56,7 +56,7 @@ NOT_RUN = {
     r"=FOLDER": "a folder of the user's own",
     r"/shared/": "needs a folder that several machines share",
     r"--topology=(v5e|h100)": "needs the compilers for TPUs and GPUs",
-    r"--mode=import_torch": "needs PyTorch and its weights",
+    r"--mode=import_torch": "needs the weights of a PyTorch network",
     r"--mode=serve": "a server runs until it is stopped",
     r"benchmarks/": "measurements: minutes to hours, on real X-rays",
     r"configs/(resnet101_unet|separable_unet|classify)\.py": "some 50 M parameters: hours on a CPU",

@@ -51,7 +51,7 @@ def test_it_is_scored_and_exported_as_any_file_of_weights(config, tmp_path, caps
     assert launched("export", format="safetensors", output=str(again), overrides={"eval.flips": False}) == 0
     shipped, ours = (torch_weights.read_safetensors(path)[0] for path in (loading.SHIPPED, again))
     assert shipped.keys() == ours.keys()
-    assert "the model card beside that file says more" in (tmp_path / "MODEL_CARD.md").read_text()
+    assert "The model card beside that file says more" in (tmp_path / "MODEL_CARD.md").read_text()
     capsys.readouterr()
     scored = {"output": str(tmp_path), "overrides": overrides}
     assert launched("evaluate", workdir=str(again), **scored) == 0

@@ -1,5 +1,6 @@
 """Where tests find ONNX Runtime Web and a browser. They are skipped, with the reason, where these are missing."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -22,8 +23,9 @@ def onnxruntime_web() -> pathlib.Path:
     return found
 
 
-def chromium(downloads: pathlib.Path) -> Iterator[Any]:
-    """A browser without a window, for a fixture to yield from. `downloads`: where it saves files."""
+@contextlib.contextmanager
+def chromium(downloads: pathlib.Path, *, silent: bool = True) -> Iterator[Any]:
+    """A browser without a window. `downloads`: where it saves files. `silent`: pages must log no error."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install '.[test]'")
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not program or not driver:
@@ -32,12 +34,15 @@ def chromium(downloads: pathlib.Path) -> Iterator[Any]:
     options.binary_location = program
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
         options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
     try:
         yield chrome
+        errors = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
     finally:
         chrome.quit()
+    assert not (silent and errors), errors
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
