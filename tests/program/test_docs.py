@@ -32,7 +32,6 @@ from tests.support.hostile_input import launch_and_check
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOTEBOOK = ROOT / "docs/notebook.md"
 EXAMPLES = [page for page in PAGES if page.name == "add_a_model.md"]  # it changes the program, so it runs on a copy
 
 # Flags that a mode requires.
@@ -232,14 +231,6 @@ def test_what_a_page_names_exists(page):
     paths = set(re.findall(r"(?<![\w/])(?:benchmarks|configs|jaxunet|tests|docs)/[\w/]+\.(?:py|md|png)", text))
     made = {path for path, _ in example_files(page)} if page in EXAMPLES else set()
     assert not {path for path in paths if not (ROOT / path).exists() and path not in made}
-
-
-def test_the_notebook_runs(tmp_path, monkeypatch):
-    """Its cells in this process. The site runs them in Jupyter."""
-    monkeypatch.chdir(tmp_path)
-    cells = re.findall(r"^```{code-cell}\n(?::[^\n]*\n)*(.*?)^```$", NOTEBOOK.read_text(), re.M | re.S)
-    assert len(cells) == 10
-    exec("\n".join(cells), {})
 
 
 def test_every_reason_not_to_run_is_needed():
