@@ -15,6 +15,7 @@ from configs import default
 from jaxunet.core.errors import UserError
 from jaxunet.models import convolution, layers, patches, resampling
 from jaxunet.models.build import NETWORKS, build_model
+from jaxunet.models.unet import UNetDecoder
 
 TARGETS = ("infection", "lung")
 STRIDES = {
@@ -113,6 +114,22 @@ def test_every_parameter_and_every_skip_carries_gradient(settings):
     assert all(jnp.abs(g) > 1e-9 for g in skip_grad), skip_grad
     for path, g in jax.tree_util.tree_leaves_with_path(params_grad):
         assert float(jnp.abs(g).max()) > 0, jax.tree_util.keystr(path)
+
+
+def test_a_skip_comes_before_what_is_upsampled():
+    """Without the kernels for the rest, the finest level sees the skip alone. Saved weights rely on that order."""
+    net = UNetDecoder((4, 4, 4, 4), layers.Numerics())
+    features = [jnp.ones((1, 16 // 2**i, 16 // 2**i, 3)) for i in range(5)]
+    params = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), features)
+    variables = jax.tree.map(lambda x: jnp.ones(x.shape), params)
+    kernel = variables["params"]["level1"]["conv1"]["kernel"]
+    variables["params"]["level1"]["conv1"]["kernel"] = kernel.at[:, :, 3:].set(0)
+    run = jax.jit(functools.partial(net.apply, train=False))
+    plain, coarse, fine = (
+        run(variables, [a * features[0], *(b * f for f in features[1:])]) for a, b in ((1, 1), (1, 2), (2, 1))
+    )
+    np.testing.assert_array_equal(coarse, plain)
+    assert not np.array_equal(fine, plain)
 
 
 def test_parameter_count_of_the_textbook_network():
