@@ -72,6 +72,8 @@ class MetricWriter:
             return
         write_atomically(workdir / "config.json", to_json(config))
         rows = read_metrics(workdir)
+        settings = {k: v if isinstance(v, int | float) else str(v)[:_LONGEST] for k, v in flatten(config).items()}
+        self._trackers = Trackers(workdir, config.track, settings, rows, self.message)
         last = {"training": start_step, "validation": validated_step}
         kept = [row for row in rows if row["step"] <= last[kind_of(row)]]
         self._temporary = tempfile.TemporaryDirectory(prefix="jaxunet-") if in_bucket(workdir) else None
@@ -81,11 +83,9 @@ class MetricWriter:
         write_atomically(self._folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._file = (self._folder / "metrics.jsonl").open("a")
         self._events = tensorboardX.SummaryWriter(str(self._folder / "tensorboard"), purge_step=start_step + 1)
-        settings = {k: v if isinstance(v, int | float) else str(v)[:_LONGEST] for k, v in flatten(config).items()}
         ranked = "val/accuracy" if config.dataset.name == LABELLED_IMAGES else "val/P1/dice"
         for summary in hparams(settings, {ranked: 0.0})[:2]:  # the definition and the start; the scalars follow
             self._events.file_writer.add_summary(summary)
-        self._trackers = Trackers(workdir, config.track, settings, rows, self.message)
 
     def advance(self, steps: int) -> None:
         self._bar.update(steps)

@@ -53,7 +53,7 @@ NOT_RUN = {
     r"pre-commit|/mypy$|^\.ci/run": "checks of the clone itself",
     r"gcloud |gs://BUCKET": "needs Google Cloud",
     r"^#SBATCH|^srun |COORDINATOR|--coordinator_address|^python launch\.py \.\.\.": "needs several machines",
-    r"--config\.track=|^mlflow |^trackio |^wandb |^tensorboard ": "needs the packages of an extra",
+    r"--config\.track=": "needs the packages of an extra",
     r"=FOLDER": "a folder of the user's own",
     r"/shared/": "needs a folder that several machines share",
     r"--topology=(v5e|h100)": "needs the compilers for TPUs and GPUs",
