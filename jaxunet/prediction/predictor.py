@@ -203,7 +203,8 @@ class Predictor:
           batch_size: None for `config.eval.batch_size`.
 
         Returns:
-          Logits: `masks` float32 [N, S, S, C], one channel per target; `covid19` float32 [N] if `answers_covid19`.
+          The logits, `masks` float32 [N, S, S, C] with one channel per target, and if `answers_covid19`, `covid19`
+          float32 [N].
         """
         if not len(images):
             answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}
