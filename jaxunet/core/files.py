@@ -113,7 +113,7 @@ def locate(place: str) -> pathlib.Path:
 
 
 def local_path(place: str | os.PathLike[str]) -> pathlib.Path:
-    """`place` as a path, "~" and "~user" at its beginning replaced by a home folder. Raises UserError if there is none."""
+    """`place` as a path, with a home folder for "~" or "~user" at its beginning. Raises UserError if there is none."""
     try:
         return pathlib.Path(place).expanduser()
     except RuntimeError as error:
