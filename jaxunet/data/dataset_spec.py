@@ -38,7 +38,7 @@ class ArchiveLayout:
     Attributes:
       parts: name of a part -> its folder.
       kinds: "image" and each mask -> its folder.
-      splits: the folders of the splits, in the order of `DatasetSpec.splits`.
+      splits: the folders of the splits, in the order of `SPLITS`.
       published: part -> (folder of the split or "all", class) -> number of X-rays.
       kaggle: the dataset's name at Kaggle.
       download: size of the download, such as "1.2 GB".
@@ -115,8 +115,6 @@ class DatasetSpec:
       subsets: builder config -> what it holds; the first one is the default.
       builder: module with `make_builder(dataset, builder_config, data_dir)`, which returns the TFDS builder.
       size: pixels per side of the stored images.
-      channels: of the stored images.
-      splits: of the prepared dataset.
       targets: name -> record of each mask, and of the answers for the whole image.
       archive: the layout of the download; None if the dataset is not downloaded.
       folder: the layout of a user's folder; None for other datasets.
@@ -132,8 +130,6 @@ class DatasetSpec:
     subsets: dict[str, Subset]
     builder: str
     size: int
-    channels: int = 1
-    splits: tuple[str, ...] = SPLITS
     targets: dict[str, Target] = dataclasses.field(default_factory=lambda: TARGETS)
     archive: ArchiveLayout | None = None
     folder: FolderLayout | None = None

@@ -15,14 +15,9 @@ from jaxunet.data.inspection import Checked, check_all
 
 
 def inspect(path: pathlib.Path, output: pathlib.Path | None) -> int:
-    """Prints what a folder holds and everything that is wrong with it; writes its dataset.json if there is none.
+    """Prints what the folder `path` holds and everything that is wrong with it. Returns the exit status: 1 for faults.
 
-    Args:
-      path: the folder.
-      output: path of the dataset.json, which is read if it exists, else written; None for the folder itself.
-
-    Returns:
-      The exit status: 1 if there are faults.
+    `output`: path of the dataset.json, which is read if it exists, else written; None for the folder itself.
     """
     if output and output.suffix != ".json":
         output = output / folder_spec.FILE
@@ -74,7 +69,8 @@ def report(dataset: FolderDataset, checked: Sequence[Checked]) -> list[str]:
 def empty_targets(dataset: FolderDataset, checked: Sequence[Checked]) -> Iterator[str]:
     """Faults: targets that no image has."""
     for target in dataset.layout.masks:
-        if checked and not any(c.marked.get(target) for c in checked):
+        marked = [c.marked[target] for c in checked if target in c.marked]
+        if marked and not any(marked):
             yield f"No image has anything marked as {target!r}: look at its masks, or remove it from the targets."
 
 

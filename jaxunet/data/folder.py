@@ -22,8 +22,7 @@ from jaxunet.data import folder_spec, splits, table
 from jaxunet.data.dataset_spec import SPLITS, DatasetSpec
 from jaxunet.xrays import listing
 from jaxunet.xrays.files import XrayFile
-from jaxunet.xrays.pixels import Xray, check_size
-from jaxunet.xrays.read import read_xray
+from jaxunet.xrays.pixels import check_size
 
 IMAGES = "images"
 _SPLIT_WORDS = {
@@ -150,10 +149,8 @@ class FolderDataset:
     def _named(self, folder: str, suffix: str) -> dict[str, str]:
         """Name without ending and `suffix` -> path within `folder` of its pictures."""
         found: dict[str, str] = {}
-        skipped: listing.Skipped = collections.Counter()
-        root, twice = self.path / folder, []
-        for path in listing.in_folder(root, "", skipped):
-            name = os.path.relpath(path, root).replace(os.sep, "/")
+        twice = []
+        for name in listing.names_in(self.path / folder):
             key = stem(name).removesuffix(suffix)
             twice += [name] if key in found else []
             found[key] = name
@@ -226,19 +223,17 @@ def has(names: Iterable[str]) -> str:
 # ---- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def read_image(record: Record) -> Xray:
-    """The X-ray, as prediction reads it."""
-    return read_xray(record.path)
-
-
-def read_mask(spec: DatasetSpec, record: Record, target: str) -> np.ndarray:
-    """bool [h, w]: where `target` is marked, at the file's own size. Raises UserError for a file that is no mask."""
+def read_mask(spec: DatasetSpec, record: Record, target: str, shape: tuple[int, ...]) -> np.ndarray:
+    """bool [h, w]: where `target` is marked. UserError for a file that is no mask of an X-ray of this shape (h, w)."""
     path = record.masks[target]
     if path is None:
-        return np.zeros(read_image(record).pixels.shape, bool)
+        return np.zeros(shape, bool)
     assert spec.folder is not None
     where = spec.folder.masks[target]
     values = mask_values(path, shades=where.value is None)
+    if values.shape != shape:
+        sizes = "{} x {} pixels, but its image has {} x {}".format(*values.shape, *shape)
+        raise UserError(f"{path} has {sizes} (height x width): save the mask at the image's size.")
     if where.value is not None:
         return values == where.value
     if where.above is not None:

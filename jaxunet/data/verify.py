@@ -1,22 +1,19 @@
 """Verifies every file of an archive before training: integrity, plausible masks, leaks between splits."""
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from jaxunet.core.errors import UserError, one_line
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.core.processors import cores
+from jaxunet.core.processors import on_all_cores
 from jaxunet.data import duplicates
 from jaxunet.data.archive import Archive, Record
 from jaxunet.data.dataset_spec import DatasetSpec
@@ -90,7 +87,7 @@ class Report:
             raise UserError(f"{self.source}: {self.errors[0]}{more}. No dataset was built: download the archive again.")
 
 
-def check_record(archive: Archive, record: Record, part: str) -> Checked:
+def check_record(archive: Archive, part: str, record: Record) -> Checked:
     """Verifies the files of one X-ray."""
     spec = archive.spec
     pixels, errors = {}, []
@@ -137,7 +134,8 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
     """
     archive, splits = Archive(path, spec), spec.layout.splits
     records = archive.records(part)
-    checked = _check_all(archive, records, part)
+    check = functools.partial(check_record, archive, part)
+    checked = list(on_all_cores(check, records, f"Checking {part} data", fewest=500))
     counts = {split: dict.fromkeys(spec.classes, 0) for split in splits}
     for record in records:
         counts[record.split][record.label] += 1
@@ -159,31 +157,6 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
         modified=archive.modified(part),
     )
     return report, {r.id: c.masks for r, c in zip(records, checked, strict=True)}
-
-
-def _check_all(archive: Archive, records: list[Record], part: str) -> list[Checked]:
-    bar = {"total": len(records), "unit": "X-ray", "desc": f"Checking {part} data", "dynamic_ncols": True}
-    workers = cores()
-    if workers == 1 or len(records) < 500:  # starting processes takes longer than this
-        return [check_record(archive, record, part) for record in tqdm(records, **bar)]
-    # Spawned, not forked: JAX's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(archive.path, archive.spec, part)
-    ) as pool:
-        return list(tqdm(pool.map(_check_in_worker, records, chunksize=32), **bar))
-
-
-_worker: tuple[Archive, str]
-
-
-def _start_worker(path: pathlib.Path, spec: DatasetSpec, part: str) -> None:
-    global _worker
-    _worker = Archive(path, spec), part
-
-
-def _check_in_worker(record: Record) -> Checked:
-    return check_record(_worker[0], record, _worker[1])
 
 
 def _count_warnings(counts: dict[str, dict[str, int]], published: dict[tuple[str, str], int]) -> list[str]:

@@ -66,11 +66,6 @@ class Format:
         return string.Template(page).substitute(words)
 
 
-def to_strings(metadata: Metadata) -> dict[str, str]:
-    """Each value as JSON, for formats whose metadata must be strings."""
-    return {key: json.dumps(value) for key, value in metadata.items()}
-
-
 def _write_stablehlo(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
     import jax
     import jax.export
@@ -156,7 +151,8 @@ def save_safetensors(tensors: dict[str, np.ndarray], metadata: Metadata, path: p
     import safetensors.numpy
 
     contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    safetensors.numpy.save_file(contiguous, path, metadata=to_strings(metadata))
+    as_json = {key: json.dumps(value) for key, value in metadata.items()}  # they must be strings
+    safetensors.numpy.save_file(contiguous, path, metadata=as_json)
 
 
 def _compute_of(loaded: "Predictor") -> Compute:
@@ -165,18 +161,16 @@ def _compute_of(loaded: "Predictor") -> Compute:
     return lambda images: from_logits(loaded.outputs(images), loaded)
 
 
+_ONNX: dict[str, Any] = {"libraries": ("onnx", "onnxruntime"), "extra": "onnx"}
 FORMATS = {
     "stablehlo": Format(_write_stablehlo, _read_stablehlo, "stablehlo", ".zip", takes_runs=True),
-    "onnx": Format(
-        _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
-    ),
+    "onnx": Format(_write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, **_ONNX),
     "onnx_int8": Format(
         *(_late("int8", "write"), _read_onnx, "onnx", ".onnx"),
         tolerance=1.0,  # a pixel may change sides; the Dice on Val decides
         takes_runs=True,
-        libraries=("onnx", "onnxruntime"),
-        extra="onnx",
         score=_late("int8", "dice"),
+        **_ONNX,
     ),
     "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors"),
     "safetensors_float16": Format(
@@ -190,8 +184,7 @@ FORMATS = {
         *(_late("offline_page", "write"), _late("offline_page", "read"), "html", ".html"),
         takes_runs=True,
         takes_runtime=True,
-        libraries=("onnx", "onnxruntime"),
-        extra="onnx",
+        **_ONNX,
     ),
     "torch": Format(_write_torch, _read_torch, "torch", ".safetensors", takes_flips=False),
 }

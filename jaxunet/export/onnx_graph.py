@@ -34,12 +34,10 @@ def to_onnx(
 
     Args:
       function: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside.
-      shape: of one example.
-      dtype: of the input.
+      shape, dtype: of one example, and of the input.
       metadata: JSON values, for `metadata_props`.
 
-    Raises:
-      UserError: if an operation has no translation here.
+    Raises UserError if an operation has no translation here.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     like = jax.ShapeDtypeStruct((batch, *shape), dtype)

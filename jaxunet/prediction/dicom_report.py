@@ -19,14 +19,10 @@ _SERIES = 9002  # its number, after that of the segmentation
 def report(
     segmentation: Any, source: Any, row: Mapping[str, Any], masks: Mapping[str, np.ndarray], records: Records
 ) -> Any:
-    """A Comprehensive SR with severity, areas and the answer, as far as the row has them.
+    """A Comprehensive SR with severity, areas and the answer, as far as the row of the X-ray has them.
 
-    Args:
-      segmentation: the DICOM Segmentation of the masks; the report takes its algorithm and tracking identifiers.
-      source: the header of the X-ray.
-      row: `Prediction.row`.
-      masks: target -> bool [H, W].
-      records: of the masks, for their codes.
+    The report takes algorithm and tracking identifiers from the segmentation of the masks. `source`: the header of the
+    X-ray. `records`: of the masks, for their codes.
     """
     from highdicom import coding_schemes, sr
     from pydicom.sr.codedict import codes

@@ -60,10 +60,8 @@ def read(data: bytes, *, keep_patient: bool = False) -> Xray:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # as for the warnings
     try:
         return _read(pydicom, data, keep_patient)
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except MemoryError as error:
-        raise UserError("decoding it needs more memory than there is.") from error
     except Exception as error:  # pydicom raises whatever it meets, and may quote the header
         if isinstance(error.__context__, UserError):
             raise error.__context__ from None

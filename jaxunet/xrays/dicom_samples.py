@@ -21,8 +21,7 @@ class Layout:
     """How the header says that the pixels are stored.
 
     Attributes:
-      shape: height, width and samples of a pixel.
-      bits: allocated for a sample.
+      shape: height, width and samples of a pixel, of `bits` each.
       kind: PhotometricInterpretation.
       floating: whether samples are floating-point numbers.
       planar: whether each colour is stored for itself.

@@ -1,5 +1,6 @@
 """A user's folder: what inspection finds, what is wrong with it, splits, folds, masks, and what is stored."""
 
+import collections
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import draft, findings, folder, folder_spec, prepared, specs, splits, table
+from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.data.examples import ExampleSource, load_split
 from jaxunet.data.folder import FolderDataset
 from jaxunet.xrays import letterbox
@@ -30,15 +32,8 @@ def own(drawn, tmp_path) -> pathlib.Path:
 
 
 def dataset(path: pathlib.Path, data_dir: pathlib.Path, **changes) -> ConfigDict:
-    settings = {
-        "name": "folder",
-        "source": str(path),
-        "data_dir": str(data_dir),
-        "spec": "",
-        "fold": "",
-        "image_size": 0,
-    }
-    more = {"train_config": "all", "eval_config": "all", "targets": own_folder.TARGETS}
+    settings = {"name": "folder", "source": str(path), "data_dir": str(data_dir), "targets": own_folder.TARGETS}
+    more = {"train_config": "all", "eval_config": "all", "spec": "", "fold": "", "image_size": 0}
     return ConfigDict(settings | more | changes)
 
 
@@ -96,10 +91,7 @@ def test_all_faults_of_a_folder_are_listed_at_once(own, capsys):
     (own / "ribs" / "p00_0.png").unlink()
     save(own / "ribs" / "extra.png", np.zeros((8, 8), np.uint8))
     save(own / "device" / "p01_0.png", np.zeros((8, 8), np.uint8))
-    save(
-        own / "device" / "p01_1.png",
-        (np.arange(96 * 128) % 37).reshape(96, 128).astype(np.uint8),
-    )
+    save(own / "device" / "p01_1.png", (np.arange(96 * 128) % 37).reshape(96, 128).astype(np.uint8))
     save(own / "ribs" / "p02_0.png", rng.integers(0, 255, (128, 96, 3), np.uint8))
     for path in (own / "pneumothorax").iterdir():
         save(path, np.zeros(pixels(path).shape, np.uint8))
@@ -206,17 +198,9 @@ def test_splits_are_by_patient_stratified_and_seeded():
     for image, split in made.items():
         of_patient.setdefault(GROUPS[image], set()).add(split)
     assert {len(found) for found in of_patient.values()} == {1}
-    counts = {(label, split): 0 for label in "ab" for split in ("train", "val", "test")}
-    for (_, label), (split,) in of_patient.items():
-        counts[label, split] += 1
-    assert counts == {
-        ("a", "train"): 28,
-        ("a", "val"): 8,
-        ("a", "test"): 4,
-        ("b", "train"): 14,
-        ("b", "val"): 4,
-        ("b", "test"): 2,
-    }
+    counts = collections.Counter((label, split) for (_, label), (split,) in of_patient.items())
+    assert [counts["a", split] for split in SPLITS] == [28, 8, 4]
+    assert [counts["b", split] for split in SPLITS] == [14, 4, 2]
 
 
 def test_folds_are_a_partition_by_patient():
@@ -283,11 +267,11 @@ def test_masks_of_every_form(own):
     (own / "masks" / "device" / names[0]).unlink()
     found = FolderDataset(own, folder_spec.parse(json.dumps(content), "x"))
     for record in found.records():
-        mask = folder.read_mask(found.spec, record, "ribs")
+        mask = folder.read_mask(found.spec, record, "ribs", truth[record.id].shape)
         assert (mask != truth[record.id]).mean() < 0.01
-        label = folder.read_mask(found.spec, record, "labels_3")
+        label = folder.read_mask(found.spec, record, "labels_3", truth[record.id].shape)
         np.testing.assert_array_equal(label, truth[record.id] & ~np.roll(truth[record.id], 20, 1))
-    device = folder.read_mask(found.spec, found.records()[0], "device")
+    device = folder.read_mask(found.spec, found.records()[0], "device", (96, 128))
     assert (device.shape, device.any()) == ((96, 128), False)
 
 
@@ -302,11 +286,11 @@ def test_masks_with_a_palette_or_turned(own):
         picture = Image.fromarray((truth ^ (palette[0] > 0)).astype(np.uint8), "P")
         picture.putpalette(palette)
         picture.save(path)
-        np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device"), truth)
+        np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device", truth.shape), truth)
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
     Image.fromarray(truth[::-1, ::-1].astype(np.uint8) * 255).save(path, exif=exif)
-    np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device"), truth)
+    np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device", truth.shape), truth)
 
 
 def test_masks_are_scaled_by_area():
@@ -334,7 +318,7 @@ def test_what_is_stored_is_what_prediction_sees(own, tmp_path, capsys):
     settings = dataset(own, tmp_path, image_size=64, fold="1/3")
     builder = prepared.open_builder(settings, "all")
     records = {r.id: r for r in folder.open_folder(settings).records()}
-    for split in specs.spec_of(settings).splits:
+    for split in SPLITS:
         found = load_split(ExampleSource(builder, split, own_folder.TARGETS), threads=1)
         assert sorted(found.ids) == [name for name, r in records.items() if r.split == split]
         assert sorted(found.columns) == ["age", "patient", "sex", "site"]
@@ -344,7 +328,7 @@ def test_what_is_stored_is_what_prediction_sees(own, tmp_path, capsys):
             square, place = letterbox.fit(xray.pixels, 64, 2.0 if record.path.suffix == ".dcm" else 1.0)
             np.testing.assert_array_equal(found.image[i], square)
             for t, target in enumerate(own_folder.TARGETS):
-                mask = letterbox.fit_mask(folder.read_mask(builder.spec, record, target), place, 64)
+                mask = letterbox.fit_mask(folder.read_mask(builder.spec, record, target, xray.pixels.shape), place, 64)
                 stored = np.unpackbits(found.arrays["mask"][i, ..., t], axis=1).astype(bool)
                 np.testing.assert_array_equal(stored, mask)
             assert found.positive[i] == (record.label == "pneumothorax")

@@ -24,7 +24,7 @@ from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
 from tests.support.browser import chromium, onnxruntime_web, wait_for
 from tests.support.fake_archive import real_archive
-from tests.support.xrays import dicom, encoded
+from tests.support.xrays import decoded, dicom, encoded
 
 pytestmark = pytest.mark.skipif(bool(FORMATS["html"].missing()), reason="pip install 'jaxunet[onnx]'")
 
@@ -59,10 +59,6 @@ def ask(browser: Any, data: bytes) -> dict[str, Any]:
     return browser.execute_async_script(script, base64.b64encode(data).decode())
 
 
-def decoded(text: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
-
-
 def assert_same(found: dict[str, Any], network: Predictor, data: bytes) -> None:
     expected = network.predict(data)
     assert "error" not in found, found
@@ -76,12 +72,6 @@ def assert_same(found: dict[str, Any], network: Predictor, data: bytes) -> None:
 
 def xray(index: int = 0, size: tuple[int, int] = (256, 256)) -> np.ndarray:
     return np.asarray(Image.fromarray(draw_chest_xray(0, index, "test", "COVID-19")[0]).resize(size))
-
-
-def saved(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return data.getvalue()
 
 
 def colours(image: np.ndarray) -> Image.Image:
@@ -100,13 +90,13 @@ PICTURES = {
     "twice": lambda: encoded(xray(3, (512, 512))),
     "small": lambda: encoded(xray(0, (90, 100))),
     "16 bits": lambda: encoded(SIXTEEN),
-    "1 bit": lambda: saved(Image.fromarray(xray()).convert("1")),
-    "colour": lambda: saved(colours(xray())),
-    "palette": lambda: saved(colours(xray()).quantize(64)),
-    "transparent": lambda: saved(with_alpha(xray())),
-    "not square": lambda: saved(Image.fromarray(xray()), dpi=(100, 200)),
+    "1 bit": lambda: encoded(Image.fromarray(xray()).convert("1")),
+    "colour": lambda: encoded(colours(xray())),
+    "palette": lambda: encoded(colours(xray()).quantize(64)),
+    "transparent": lambda: encoded(with_alpha(xray())),
+    "not square": lambda: encoded(Image.fromarray(xray()), dpi=(100, 200)),
     "JPEG": lambda: encoded(xray(2, (333, 400)), "jpeg", quality=85),
-    "colour JPEG": lambda: saved(colours(xray(2)), "jpeg"),
+    "colour JPEG": lambda: encoded(colours(xray(2)), "jpeg"),
     "turned": lambda: encoded(np.rot90(xray(1))),
     "negative": lambda: encoded(255 - xray(1)),
     "noise": lambda: encoded(np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)),
