@@ -150,7 +150,7 @@ def _check_folds(members: Sequence[Predictor], split: str) -> None:
 
 def _places(source: Any) -> list[pathlib.Path | None]:
     """The paths of networks; None for the one that comes with jaxunet."""
-    single = source is None or isinstance(source, str | os.PathLike) or not isinstance(source, Iterable)
+    single = isinstance(source, str | os.PathLike) or not isinstance(source, Iterable)
     places = [None if place is None else _locate(place, "source") for place in ([source] if single else source)]
     if not places:
         raise UserError("The list of networks is empty: name at least one run or file.")

@@ -31,18 +31,12 @@ _SAFE_NAME = re.compile(r"[\w ()\[\].,+-]{5,100}", re.ASCII)
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One X-ray: where its files are.
+    """One X-ray: where its files are."""
 
-    Attributes:
-      id: `<split>/<class>/<name>`, such as `Train/COVID-19/covid_1.png`, whatever the nesting.
-      split, label: the folder of its split, and its class.
-      files: "image" and each mask present -> its path in the archive.
-    """
-
-    id: str
-    split: str
+    id: str  # `<split>/<class>/<name>`, such as `Train/COVID-19/covid_1.png`, whatever the nesting
+    split: str  # split, label: the folder of its split, and its class
     label: str
-    files: dict[str, str]
+    files: dict[str, str]  # "image" and each mask present -> its path in the archive
 
 
 class Archive:

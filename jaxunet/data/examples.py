@@ -116,22 +116,14 @@ def _block_means(x: np.ndarray, block: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A whole split in host memory.
+    """A whole split in host memory."""
 
-    Attributes:
-      arrays: one raw batch of all N examples.
-      labels: int32 [N], index into `classes`.
-      ids: of the examples.
-      classes: names, in the order of the labels.
-      positive_class: one of `classes`; None if all examples count as positive.
-      columns: name -> str [N], of a user's folder: what its table says of the examples, such as their "patient".
-    """
-
-    arrays: RawBatch
-    labels: np.ndarray
-    ids: list[str]
-    classes: Sequence[str] = ()
-    positive_class: str | None = None
+    arrays: RawBatch  # one raw batch of all N examples
+    labels: np.ndarray  # int32 [N], index into `classes`
+    ids: list[str]  # of the examples
+    classes: Sequence[str] = ()  # names, in the order of the labels
+    positive_class: str | None = None  # one of `classes`; None if all examples count as positive
+    # name -> str [N], of a user's folder: what its table says of the examples, such as their "patient"
     columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property

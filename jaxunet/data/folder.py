@@ -34,25 +34,15 @@ _SPLIT_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One X-ray of the folder.
+    """One X-ray of the folder."""
 
-    Attributes:
-      id: its path within images/, such as "a.png".
-      path: of its file.
-      masks: target -> file; None for no file, which means that nothing is marked.
-      split: "train", "val" or "test".
-      patient: "" if the table says none.
-      label: its class; "all" in a folder without classes.
-      columns: name -> cell of each further column that the dataset.json keeps.
-    """
-
-    id: str
-    path: pathlib.Path
-    masks: dict[str, pathlib.Path | None]
-    split: str
-    patient: str
-    label: str
-    columns: dict[str, str]
+    id: str  # its path within images/, such as "a.png"
+    path: pathlib.Path  # of its file
+    masks: dict[str, pathlib.Path | None]  # target -> file; None for no file, which means that nothing is marked
+    split: str  # "train", "val" or "test"
+    patient: str  # "" if the table says none
+    label: str  # its class; "all" in a folder without classes
+    columns: dict[str, str]  # name -> cell of each further column that the dataset.json keeps
 
 
 class FolderDataset:

@@ -26,26 +26,18 @@ _WIDE = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes of more than 8 bi
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What the files of one X-ray hold.
+    """What the files of one X-ray hold."""
 
-    Attributes:
-      faults, notes: sentences about what stops a build, and about what does not.
-      size: (height, width) in pixels.
-      kind: of the file, such as "PNG, 8 bits".
-      levels: smallest and largest stored value; () where unknown.
-      marked: target -> number of marked pixels.
-      digest, hash: equal for identical pictures, and similar for nearly identical ones (duplicates.py).
-      pictures: "image" and "<target>_mask" -> PNG of the square at the size of the dataset; {} unless `build`.
-    """
-
-    faults: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()  # faults, notes: sentences about what stops a build, and about what does not
     notes: tuple[str, ...] = ()
-    size: tuple[int, int] = (0, 0)
-    kind: str = ""
-    levels: tuple[float, ...] = ()
-    marked: dict[str, int] = dataclasses.field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)  # (height, width) in pixels
+    kind: str = ""  # of the file, such as "PNG, 8 bits"
+    levels: tuple[float, ...] = ()  # smallest and largest stored value; () where unknown
+    marked: dict[str, int] = dataclasses.field(default_factory=dict)  # target -> number of marked pixels
+    # digest, hash: equal for identical pictures, and similar for nearly identical ones (duplicates.py)
     digest: str = ""
     hash: bytes = b""
+    # "image" and "<target>_mask" -> PNG of the square at the size of the dataset; {} unless `build`
     pictures: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 

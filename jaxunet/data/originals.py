@@ -21,15 +21,10 @@ ALL = "all"  # images of every split
 
 @dataclasses.dataclass(frozen=True)
 class Originals:
-    """N images at their own size.
+    """N images at their own size."""
 
-    Attributes:
-      read: i -> X-ray i and its true masks bool [h, w, C].
-      ids, labels, classes, positive_class, columns: as in `Split`.
-    """
-
-    read: Callable[[int], tuple[Xray, np.ndarray]]
-    ids: list[str]
+    read: Callable[[int], tuple[Xray, np.ndarray]]  # i -> X-ray i and its true masks bool [h, w, C]
+    ids: list[str]  # ids, labels, classes, positive_class, columns: as in `Split`
     labels: np.ndarray
     classes: Sequence[str]
     positive_class: str | None

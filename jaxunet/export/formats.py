@@ -30,29 +30,21 @@ PAGES = pathlib.Path(__file__).with_name("how_to_run")
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A row of `FORMATS`.
+    """A row of `FORMATS`."""
 
-    Attributes:
-      write: (network, metadata, path) -> None; with `takes_runtime` also `runtime`, the folder of ONNX Runtime Web.
-      read: (network, path) -> the function that the file computes. The network is the one that was written.
-      page: name of the page in how_to_run/, which becomes the section "How to run it" of the model card.
-      extension: usual end of the file name.
-      tolerance: largest difference from a probability of the checkpoint that is allowed on CPUs.
-      score: (network, the function of the file) -> a sentence with scores of both, where `tolerance` says little.
-      takes_flips: whether the reader of the file can average an X-ray and its mirror image.
-      takes_runs: whether the file can hold the mean of several networks.
-      libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them.
-    """
-
+    # (network, metadata, path) -> None; with `takes_runtime` also `runtime`, the folder of ONNX Runtime Web
     write: Callable[..., None]
+    # (network, path) -> the function that the file computes. The network is the one that was written.
     read: Callable[["Predictor", pathlib.Path], Compute]
-    page: str
-    extension: str
-    tolerance: float = 1e-4
+    page: str  # name of the page in how_to_run/, which becomes the section "How to run it" of the model card
+    extension: str  # usual end of the file name
+    tolerance: float = 1e-4  # largest difference from a probability of the checkpoint that is allowed on CPUs
+    # (network, the function of the file) -> a sentence with scores of both, where `tolerance` says little
     score: Callable[["Predictor", Compute], str] | None = None
-    takes_flips: bool = True
-    takes_runs: bool = False
+    takes_flips: bool = True  # whether the reader of the file can average an X-ray and its mirror image
+    takes_runs: bool = False  # whether the file can hold the mean of several networks
     takes_runtime: bool = False
+    # libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them
     libraries: tuple[str, ...] = ()
     extra: str = ""
 

@@ -46,12 +46,10 @@ def model_card(
     """The card's text, in Markdown.
 
     Args:
-      source: the network.
-      places: the run or the file it was loaded from; of a mean, all of them.
+      places: the run or the file that the network was loaded from; of a mean, all of them.
       scores: of a mean, the folder with its scores, if there is one.
       metadata: from `export.describe`.
-      file, format: name and format of the exported file.
-      agreement: a sentence on how the file was checked.
+      file, format, agreement: of the exported file, its name, its format and a sentence on how it was checked.
     """
     size, versions, spec = source.image_size, metadata["versions"], spec_of(source.config.dataset)
     scores = scores if len(places) > 1 else places[0]

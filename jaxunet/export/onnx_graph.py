@@ -32,11 +32,7 @@ def to_onnx(
 ) -> Any:
     """The graph of `function` as an `onnx.ModelProto`. Its input is `image`; its outputs have the names in the result.
 
-    Args:
-      function: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside.
-      shape, dtype: of one example, and of the input.
-      metadata: JSON values, for `metadata_props`.
-
+    `function`: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside. `metadata`: JSON values.
     Raises UserError if an operation has no translation here.
     """
     (batch,) = jax.export.symbolic_shape("batch")

@@ -23,19 +23,12 @@ _UTF_8 = 0x800  # flag of a zip entry: its name is written so
 
 @dataclasses.dataclass(frozen=True)
 class XrayFile:
-    """A file that may hold an X-ray.
+    """A file that may hold an X-ray."""
 
-    Attributes:
-      name: its path within the folder or zip, with "/".
-      version: changes when the file does.
-      path: of the file, or of the zip.
-      load: returns the content of what is no file of its own.
-    """
-
-    name: str
-    version: str
-    path: pathlib.Path
-    load: Callable[[], bytes] | None = None
+    name: str  # its path within the folder or zip, with "/"
+    version: str  # changes when the file does
+    path: pathlib.Path  # of the file, or of the zip
+    load: Callable[[], bytes] | None = None  # returns the content of what is no file of its own
 
     def read(self) -> bytes:
         """Its content. Raises UserError if it is too large or cannot be read."""

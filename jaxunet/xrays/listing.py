@@ -38,10 +38,7 @@ def names_in(root: pathlib.Path) -> list[str]:
 def in_folder(root: pathlib.Path, skip: str, skipped: Skipped) -> Iterator[pathlib.Path]:
     """The files of a folder and of those in it: first its own, by name, then folder by folder. Links are followed.
 
-    Args:
-      root: the folder.
-      skip: the real path of a folder to be left out.
-      skipped: counts what is left out.
+    `skip`: the real path of a folder to be left out. `skipped` counts what is left out.
     """
     inside = os.path.realpath(root)
     seen, folders = {inside}, [root]

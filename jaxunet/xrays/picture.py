@@ -91,11 +91,7 @@ def _read_jpeg(data: bytes) -> Xray:
 def decompress(data: bytes, stream: streams.Stream, *, channels: int, red_green_blue: bool) -> np.ndarray:
     """The samples [H, W, channels] of a stream; three are red, green and blue.
 
-    Args:
-      data, stream: the stream, and what it says of itself.
-      channels: that it should have.
-      red_green_blue: what three channels are where the stream does not say it.
-
+    `red_green_blue`: what three channels are where the stream does not say it.
     Raises UserError if it cannot be decoded, or gives anything but what it claims.
     """
     if stream.kind == "JPEG" and not stream.lossless and stream.bits not in (8, 12):

@@ -375,14 +375,6 @@ def test_table_goes_before_masks_of_other_settings_are_written(run, network, tmp
     assert sorted(p.name for p in out.glob("predictions*")) == ["predictions-0-of-2.jsonl"]
 
 
-def test_shares_of_the_same_settings_leave_each_other_alone(run, tmp_path):
-    for name in ("1.png", "2.png"):
-        write(tmp_path / "in", name, picture())
-    run(tmp_path / "in", share=(0, 2))
-    run(tmp_path / "in", share=(1, 2))
-    assert len(list((tmp_path / "out").glob("predictions-?-of-2.csv"))) == 2
-
-
 def test_file_touched_meanwhile_keeps_its_row(run, network, tmp_path, monkeypatch):
     for name in ("1.png", "2.png"):
         write(tmp_path / "in", name, picture())

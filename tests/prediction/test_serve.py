@@ -34,7 +34,7 @@ from jaxunet.prediction import connections, folder, loading, page, predictor, se
 from jaxunet.runs import config_file
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
-from tests.support.browser import chromium, wait_for
+from tests.support.browser import chromium, opened, wait_for
 from tests.support.xrays import SECRETS, Threshold, bomb, decoded, dicom, encoded, picture
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -360,9 +360,7 @@ def browser(server, tmp_path_factory) -> Iterator[Any]:
     downloads = tmp_path_factory.mktemp("downloads")
     with chromium(downloads, silent=False) as chrome:  # refused requests are tried, too
         chrome.downloads = downloads
-        chrome.get(server["url"])
-        wait_for(lambda: chrome.execute_script("return document.documentElement.dataset.ready"))
-        yield chrome
+        yield opened(chrome, server["url"])
 
 
 def ask(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
