@@ -56,12 +56,8 @@ class FolderDataset:
       warnings: sentences about what may be wrong.
     """
 
-    def __init__(self, path: str | pathlib.Path, spec: DatasetSpec | None = None, *, fold: str = ""):
-        """Args:
-        path: the folder.
-        spec: None for its own dataset.json.
-        fold: "i/k": the images outside the test split are cut into k parts, and part i validates; "" is off.
-        """
+    def __init__(self, path: str | pathlib.Path, spec: DatasetSpec, *, fold: str = ""):
+        """`fold`: "i/k" cuts the images outside the test split into k parts, and part i validates; "" is off."""
         self.path = local_path(path)
         if not path or not self.path.is_dir():
             raise UserError(f"{path or 'The dataset'} is no folder: give yours with --config.dataset.source=FOLDER.")
@@ -69,8 +65,6 @@ class FolderDataset:
             raise UserError(
                 f"{self.path} has no folder {IMAGES!r}: put the X-rays there, and each target's masks beside."
             )
-        if spec is None:
-            spec = folder_spec.of_config(ConfigDict({"source": str(path), "spec": "", "image_size": 0}))
         assert spec.folder is not None
         self.spec, self.layout = spec, spec.folder
         self.faults: list[str] = []

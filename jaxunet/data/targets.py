@@ -17,7 +17,6 @@ class Target:
     """A mask, or an answer for the whole image."""
 
     name: str  # in configs, file names and tables. The dataset stores a mask as the feature `<name>_mask`.
-    kind: str = "mask"  # "mask" or "image"
     colour: tuple[int, int, int] = (240, 200, 60)  # of the outline, RGB in [0, 255]
     category: Code = STRUCTURE  # category, code: its DICOM codes in a Segmentation
     code: Code = STRUCTURE
@@ -42,7 +41,7 @@ TARGETS = {
             learnt_from=COVID19,
         ),
         Target("lung", colour=(70, 160, 240), code=("39607008", "SCT", "Lung")),
-        Target(COVID19, kind="image"),
+        Target(COVID19),
     )
 }
 

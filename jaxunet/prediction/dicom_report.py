@@ -16,6 +16,22 @@ _SCHEME = "99JAXUNET"
 _SERIES = 9002  # its number, after that of the segmentation
 
 
+def origin(series: int, words: str, version: str) -> dict[str, Any]:
+    """What every file that is made here says of its series and of who made it, for highdicom."""
+    from pydicom.uid import generate_uid
+
+    return {
+        "series_instance_uid": generate_uid(),
+        "series_number": series,
+        "series_description": f"{package}: {words}"[:64],
+        "sop_instance_uid": generate_uid(),
+        "instance_number": 1,
+        "manufacturer": package,
+        "manufacturer_model_name": package,
+        "software_versions": version,
+    }
+
+
 def report(
     segmentation: Any, source: Any, row: Mapping[str, Any], masks: Mapping[str, np.ndarray], records: Records
 ) -> Any:
@@ -94,15 +110,8 @@ def report(
             procedure_reported=sr.CodedConcept("399208008", "SCT", "Plain chest X-ray"),
             imaging_measurements=groups,
         ),
-        series_instance_uid=generate_uid(),
-        series_number=_SERIES,
-        series_description=f"{package}: measures",
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer=package,
-        manufacturer_model_name=package,
-        software_versions=version,
         is_complete=True,
+        **origin(_SERIES, "measures", version),
         coding_schemes=[coding_schemes.CodingSchemeIdentificationItem(_SCHEME, name=package, version=version)],
     )
     for element in found.iterall():

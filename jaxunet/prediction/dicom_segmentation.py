@@ -82,17 +82,10 @@ def _segmentation(source: Any, xray: Xray, masks: dict[str, np.ndarray], records
         pixel_array=np.stack(stored, axis=-1)[None].astype(np.uint8),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
-        series_instance_uid=generate_uid(),
-        series_number=_SERIES,
-        series_description=f"{package}: {', '.join(masks)}"[:64],
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer=package,
-        manufacturer_model_name=package,
-        software_versions=__version__,
         device_serial_number="0",
         pixel_measures=measures,
         omit_empty_frames=False,
+        **dicom_report.origin(_SERIES, ", ".join(masks), __version__),
     )
     segmentation.PatientOrientation = source.get("PatientOrientation") or ""
     return segmentation

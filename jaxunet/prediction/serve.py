@@ -127,17 +127,9 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
         print(f"error: {type(error).__name__} in {where.filename}:{where.lineno}", file=sys.stderr, flush=True)
         return {"error": f"the server failed ({type(error).__name__})."}, 500
 
-    @app.get("/")
-    def show_page() -> flask.Response:
-        return flask.Response(text, mimetype="text/html")
-
-    @app.get("/network")
-    def show_network() -> dict[str, Any]:
-        return page.facts(predictor)
-
-    @app.get("/api")
-    def show_api() -> dict[str, Any]:
-        return api_description.describe()
+    app.add_url_rule("/", "page", lambda: flask.Response(text, mimetype="text/html"))
+    app.add_url_rule("/network", "network", lambda: page.facts(predictor))
+    app.add_url_rule("/api", "api", api_description.describe)
 
     @app.post("/predict")
     def predict() -> dict[str, Any]:

@@ -24,7 +24,6 @@ class Xray:
     Attributes:
       pixels: uint8 [H, W], upright; white is dense.
       spacing_mm: height and width of a pixel, where the file says them.
-      spacing_from: the DICOM attribute that says them.
       aspect: height of a pixel over its width, by a DICOM file.
       mirrored: whether the patient's left is at the left of the image; it is at the right otherwise.
       notes: sentences about what is unusual in the file.
@@ -36,7 +35,6 @@ class Xray:
 
     pixels: np.ndarray
     spacing_mm: tuple[float, float] | None = None
-    spacing_from: str = ""
     aspect: float = 1.0
     mirrored: bool = False
     notes: tuple[str, ...] = ()

@@ -37,6 +37,10 @@ def dataset(path: pathlib.Path, data_dir: pathlib.Path, **changes) -> ConfigDict
     return ConfigDict(settings | more | changes)
 
 
+def opened(path: pathlib.Path, **changes) -> FolderDataset:
+    return folder.open_folder(dataset(path, path, **changes))
+
+
 def pixels(path: pathlib.Path) -> np.ndarray:
     with Image.open(path) as picture:
         return np.array(picture)
@@ -145,7 +149,7 @@ def test_tables_of_any_name_separator_and_encoding(own, encoded, separator, name
     (own / "images.csv").unlink()
     (own / name).write_bytes("\r\n".join(line.replace(",", separator) for line in lines).encode(encoded))
     edit(own)
-    records = FolderDataset(own).records()
+    records = opened(own).records()
     assert [r.patient for r in records] == [f"P{i // 2}" for i in range(16)]
     assert records[3].columns == {"age": "35", "sex": "M", "Männer": "a"}
 
@@ -217,10 +221,10 @@ def test_folds_are_a_partition_by_patient():
 
 def test_folds_leave_the_test_images_alone(own):
     edit(own)
-    plain = {r.id: r.split for r in FolderDataset(own).records()}
+    plain = {r.id: r.split for r in opened(own).records()}
     validated = []
     for i in range(3):
-        found = {r.id: r.split for r in FolderDataset(own, fold=f"{i}/3").records()}
+        found = {r.id: r.split for r in opened(own, fold=f"{i}/3").records()}
         assert {k for k, v in found.items() if v == "test"} == {k for k, v in plain.items() if v == "test"}
         validated += [k for k, v in found.items() if v == "val"]
     assert sorted(validated) == sorted(k for k, v in plain.items() if v != "test")
@@ -232,12 +236,12 @@ def test_given_splits_and_a_patient_in_two_of_them(own):
     given = [f"{row},{word}" for row, word in zip(rows, words, strict=True)]
     (own / "images.csv").write_text("\n".join([f"{head},split", *given]))
     edit(own)
-    assert [r.split for r in FolderDataset(own).records()] == ["train"] * 12 + ["val"] * 2 + ["test"] * 2
+    assert [r.split for r in opened(own).records()] == ["train"] * 12 + ["val"] * 2 + ["test"] * 2
     given[0] = given[0].replace("Training", "test")
     given[1] = given[1].replace("Train", "holdout")
     (own / "images.csv").write_text("\n".join([f"{head},split", *given]))
     with pytest.raises(UserError, match=r"has holdout: use train, val and test\. Patient P0 has images in two splits"):
-        FolderDataset(own).records()
+        opened(own).records()
 
 
 # ---- masks -----------------------------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ def test_masks_of_every_form(own):
 def test_masks_with_a_palette_or_turned(own):
     """A palette says which colour is meant, in any order; a mask turned by EXIF is shown turned, as its X-ray is."""
     edit(own)
-    found = FolderDataset(own)
+    found = opened(own)
     record = found.records()[0]
     path = own / "device" / record.path.name
     truth = pixels(path) > 0
@@ -356,6 +360,6 @@ def test_a_faulty_folder_is_not_built(own, tmp_path, capsys):
 
 def test_the_name_of_a_prepared_folder_holds_all_its_files(own, tmp_path):
     edit(own)
-    assert FolderDataset(own).fingerprint == FolderDataset(own).fingerprint
+    assert opened(own).fingerprint == opened(own).fingerprint
     with pytest.raises(UserError, match="is no folder: give yours with --config.dataset.source=FOLDER"):
         prepared.open_builder(dataset(tmp_path / "gone", tmp_path, spec=(own / "dataset.json").read_text()), "all")

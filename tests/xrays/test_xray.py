@@ -280,7 +280,7 @@ def test_dicom_voi_lut_comes_before_the_window():
 
 def test_dicom_facts():
     found = read_xray(dicom(DARK_TO_BRIGHT, ImagerPixelSpacing=[0.2, 0.3], PatientOrientation=["R", "F"]))
-    assert (found.spacing_mm, found.spacing_from, found.mirrored) == ((0.2, 0.3), "ImagerPixelSpacing", True)
+    assert (found.spacing_mm, found.mirrored) == ((0.2, 0.3), True)
     found = read_xray(dicom(DARK_TO_BRIGHT, PixelSpacing=[0.1, 0.1], ImagerPixelSpacing=[0.2, 0.3], ViewPosition="LL"))
     assert (found.spacing_mm, found.mirrored, found.notes) == ((0.1, 0.1), False, ("view LL, not frontal",))
     assert read_xray(dicom(DARK_TO_BRIGHT, Modality="CT")).notes == ("modality CT, not radiography",)
@@ -293,7 +293,7 @@ def test_dicom_facts():
 def test_dicom_spacing_is_a_length(odd):
     data = dicom(DARK_TO_BRIGHT, PixelSpacing=["1234.5", "0.3"], ImagerPixelSpacing=[0.2, 0.3])
     with warnings.catch_warnings(action="ignore"):
-        assert read_xray(data.replace(b"1234.5", odd)).spacing_from == "ImagerPixelSpacing"
+        assert read_xray(data.replace(b"1234.5", odd)).spacing_mm == (0.2, 0.3)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")  # as the program itself has it
