@@ -167,10 +167,8 @@ def test_saved_files_are_those_of_the_command(net, folder, tmp_path):
 def test_arrays_can_be_named(net, tmp_path):
     for name in ("p1.png", "p2.png"):
         net.predict(drawn(0), name=name).save(tmp_path)
-    assert [line.split(",")[0] for line in (tmp_path / "predictions.csv").read_text().splitlines()[1:]] == [
-        "p1.png",
-        "p2.png",
-    ]
+    table = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table] == ["input", "p1.png", "p2.png"]
     assert (tmp_path / "overlays/p1.png").is_file()
     with pytest.raises(jaxunet.UserError, match="a list was given"):
         net.predict([drawn(0)], name="p1.png")
