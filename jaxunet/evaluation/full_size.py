@@ -36,7 +36,7 @@ def tabulate(predictor: Predictor, originals: Originals) -> dict[str, Columns]:
         for c, target in enumerate(targets):
             mask = found.masks[target]
             distances = outlines.surface_metrics(truth[..., c], mask, tolerances)
-            mm = distances[0] * np.sqrt(np.prod(spacing)) if spacing else np.nan
+            mm = outlines.surface_metrics(truth[..., c], mask, (), spacing)[0] if spacing else np.nan
             rows.append([*mask.shape, *confusion(mask, truth[..., c]), *distances, mm])
         return rows
 

@@ -1,4 +1,4 @@
-"""Distances between the outlines of two masks: HD95 and surface Dice, in pixels. per_image.py calls this.
+"""Distances between the outlines of two masks: HD95 and surface Dice. per_image.py and full_size.py call this.
 
 The outline of a mask is its pixels with a 4-neighbour outside of it. Pixels beyond the image are outside. Distances are
 Euclidean, from a pixel centre to the nearest outline pixel of the other mask.
@@ -29,20 +29,24 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return mask & ~inner
 
 
-def surface_metrics(truth: np.ndarray, predicted: np.ndarray, tolerances: Sequence[float]) -> np.ndarray:
+def surface_metrics(
+    truth: np.ndarray, predicted: np.ndarray, tolerances: Sequence[float], spacing: tuple[float, float] = (1, 1)
+) -> np.ndarray:
     """HD95 and surface Dice of one image.
 
     Args:
       truth, predicted: bool [H, W].
-      tolerances: pixels, each at least 0.
+      tolerances: distances, each at least 0.
+      spacing: height and width of a pixel, in the unit of all distances. (1, 1): distances are in pixels.
 
     Returns:
-      float64 [1 + T]: HD95 in pixels, then the surface Dice at each tolerance, in [0, 1]; see `EMPTY_RULE`.
+      float64 [1 + T]: HD95, then the surface Dice at each tolerance, in [0, 1]; see `EMPTY_RULE`.
     """
     if not truth.any() or not predicted.any():
         same = truth.any() == predicted.any()
-        return np.array([0.0 if same else np.hypot(*truth.shape)] + [float(same)] * len(tolerances))
-    a, b = (np.argwhere(outline(mask)) for mask in (truth, predicted))
+        diagonal = np.hypot(*np.multiply(truth.shape, spacing))
+        return np.array([0.0 if same else diagonal] + [float(same)] * len(tolerances))
+    a, b = (np.argwhere(outline(mask)) * spacing for mask in (truth, predicted))
     there, back = (KDTree(y, balanced_tree=False, compact_nodes=False).query(x)[0] for x, y in ((a, b), (b, a)))
     hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
     distances = np.concatenate([there, back])

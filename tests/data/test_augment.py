@@ -105,6 +105,14 @@ def test_both_forms_of_resampling_equal_numpy(resample):
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("platform", "products"), [("tpu", True), ("cuda", False), ("cpu", False)])
+def test_resampling_is_by_products_on_tpus_alone(platform, products):
+    run = jax.jit(lambda x, position: augment._resample(x, position, axis=1))
+    traced = run.trace(jnp.zeros((8, 8, 1)), jnp.zeros((8, 8)))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text, "gather" in text) == (products, not products)
+
+
 def test_affine_moves_a_smooth_image_as_scipy_does(off):
     """Two passes against sampling in two dimensions at once."""
     off.rotate_degrees, off.scale, off.translate_pixels = 40.0, 0.3, 5.0

@@ -290,7 +290,8 @@ def test_several_processes_run_the_program_of_one(arrays, monkeypatch, stream):
         state = fresh_state()
         exchanged.append(re.findall(r"stablehlo\.(all_\w+|collective_\w+).*", program.lower(state, *given).as_text()))
         for _ in range(3):
-            state, totals = program(state, *given)
+            before, (state, totals) = state, program(state, *given)
+            assert all(x.is_deleted() for x in jax.tree.leaves(before.params))  # donated: memory holds one state
         ends.append((state, totals))
     equal(*ends)
     assert len(exchanged[0]) > 20

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ from jaxunet.data.drawing import draw_chest_xray
 from jaxunet.data.examples import Split
 from jaxunet.data.folder import open_folder
 from jaxunet.data.originals import open_originals
-from jaxunet.evaluation import corruptions, elsewhere, folds, subgroups
+from jaxunet.evaluation import corruptions, elsewhere, folds, full_size, subgroups
 from jaxunet.runs import config_file
 from jaxunet.scoring import protocols
 from jaxunet.scoring.detection import PROBABILITY, Rule
 from jaxunet.training import loop
 from jaxunet.xrays import letterbox
+from jaxunet.xrays.pixels import Xray
 from tests.support.own_folder import save
 
 SIZES = ((90, 130), (200, 150), (256, 256), (301, 300))
@@ -78,6 +80,20 @@ def test_full_size_scores_are_those_of_predicted_files(scored, finished, theirs)
     assert block["P1"]["dice"]["mean"] == pytest.approx(np.mean(dice), abs=1e-12)
     assert (block["smallest_image"], block["largest_image"]) == ("90x130", "301x300")
     assert "no file says the size of its pixels in mm" in block["distances"]
+
+
+def test_distances_in_mm(finished):
+    """By height and width of a pixel, of the files that say them."""
+    network, pixels = jaxunet.load(finished), draw_chest_xray(7, 0, "test", "COVID-19")[0]
+    truth = np.zeros((256, 256, 2), bool)  # all empty: the distance is the image's diagonal
+    xrays = [Xray(pixels), Xray(pixels, spacing_mm=(0.3, 0.4))]
+    originals = types.SimpleNamespace(ids=("a", "b"), read=lambda i: (xrays[i], truth))
+    columns = full_size.tabulate(network, originals)["infection"]
+    np.testing.assert_allclose(columns["hd95_mm"], [np.nan, 0.5 * 256])
+    np.testing.assert_allclose(columns["hd95"], np.hypot(256, 256))
+    block = full_size.summarize(columns, np.array([True, True]), None)
+    assert (block["hd95_mm"]["mean"], block["hd95_mm"]["n"]) == (0.5 * 256, 1)
+    assert block["distances"] == "in pixels of each file"
 
 
 def test_scores_at_the_size_of_the_network(scored, finished, theirs):

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from configs import default
 from jaxunet.core.errors import UserError
-from jaxunet.models import convolution, layers, patches, resampling
+from jaxunet.models import convolution, efficientnet_unet, layers, patches, resampling
 from jaxunet.models.build import NETWORKS, build_model
+from jaxunet.models.unet import UNetDecoder
 
 TARGETS = ("infection", "lung")
 STRIDES = {
@@ -115,6 +116,23 @@ def test_every_parameter_and_every_skip_carries_gradient(settings):
     assert all(jnp.abs(g) > 1e-9 for g in skip_grad), skip_grad
     for path, g in jax.tree_util.tree_leaves_with_path(params_grad):
         assert float(jnp.abs(g).max()) > 0, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("decoder", [UNetDecoder, efficientnet_unet.Decoder])
+def test_a_skip_comes_before_what_is_upsampled(decoder):
+    """Without the kernels for the rest, the finest level sees the skip alone. Saved weights rely on that order."""
+    net = decoder(layers.Numerics())
+    features = [jnp.ones((1, 16 // 2**i, 16 // 2**i, 3)) for i in range(5)]
+    params = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), features)
+    variables = jax.tree.map(lambda x: jnp.ones(x.shape), params)
+    kernel = variables["params"]["level1"]["conv1"]["kernel"]
+    variables["params"]["level1"]["conv1"]["kernel"] = kernel.at[:, :, 3:].set(0)
+    run = jax.jit(functools.partial(net.apply, train=False))
+    plain, coarse, fine = (
+        run(variables, [a * features[0], *(b * f for f in features[1:])]) for a, b in ((1, 1), (1, 2), (2, 1))
+    )
+    np.testing.assert_array_equal(coarse, plain)
+    assert not np.array_equal(fine, plain)
 
 
 def test_parameter_count_of_the_textbook_network():

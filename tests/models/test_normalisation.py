@@ -56,3 +56,30 @@ def test_devices_share_statistics_and_their_gradient(arrays):
     y, dx, dscale, dbias = jax.vmap(lambda x, g: gradients(x, g, "batch"), axis_name="batch")(*halves)
     found = (y.reshape(x.shape), dx.reshape(x.shape), dscale.sum(axis=0), dbias.sum(axis=0))
     assert_close(found, gradients(x, g, None))
+
+
+def test_sums_in_parts_of_any_number_of_pixels():
+    a, b = (jax.random.normal(jax.random.key(i), (1, 3, 5, 2)) for i in range(2))
+    assert_close(normalisation.sums_in_parts(a, b), normalisation.sums(a, b))
+
+
+def test_a_variance_that_rounding_makes_negative_is_zero():
+    x = jnp.full((1, 7, 9, 3), 1000.1)
+    square, mean = normalisation.sums(x * x, x)
+    assert (square / 63 < jnp.square(mean / 63) - 1e-5).any()
+    y, _, var = normalisation.batch_normalise(x, jnp.ones(3), jnp.zeros(3), 1e-5, None, 1)
+    assert jnp.isfinite(y).all()
+    assert (var >= 0).all()
+
+
+def test_the_gradient_of_bfloat16_is_summed_in_float32(arrays):
+    (x, scale, bias), g, phases = arrays
+    x, g = x.astype(jnp.bfloat16), g.astype(jnp.bfloat16)
+
+    def gradient(x, g):
+        return jax.vjp(lambda *a: normalisation.batch_normalise(*a, 1e-5, None, phases)[0], x, scale, bias)[1](g)
+
+    found, expected = gradient(x, g), gradient(x.astype(jnp.float32), g.astype(jnp.float32))
+    assert found[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(found[0].astype(jnp.float32), expected[0], atol=0.02)
+    assert_close(found[1:], expected[1:])

@@ -101,6 +101,12 @@ def test_files_that_are_no_state_dict(saved, words, old, tmp_path):
     refused(words, lambda: torch_weights.read_tensors(save(saved, tmp_path / "x.pth", old=old)))
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_big_endian_files_are_refused(old, tmp_path):
+    path = save({"a": Tensor(np.float32([1]))}, tmp_path / "x.pth", old=old, big_endian=True)
+    refused("its numbers are big-endian", lambda: torch_weights.read_tensors(path))
+
+
 def test_a_file_that_holds_itself(tmp_path):
     loop = {"a": Tensor(np.float32([1]))}
     loop["model"] = loop
@@ -132,9 +138,10 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
     [
         (b"\x80\x05\x96" + (2**38).to_bytes(8, "little") + b".", "holds a bytearray"),
         (b"\x80\x02ctorch\nSize\nX\x64\x00\x00\x00" + 100 * b"a" + b"\x85R.", "a shape that no tensor has"),
+        (b"\x80\x02ctorch\nSize\n(" + 65 * b"K\x01" + b"l\x85R.", "a shape that no tensor has"),
         (b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01s\x85R.", "no state dict needs"),
     ],
-    ids=["bytearray", "size", "dict"],
+    ids=["bytearray", "size", "long size", "dict"],
 )
 def test_a_small_file_that_asks_for_much_memory(pickled, words, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 from typing import Any
 
 import jax
@@ -114,12 +115,14 @@ ENTRY %main (p0: bf16[16,64], p1: f32[8,128]) -> (f32[8,128]) {
   %near.2 = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} fusion(%near.1), kind=kLoop, calls=%f
   %start.1 = ((f32[8,128]{1,0:T(8,128)}), f32[4,128]{1,0:T(4,128)S(1)}, s32[]{:S(2)}) slice-start(%p1), slice={[0:4]}
   %done.1 = f32[4,128]{1,0:T(4,128)S(1)} slice-done(%start.1)
+  %copy.1 = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p1)
+  %copied.1 = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy.1)
   %tuple.2 = (f32[8,128]{1,0:T(8,128)}) tuple(%p1)
   ROOT %loop.1 = (f32[8,128]{1,0:T(8,128)}) while(%tuple.2), condition=%c, body=%body.1
 }
 """
-    p0_padded, slice_read, body = 16 * 128 * 2, 4 * 128 * 4, 3 * 8 * 128 * 4
-    assert memory_traffic(text) == p0_padded + slice_read + body
+    p0_padded, slice_read, copy_read, body = 16 * 128 * 2, 4 * 128 * 4, 8 * 128 * 4, 3 * 8 * 128 * 4
+    assert memory_traffic(text) == p0_padded + slice_read + copy_read + body
 
 
 def test_a_step_of_a_gpu_program():
@@ -204,6 +207,33 @@ def test_without_the_cuda_compiler(config, monkeypatch: pytest.MonkeyPatch):
         preflight.preflight(config, ["h100:8"], None, batch_per_chip=8)
     with pytest.raises(UserError, match="--topology=h100:16 is unknown: use h100:1 to h100:8"):
         preflight.preflight(config, ["h100:16"], None, batch_per_chip=8)
+
+
+def test_what_the_compilers_are_told(monkeypatch: pytest.MonkeyPatch):
+    """TPUs: one device per v4 chip, and the bounds of a single one. GPUs: all of one host, and their figures."""
+    from jax.experimental import topologies
+
+    asked = {}
+
+    def describe(platform, topology_name, **options):
+        asked[topology_name] = (platform, options)
+        return types.SimpleNamespace(devices=[])
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(topologies, "get_topology_desc", describe)
+    monkeypatch.setattr(slices.os, "environ", {})
+    for name in ("v4:2x2x1", "v5e:1x1", "v5e:2x2", "a100:2", "h100:8"):
+        assert slices.devices(name) == []
+    assert asked["v4:2x2x1"] == ("tpu", {"chip_config_name": "megacore"})
+    assert asked["v5e:1x1"] == ("tpu", {"chips_per_host_bounds": [1, 1, 1]})
+    assert asked["v5e:2x2"] == ("tpu", {})
+    for card, place, major in (("a100", "1x1x2", "major: 8 }"), ("h100", "1x1x8", "major: 9 feature_extension")):
+        platform, options = asked[card]
+        assert (platform, options["topology"]) == ("cuda", place)
+        assert f"cuda_compute_capability {{ {major}" in options["target_config"]
+    for kind, *_, memory, bandwidth, _ in slices._CARDS.values():
+        assert memory == pytest.approx(peak_rates.peak(kind).memory, rel=0.08)
+        assert bandwidth == pytest.approx(peak_rates.peak(kind).bandwidth, rel=0.01)
 
 
 def test_unknown_topology(config, monkeypatch: pytest.MonkeyPatch):

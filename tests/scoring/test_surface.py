@@ -69,6 +69,8 @@ def test_known_shapes():
     truth[:], predicted[:] = False, False
     truth[0, 0], predicted[3, 4] = True, True
     assert list(outlines.surface_metrics(truth, predicted, (4.9, 5.0))) == [5.0, 0.0, 1.0]
+    assert list(outlines.surface_metrics(truth, predicted, (12.9, 13.0), (4.0, 1.25))) == [13.0, 0.0, 1.0]
+    assert list(outlines.surface_metrics(truth, truth & predicted, (), (0.75, 1.0))) == [40.0]  # the diagonal
 
 
 def test_identical_and_symmetric():

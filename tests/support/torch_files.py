@@ -59,8 +59,8 @@ def named_as_in_torch():
                 sys.modules[name] = module
 
 
-def save(value, path: pathlib.Path, *, old=False) -> pathlib.Path:
-    """Writes `value`, whose tensors are `Tensor`, to `path`."""
+def save(value, path: pathlib.Path, *, old=False, big_endian=False) -> pathlib.Path:
+    """Writes `value`, whose tensors are `Tensor`, to `path`; `big_endian`: says that its numbers are."""
     file, numbers = io.BytesIO(), []
     with named_as_in_torch() as torch:
 
@@ -75,14 +75,18 @@ def save(value, path: pathlib.Path, *, old=False) -> pathlib.Path:
 
         Pickler(file, protocol=2).dump(value)
     if old:
-        start = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}]
+        start = [
+            0x1950A86A20F9469CFC6C,
+            1001,
+            {"protocol_version": 1001, "little_endian": not big_endian, "type_sizes": {}},
+        ]
         keys = pickle.dumps([str(i) for i in range(len(numbers))], 2)
         data = b"".join(len(x).to_bytes(8, "little") + x.tobytes() for x in numbers)
         path.write_bytes(b"".join(pickle.dumps(x, 2) for x in start) + file.getvalue() + keys + data)
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x/data.pkl", file.getvalue())
-            archive.writestr("x/byteorder", "little")
+            archive.writestr("x/byteorder", "big" if big_endian else "little")
             for i, x in enumerate(numbers):
                 archive.writestr(f"x/data/{i}", x.tobytes())
     return path

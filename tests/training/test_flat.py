@@ -10,7 +10,7 @@ from jaxunet.models.build import build_model
 from jaxunet.scoring.counts import batch_dice
 from jaxunet.scoring.losses import build_loss
 from jaxunet.training import flat
-from jaxunet.training.optimizer import build_optimizer
+from jaxunet.training.optimizer import build_optimizer, is_kernel
 from jaxunet.training.state import create_train_state
 from jaxunet.training.step import train_step
 
@@ -49,3 +49,15 @@ def test_a_flat_step_equals_the_usual_one(change, config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), metrics, expected_metrics)
     assert optax.tree.norm(jax.tree.map(jnp.subtract, found.params, state.params)) > 0.01
+
+
+def test_every_array_of_two_dimensions_or_more_is_a_kernel():
+    """As for the optimizer, also those of dense layers."""
+    leaves = [
+        jnp.arange(n, dtype=jnp.float32).reshape(shape) for n, shape in ((6, (2, 3)), (4, (1, 1, 2, 2)), (3, (3,)))
+    ]
+    tree = {"fc": dict(zip("abc", leaves, strict=True))}
+    found = flat.flatten(tree)
+    assert {kind: x.shape for kind, x in found["fc"].items()} == {"kernels": (10, 1), "rest": (3,)}
+    assert is_kernel(found) == {"fc": {"kernels": True, "rest": False}}
+    jax.tree.map(np.testing.assert_array_equal, flat.unflatten(found, tree), tree)

@@ -145,6 +145,13 @@ def test_weights_in_a_package_fill_the_encoder(config, monkeypatch, tmp_path):
     )
     last = tensors["_blocks.15._project_conv.weight"]
     np.testing.assert_array_equal(encoder["blocks_6_0"]["conv_pwl"]["kernel"][0, 0], last[:, :, 0, 0].T)
+    for ours, theirs, shift in (
+        ("blocks_0_0", "_blocks.0.", 0),
+        ("blocks_6_0", "_blocks.15.", 1),
+    ):  # the first is short
+        for i in (1, 2, 3)[: 2 + shift]:
+            scale = tensors[f"{theirs}_bn{i - shift}.weight"]
+            np.testing.assert_array_equal(encoder[ours][f"bn{i}"]["scale"], scale)
     first = tensors["_blocks.0._depthwise_conv.weight"]
     np.testing.assert_array_equal(encoder["blocks_0_0"]["conv_dw"]["kernel"][:, :, 0], first[:, 0].transpose(1, 2, 0))
     assert not any(x.any() for x in jax.tree.leaves(filled["params"]["decoder"]))
