@@ -63,7 +63,7 @@ def predict(
         print(f"The network was trained on {spec.positive} X-rays only: on other X-rays it marks healthy regions.")
     with PredictionLog(output, settings, share) as log:
         with tqdm(unit="X-ray", dynamic_ncols=True) as bar:
-            threading.Thread(target=lambda: setattr(bar, "total", sum(1 for _ in mine)), daemon=True).start()
+            threading.Thread(target=_count, args=(mine, bar), daemon=True).start()
             crc32 = functools.partial(checksum, output, targets=predictor.targets, probabilities=probabilities)
             for file, row in _rows(predictor, _unfinished(mine, log, bar, crc32), output, size, probabilities):
                 if row.get("error"):
@@ -123,6 +123,10 @@ def _settings(predictor: Predictor, source: str, *, probabilities: bool) -> dict
     }
 
 
+def _count(files: Iterable[XrayFile], bar: tqdm) -> None:
+    bar.total = sum(1 for _ in files)
+
+
 def _unfinished(
     files: Iterable[XrayFile], log: PredictionLog, bar: tqdm, crc32: Callable[[str], int]
 ) -> Iterator[XrayFile]:
@@ -164,7 +168,7 @@ def _rows(
         batch.clear()
 
     try:
-        for file, future in _read_ahead(predictor, files, reading, full, ahead=2 * threads):
+        for file, future in _read_ahead(predictor, files, reading, full, ahead=threads):
             slots.append(slot := _Slot(file))
             try:
                 fitted = future.result()

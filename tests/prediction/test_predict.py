@@ -301,7 +301,7 @@ def test_memory_is_bounded_by_pixels_and_order_is_kept(run, network, tmp_path, m
     assert [row["input"] for row in rows] == [f"{i:02d}.png" for i in range(40)]
     assert network.seen == [210 + i for i in range(40) if i % 7]
     assert len(begun) == len(ended) == 34
-    assert 2 < most[0] <= 2 + 2 * 8
+    assert 2 < most[0] <= 2 + 8
 
 
 def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch):
