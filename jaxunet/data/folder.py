@@ -46,15 +46,7 @@ class Record:
 
 
 class FolderDataset:
-    """The folder at `path`.
-
-    Attributes:
-      path: of the folder.
-      spec: what its dataset.json says.
-      found: its X-rays, sorted by id, also if there are faults.
-      faults: sentences about everything that is wrong with names and the table.
-      warnings: sentences about what may be wrong.
-    """
+    """The folder at `path`, of which the dataset.json says `spec`."""
 
     def __init__(self, path: str | pathlib.Path, spec: DatasetSpec, *, fold: str = ""):
         """`fold`: "i/k" cuts the images outside the test split into k parts, and part i validates; "" is off."""
@@ -67,10 +59,10 @@ class FolderDataset:
             )
         assert spec.folder is not None
         self.spec, self.layout = spec, spec.folder
-        self.faults: list[str] = []
+        self.faults: list[str] = []  # sentences about everything that is wrong with names and the table
         self._of_splits: list[str] = []  # those of `faults` that concern training alone
-        self.warnings: list[str] = []
-        self.found = self._match(fold)
+        self.warnings: list[str] = []  # sentences about what may be wrong
+        self.found = self._match(fold)  # the X-rays, sorted by id, also if there are faults
 
     def records(self, *, train: bool = True) -> list[Record]:
         """The X-rays, sorted by id. Raises UserError with all faults of the folder, if it has any.

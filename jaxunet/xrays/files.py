@@ -60,14 +60,11 @@ class XrayFiles:
 
     Of folders, patterns and zips: those with the suffix of a picture, and those that begin as one. Links are followed.
     Hidden files, what other programs put there, outputs of earlier runs, and the folder `skip` are left out.
-
-    Attributes:
-      skipped: why -> how many files or folders were left out; complete once all files have been gone through.
     """
 
     def __init__(self, source: str, skip: pathlib.Path):
         self._source, self._skip = local_path(source), os.path.realpath(skip)
-        self.skipped: listing.Skipped = collections.Counter()
+        self.skipped: listing.Skipped = collections.Counter()  # complete once all files have been gone through
         self._list: Callable[[listing.Skipped], Iterator[XrayFile]]
         if dicomweb.is_address(source):
             self._instances = list(dicomweb.listed(source))
