@@ -76,9 +76,8 @@ def empty_targets(dataset: FolderDataset, checked: Sequence[Checked]) -> Iterato
 
 def _warnings(records: Sequence[Record], checked: Sequence[Checked]) -> Iterator[str]:
     """What may be wrong with the pixels: duplicates, several ranges of gray levels, notes about single files."""
-    looks = [
-        duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in zip(records, checked, strict=True) if c.digest
-    ]
+    both = zip(records, checked, strict=True)
+    looks = [duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in both if c.digest]
     patient = {r.id: r.patient for r in records}
     identical, near = duplicates.identical_pairs(looks, SPLITS), duplicates.near_pairs(looks, SPLITS)
     for words, pairs in (("the same picture", identical), ("nearly the same picture", list(near))):

@@ -33,28 +33,23 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Findings about one part of an archive. `errors` stop a build, `warnings` do not.
-
-    `counts`: split -> class -> number of X-rays; the first split is the training split.
-    `identical` and `near` are pairs of ids in different splits, `near_bits` the bits in which the hashes of each near
-    pair differ; `fingerprint`, `contents` and `modified` are those of `Archive`;
-    `dropped_from_train` are the Train ids among the identical ones, which training leaves out by default.
-    """
+    """Findings about one part of an archive. `errors` stop a build, `warnings` do not."""
 
     source: str
     fingerprint: str
     part: str
-    counts: dict[str, dict[str, int]]
+    counts: dict[str, dict[str, int]]  # split -> class -> number of X-rays; the first split is the training split
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
-    identical: tuple[tuple[str, str], ...]
+    identical: tuple[tuple[str, str], ...]  # pairs of ids in different splits
     near: tuple[tuple[str, str], ...]
-    near_bits: tuple[int, ...]
+    near_bits: tuple[int, ...]  # in which the hashes of each near pair differ
     contents: str = ""
     modified: str = ""
 
     @property
     def dropped_from_train(self) -> tuple[str, ...]:
+        """The Train ids among the identical ones, which training leaves out by default."""
         train = next(iter(self.counts))
         return tuple(sorted({i for pair in self.identical for i in pair if i.startswith(f"{train}/")}))
 
@@ -125,12 +120,9 @@ def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray
 
 @functools.lru_cache(maxsize=2)
 def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, dict[str, dict[str, bytes]]]:
-    """Verifies every file of `part` of the archive at `path`, on all cores, with a progress bar.
+    """The report on every file of `part` of the archive at `path`, and X-ray id -> mask name -> PNG with values {0, 1}.
 
     The result is cached, because the training and the evaluation dataset use the same files.
-
-    Returns:
-      The report, and X-ray id -> mask name -> PNG with values {0, 1}, for the prepared dataset.
     """
     archive, splits = Archive(path, spec), spec.layout.splits
     records = archive.records(part)
@@ -139,9 +131,8 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
     counts = {split: dict.fromkeys(spec.classes, 0) for split in splits}
     for record in records:
         counts[record.split][record.label] += 1
-    looks = [
-        duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in zip(records, checked, strict=True) if c.digest
-    ]
+    pairs = zip(records, checked, strict=True)
+    looks = [duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in pairs if c.digest]
     near = duplicates.near_pairs(looks, splits)
     report = Report(
         source=str(archive.path),
@@ -170,10 +161,7 @@ def _count_warnings(counts: dict[str, dict[str, int]], published: dict[tuple[str
 
 def write_findings(archive: Archive, out: pathlib.Path | None) -> int:
     """Prints the findings about every part that the archive has; writes `verify.json` and, where X-rays are in two
-    splits, `duplicates_<part>.png` into `out`.
-
-    Returns:
-      The exit status: 1 if a part cannot be used.
+    splits, `duplicates_<part>.png` into `out`. Returns the exit status: 1 if a part cannot be used.
     """
     layout = archive.spec.layout
     parts = archive.parts or list(layout.parts)[:1]
