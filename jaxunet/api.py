@@ -93,12 +93,13 @@ def evaluate(
     """Scores a network on a split of its dataset, or on another dataset, like `--mode=evaluate`.
 
     Args:
-      source, checkpoint, overrides, settings: as for `load`. `overrides={"dataset.source": "covidqu.zip"}` sets the
-        path of the archive if the network was trained on another machine. Another `dataset.name`, or a
-        `dataset.source` with another dataset.json, scores the network on that dataset, with the targets they share.
+      source, checkpoint, settings: as for `load`.
       split: "train", "val" or "test"; for another dataset also "all". None means "val"; for another dataset "test" if
         its test images are given, else "all".
       output: folder for `eval/<split>/`. A single run needs none: it has its own folder.
+      overrides: as for `load`. `{"dataset.source": "covidqu.zip"}` sets the path of the archive if the network was
+        trained on another machine. Another `dataset.name`, or a `dataset.source` with another dataset.json, scores the
+        network on that dataset, with the targets they share.
 
     Returns:
       The content of `metrics.json`.

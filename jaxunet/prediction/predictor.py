@@ -196,10 +196,15 @@ class Predictor:
         return min(size, self.config.eval.batch_size)
 
     def outputs(self, images: np.ndarray, batch_size: int | None = None) -> dict[str, np.ndarray]:
-        """Logits of images uint8 [N, S, S] in [0, 255], S being `image_size`, in batches over all devices.
+        """Predicts in batches over all devices. Each batch size is compiled once.
 
-        `masks` float32 [N, S, S, C], one channel per target; `covid19` float32 [N] if `answers_covid19`. Each size
-        of batches is compiled once; None is that of `config.eval`.
+        Args:
+          images: uint8 [N, S, S] in [0, 255]; S is `image_size`.
+          batch_size: None for `config.eval.batch_size`.
+
+        Returns:
+          The logits, `masks` float32 [N, S, S, C] with one channel per target, and if `answers_covid19`, `covid19`
+          float32 [N].
         """
         if not len(images):  # a process may have no share of a few images
             answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}

@@ -112,10 +112,13 @@ def needed(extra: str) -> Iterator[str]:
         waiting += [(r, e) for r in further for e in {"", *requirement.extras}]
 
 
-@pytest.mark.parametrize("extra", ["test", "dev"])
+EXTRAS = {"test": (), "dev": ("build", "mypy", "pre_commit"), "docs": ("furo", "myst_nb", "sphinx")}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_every_dependency_is_pinned_once(extra):
-    if extra == "dev" and not all(map(importlib.util.find_spec, ("build", "mypy", "pre_commit"))):
-        pytest.skip("the extra [dev] is not installed")
+    if not all(map(importlib.util.find_spec, EXTRAS[extra])):
+        pytest.skip(f"the extra [{extra}] is not installed")
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pins = [Requirement(line) for line in lines]
     here = [canonicalize_name(pin.name) for pin in pins if not pin.marker or pin.marker.evaluate()]
