@@ -109,7 +109,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval = ml_collections.ConfigDict()
     config.eval.batch_size = 32  # images per call over all devices
     config.eval.threshold = 0.5  # a pixel is positive where its probability exceeds this
-    config.eval.overlays = 8  # number of best images, and of worst images, to draw
+    config.eval.overlays = 8  # number of best images, and of worst images, to draw; of Val while training, at most 4
     config.eval.surface_tolerances = (2.0, 5.0)  # pixels, of the surface Dice in --mode=evaluate
     config.eval.flips = False  # mean probability of each X-ray and its mirror image; not in validation while training
     config.eval.gate = False  # predict, serve: no infection where "covid19" says no; not kept with a run
@@ -121,6 +121,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.predict.report = False  # also write the measures as a DICOM structured report
 
     config.profile = False  # write a trace of a few calls into <workdir>/profile, for TensorBoard or Perfetto
+    config.track = ""  # besides TensorBoard: "mlflow", "trackio", "wandb", or several with commas (docs/trackers.md)
 
     config.checkpoint = ml_collections.ConfigDict()
     config.checkpoint.keep_latest = 2

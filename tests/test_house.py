@@ -19,6 +19,7 @@ HOMES = {  # library -> the only places that import it
     "pydicom": ("xrays/dicom.py", "xrays/dicomweb.py", "prediction/dicom_"),
     "highdicom": ("prediction/dicom_",),
     "dicomweb_client": ("xrays/dicomweb.py",),
+    **dict.fromkeys(("mlflow", "trackio", "wandb"), ("runs/trackers.py",)),
 }
 
 

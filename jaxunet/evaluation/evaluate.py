@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import write_atomically
-from jaxunet.core.pictures import png
+from jaxunet.core.pictures import overlay, png
 from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.data.examples import Split
 from jaxunet.data.originals import ALL, Originals, open_originals
@@ -235,6 +235,6 @@ def _write_overlays(out: pathlib.Path, overlays: int, data: Split, measured: Mea
         rank = row % n + 1
         stem = pathlib.PurePosixPath(data.ids[i]).stem
         caption = f"{kind} {rank}: {stem}  Dice {dice[i]:.3f}"
-        drawn.append(figures.overlay(data.image[i], data.truth(i), measured.predicted(i), caption))
+        drawn.append(overlay(data.image[i], data.truth(i), measured.predicted(i), caption))
         write_atomically(out / f"{kind}_{rank:02d}_{stem}.png", png(drawn[-1]))
     write_atomically(out / "sheet.png", png(figures.contact_sheet(drawn, columns=min(n, 4))))

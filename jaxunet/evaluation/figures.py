@@ -6,33 +6,13 @@ from collections.abc import Mapping
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from jaxunet.core.pictures import save_figure
+from jaxunet.core.pictures import painted, save_figure
 from jaxunet.scoring import protocols
 from jaxunet.scoring.bootstrap import estimate
 
 matplotlib.use("Agg")
-_HIT, _FALSE, _MISSED = (70, 190, 90), (230, 70, 60), (60, 130, 240)
-
-
-def _painted(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3]: the X-ray uint8 [H, W] with hits green, false alarms red and misses blue; masks bool [H, W]."""
-    gray = np.repeat(image[..., None], 3, axis=-1).astype(np.float32)
-    painted = gray.copy()
-    for where, colour in ((truth & predicted, _HIT), (predicted & ~truth, _FALSE), (truth & ~predicted, _MISSED)):
-        painted[where] = 0.6 * gray[where] + 0.4 * np.array(colour, np.float32)
-    return painted.astype(np.uint8)
-
-
-def overlay(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, caption: str) -> Image.Image:
-    """The X-ray uint8 [H, W], beside it the same with the masks bool [H, W], and a line of text below."""
-    h, w = image.shape
-    picture = Image.new("RGB", (2 * w + 4, h + 18), "white")
-    picture.paste(Image.fromarray(image).convert("RGB"), (0, 0))
-    picture.paste(Image.fromarray(_painted(image, truth, predicted)), (w + 4, 0))
-    ImageDraw.Draw(picture).text((4, h + 3), caption, fill="black")
-    return picture
 
 
 def comparison_bars(systems: dict[str, dict], names: Mapping[str, str], words: str, path: pathlib.Path) -> None:
@@ -78,10 +58,10 @@ def side_by_side(
     k, columns = len(images), 1 + len(predicted)
     figure, axes = plt.subplots(k, columns, figsize=(2.1 * columns, 2.3 * k), layout="constrained", squeeze=False)
     for row, caption in enumerate(captions):
-        axes[row, 0].imshow(_painted(images[row], truths[row], truths[row]))
+        axes[row, 0].imshow(painted(images[row], truths[row], truths[row]))
         axes[row, 0].set_title(caption, fontsize=8)
         for column, (masks, dice) in enumerate(predicted.values(), 1):
-            axes[row, column].imshow(_painted(images[row], truths[row], masks[row]))
+            axes[row, column].imshow(painted(images[row], truths[row], masks[row]))
             axes[row, column].set_title(f"Dice {dice[row]:.3f}", fontsize=8)
     for column, name in enumerate(["truth", *predicted]):
         axes[-1, column].set_xlabel(name, fontsize=9)

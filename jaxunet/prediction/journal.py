@@ -75,15 +75,20 @@ class PredictionLog:
             raise UserError(f"{self._output} has predictions for {settings['input']}: choose another --output.")
 
     def _remove_stale_tables(self) -> None:
-        """So that no table lies beside masks that are about to be replaced: its own, and those of other settings."""
+        """So that no table lies beside masks that are about to be replaced: its own, and those of other settings.
+
+        One process alone takes over the rows of processes that had shares and the same settings.
+        """
         for path in sorted(self._output.glob("predictions*.jsonl")):
             if not re.fullmatch(r"predictions(-\d+-of-\d+)?", path.stem):
                 continue
             if path.stem != self._name:
                 with path.open("rb") as other:
                     settings = (_parse(other.readline()) or {}).get("settings", {})
-                if settings == self._settings:
-                    continue
+                    if settings == self._settings:
+                        if self._name == "predictions":
+                            self._take_over(other)
+                        continue
                 self._check_input(settings)
                 with self._lock(path.stem, " with other settings"):
                     path.unlink()
@@ -92,6 +97,11 @@ class PredictionLog:
         if self._name != "predictions" and not (self._output / "predictions.jsonl").exists():
             for suffix in (".csv", ".json"):
                 (self._output / f"predictions{suffix}").unlink(missing_ok=True)
+
+    def _take_over(self, rows: Iterable[bytes]) -> None:
+        for row in filter(None, map(_parse, rows)):
+            if not row["error"] and _key(row["input"]) not in self._lines:
+                self._lines[_key(row["input"])] = _key(row["version"]), self._write(row)
 
     def has(self, file: XrayFile, crc32: Callable[[str], int]) -> bool:
         """Whether the image has been predicted, in this version and with these settings, and its output is unchanged.

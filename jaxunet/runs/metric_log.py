@@ -1,21 +1,29 @@
-"""Records of a run: `config.json`, `metrics.jsonl`, TensorBoard events, progress bar. Only process 0 writes."""
+"""Records of a run: `config.json`, `metrics.jsonl`, TensorBoard, trackers, progress bar. Only process 0 writes them."""
 
 import json
 import pathlib
 import tempfile
 import time
+from collections.abc import Mapping
 from typing import Self
 
+import numpy as np
 import tensorboardX
 from ml_collections import ConfigDict
+from PIL import Image
+from tensorboardX.summary import hparams
 from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.files import in_bucket, write_atomically
+from jaxunet.data.specs import LABELLED_IMAGES
 from jaxunet.devices import processes
 from jaxunet.runs.config_file import to_json
+from jaxunet.runs.settings import flatten
+from jaxunet.runs.trackers import Trackers, kind_of
 
 _FLUSH_SECONDS = 60
+_LONGEST = 500  # characters of a setting at TensorBoard and trackers
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
@@ -46,7 +54,7 @@ def _row(line: bytes) -> dict[str, float]:
 
 
 class MetricWriter:
-    """Writes one JSON line per call to `write`, the same numbers to TensorBoard, and moves the progress bar.
+    """Writes one JSON line per call to `write`, sends it to TensorBoard and trackers too, and moves the progress bar.
 
     A run that resumes first drops training rows after `start_step` and validation rows after `validated_step`, so that
     the file equals that of an uninterrupted run. Files in a bucket cannot be appended to: a temporary folder has rows
@@ -63,11 +71,11 @@ class MetricWriter:
         if not self._active:
             return
         write_atomically(workdir / "config.json", to_json(config))
-        kept = [
-            row
-            for row in read_metrics(workdir)
-            if row["step"] <= (validated_step if any(key.startswith("val/") for key in row) else start_step)
-        ]
+        rows = read_metrics(workdir)
+        settings = {k: v if isinstance(v, int | float) else str(v)[:_LONGEST] for k, v in flatten(config).items()}
+        self._trackers = Trackers(workdir, config.track, settings, rows, self.message)
+        last = {"training": start_step, "validation": validated_step}
+        kept = [row for row in rows if row["step"] <= last[kind_of(row)]]
         self._temporary = tempfile.TemporaryDirectory(prefix="jaxunet-") if in_bucket(workdir) else None
         self._workdir, self._folder = workdir, pathlib.Path(self._temporary.name) if self._temporary else workdir
         self._sent: dict[pathlib.Path, int] = {}
@@ -75,6 +83,9 @@ class MetricWriter:
         write_atomically(self._folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._file = (self._folder / "metrics.jsonl").open("a")
         self._events = tensorboardX.SummaryWriter(str(self._folder / "tensorboard"), purge_step=start_step + 1)
+        ranked = "val/accuracy" if config.dataset.name == LABELLED_IMAGES else "val/P1/dice"
+        for summary in hparams(settings, {ranked: 0.0})[:2]:  # the definition and the start; the scalars follow
+            self._events.file_writer.add_summary(summary)
 
     def advance(self, steps: int) -> None:
         self._bar.update(steps)
@@ -88,14 +99,18 @@ class MetricWriter:
         if self._active:
             self._bar.write(text)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends `{"step": step, **values}` and makes it visible to readers at once."""
+    def write(self, step: int, values: dict[str, float], pictures: Mapping[str, Image.Image] = {}) -> None:
+        """Appends `{"step": step, **values}` and makes it visible to readers at once. Pictures are for TensorBoard and
+        trackers."""
         if not self._active:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        for name, picture in pictures.items():
+            self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        self._trackers.log(step, values, pictures)
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
 
@@ -118,9 +133,10 @@ class MetricWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._bar.close()
         if self._active:
+            self._trackers.close(failed=kind is not None)
             self._file.close()
             try:
                 self.flush()

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import specs
+from jaxunet.runs.trackers import TRACKERS, names
 
 _WORDS = {bool: "True or False", str: "a text", int: "a whole number", float: "a number", tuple: "a tuple"}
 _LARGEST = {int: 2**31 - 1, float: 3e38}  # for rows without `at_most`; float32 ends there
@@ -203,6 +204,8 @@ _ROWS = (
     Setting("predict.report", bool, free=True, since=False, kept=False),
 
     Setting("profile", bool, free=True),
+    Setting("track", str, valid=lambda track: set(names(track)) <= TRACKERS.keys(), free=True, since="",
+            words=f"'' or some of {', '.join(TRACKERS)}, with commas between them"),
 
     Setting("checkpoint.keep_latest", int, above=0, free=True),
     Setting("checkpoint.keep_best", int, above=0, free=True),

@@ -19,12 +19,15 @@ from jaxunet.scoring import protocols
 from jaxunet.scoring.counts import histogram, pixel_counts, positive
 
 
-def eval_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
+def eval_step(
+    variables: Any, raw: RawBatch, *, model: Forward, threshold: float, predicted: bool = False
+) -> dict[str, Array]:
     """Raw batch -> `counts` int32 [B, C, 4] per image and mask. Networks with the output "covid19" also give `covid19`
-    bool [B]: whether the probability is above 0.5."""
+    bool [B]: whether the probability is above 0.5. `predicted=True` adds `mask` as in `measure_step`."""
     outputs, masks = _outputs_and_masks(variables, raw, model)
     called = {COVID19: positive(outputs[COVID19], 0.5)} if COVID19 in outputs else {}
-    return {"counts": pixel_counts(outputs["masks"], masks, threshold), **called}
+    drawn = {"mask": jnp.packbits(positive(outputs["masks"], threshold), axis=2)} if predicted else {}
+    return {"counts": pixel_counts(outputs["masks"], masks, threshold), **called, **drawn}
 
 
 def measure_step(variables: Any, raw: RawBatch, *, model: Forward, threshold: float) -> dict[str, Array]:
@@ -59,9 +62,10 @@ def load_eval_split(config: ConfigDict, split: str) -> Split:
     return load_split(source, threads=config.input.threads)
 
 
-def build_eval_fn(model: Forward, config: ConfigDict) -> EvalFn:
+def build_eval_fn(model: Forward, config: ConfigDict, *, predicted: bool = False) -> EvalFn:
     """`eval_step` as `(variables, raw batch) -> dict`, compiled for all devices."""
-    return replicas.map_eval_step(functools.partial(eval_step, model=model, threshold=config.eval.threshold))
+    step = functools.partial(eval_step, model=model, threshold=config.eval.threshold, predicted=predicted)
+    return replicas.map_eval_step(step)
 
 
 def map_split(

@@ -15,7 +15,7 @@ from jaxunet.data import draft, order
 from jaxunet.data.examples import Source, fingerprint
 from jaxunet.devices import peak_rates, processes, replicas
 from jaxunet.models.build import compute_dtype
-from jaxunet.runs import checks
+from jaxunet.runs import checks, trackers
 from jaxunet.runs.checkpoint import Checkpoints
 from jaxunet.runs.checkpoint_files import check_path
 from jaxunet.runs.config_file import check_origin, check_same_run, to_json
@@ -41,6 +41,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     # ---- checks, before anything is built
     config = draft.settle(config)
     checks.check(config)
+    trackers.check_installed(config.track)
     check_path(workdir)
     check_same_run(config, workdir)
     if config.init.weights and not (workdir / "config.json").exists():  # a run that continues does not need them
@@ -152,10 +153,10 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> bool:
                 and progress.validated_step < step
                 and (validation := task.validate(state.eval_variables(), stop))
             ):
-                values, rank_value, words = validation
+                rank_value, epoch = validation.rank_value, step / length.steps_per_epoch
                 progress.validated(step, rank_value)
-                writer.write(step, {"epoch": step / length.steps_per_epoch, **values})
-                writer.message(f"step {step}, epoch {step / length.steps_per_epoch:.1f}: validation {words}")
+                writer.write(step, {"epoch": epoch, **validation.values}, validation.pictures)
+                writer.message(f"step {step}, epoch {epoch:.1f}: validation {validation.words}")
                 if processes.is_first():
                     learning_curve.learning_curve(writer.rows(), task.watched_metric, workdir / "learning_curve.png")
             ends = stop() or step == length.total_steps or progress.stops_improving

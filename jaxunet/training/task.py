@@ -1,6 +1,7 @@
 """What is learnt: masks of X-rays (segmentation), or classes of images (to pretrain an encoder)."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
+from PIL import Image
 
 from jaxunet.core.errors import UserError
+from jaxunet.core.pictures import overlay
 from jaxunet.data import prepared
-from jaxunet.data.examples import ExampleSource, Source, Split, load_split
+from jaxunet.data.examples import ExampleSource, RawBatch, Source, Split, load_split
 from jaxunet.data.specs import LABELLED_IMAGES, masks_of
 from jaxunet.data.targets import COVID19, answers_covid19
 from jaxunet.devices import replicas
@@ -21,7 +24,24 @@ from jaxunet.scoring.counts import batch_dice
 from jaxunet.scoring.losses import LossFn, build_loss
 from jaxunet.scoring.split_pass import eval_classifier_step
 
-Validation = tuple[dict[str, float], float, str]
+_PICTURES = 4  # validation images that are drawn at each validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+      values: to log.
+      rank_value: the watched metric; larger is better.
+      words: to print.
+      pictures: name -> a validation image with its true and predicted mask.
+    """
+
+    values: dict[str, float]
+    rank_value: float
+    words: str
+    pictures: dict[str, Image.Image]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +55,7 @@ class Task:
       model: the network.
       loss_fn: (network output, target) -> float32 [B].
       score_fn: (network output, target) -> float32 [2]: sum of the watched metric over images, number of images.
-      validate: (variables, should_stop) -> (values to log, rank value, line to print); None if it was stopped.
+      validate: (variables, should_stop) -> Validation; None if it was stopped.
     """
 
     watched_metric: str
@@ -60,10 +80,17 @@ def _segmentation(config: ConfigDict) -> Task:
     targets = tuple(config.dataset.targets)
     source, val = load_segmentation_data(config)
     model = build_model(config.model, targets, axis_name=_axis_name(config))
-    eval_fn = split_pass.build_eval_fn(model, config)
+    eval_fn = split_pass.build_eval_fn(model, config, predicted=True)
+    with_mask = np.flatnonzero(val.arrays["mask"][..., 0].any(axis=(1, 2)))
+    drawn = val.part(with_mask[: min(_PICTURES, config.eval.overlays)])
+
+    def count(variables: Any, raw: RawBatch) -> dict[str, Array]:
+        found = eval_fn(variables, raw)
+        del found["mask"]  # of a whole split they could fill the memory
+        return found
 
     def validate(variables: Any, should_stop: Callable[[], bool]) -> Validation | None:
-        found = split_pass.map_split(eval_fn, variables, val.arrays, config.eval.batch_size, should_stop)
+        found = split_pass.map_split(count, variables, val.arrays, config.eval.batch_size, should_stop)
         if found is None:
             return None
         counts = found["counts"]
@@ -85,11 +112,25 @@ def _segmentation(config: ConfigDict) -> Task:
             shown[2] = ("gated P3", "val/gated/P3")
         words = [f"{name} Dice {values[f'{key}/dice']:.4f} IoU {values[f'{key}/iou']:.4f}" for name, key in shown]
         words += [f"COVID-19 {name} {rate:.3f}" for name, rate in rates.items()]
-        return values, values["val/P1/dice"], ", ".join(words)
+        pictures = {}
+        if drawn.ids:
+            pictures = _pictures(drawn, split_pass.map_split(eval_fn, variables, drawn.arrays, config.eval.batch_size))
+        return Validation(values, values["val/P1/dice"], ", ".join(words), pictures)
 
     records, share = masks_of(config.dataset), float(np.mean(source.positive))
     loss_fn = build_loss(config.loss, targets, records=records, covid19_share=share)
     return Task("dice", source, val, model, loss_fn, batch_dice, validate)
+
+
+def _pictures(images: Split, found: dict[str, np.ndarray]) -> dict[str, Image.Image]:
+    """Draws the first mask of each image. `found`: of `split_pass.eval_step`."""
+    dice = protocols.ratios(found["counts"][:, 0])["dice"]
+    predicted = np.unpackbits(found["mask"][..., 0], axis=2).astype(bool)
+    captions = [f"{pathlib.PurePosixPath(name).stem}  Dice {d:.3f}" for name, d in zip(images.ids, dice, strict=True)]
+    return {
+        f"overlay/{i + 1}": overlay(images.image[i], images.truth(i), predicted[i], caption)
+        for i, caption in enumerate(captions)
+    }
 
 
 def load_segmentation_data(config: ConfigDict) -> tuple[ExampleSource, Split]:
@@ -126,7 +167,7 @@ def _classification(config: ConfigDict) -> Task:
         if correct is None:
             return None
         accuracy = float(correct.mean())
-        return {"val/accuracy": accuracy}, accuracy, f"accuracy {accuracy:.4f} on {len(correct)} images"
+        return Validation({"val/accuracy": accuracy}, accuracy, f"accuracy {accuracy:.4f} on {len(correct)} images", {})
 
     def score(logits: Array, label: Array) -> Array:
         right = jnp.argmax(logits, axis=-1) == label

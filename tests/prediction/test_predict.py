@@ -236,6 +236,27 @@ def test_two_processes_at_once_and_a_share_for_each(run, tmp_path):
         run(tmp_path / "in", share=(0, 2))
 
 
+def test_one_process_takes_over_what_those_with_a_share_have_done(run, network, tmp_path):
+    """Nothing is lost if a share was stopped, or files came between; nothing is predicted twice."""
+    for i in range(8):
+        write(tmp_path / "in", f"{i}.png", picture(210 + i))
+    write(tmp_path / "in", "8.png", b"broken")
+    run(tmp_path / "in", share=(0, 2))  # 0, 2, 4, 6, 8
+    run(tmp_path / "in", share=(1, 2))  # 1, 3, 5, 7
+    log = tmp_path / "out/predictions-1-of-2.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3])[:-20])  # killed while it wrote 3.png
+    write(tmp_path / "in", "6.png", picture(240))  # another image
+    write(tmp_path / "in", "00.png", picture(250))
+    for missing in ([250, 213, 215, 240, 217], []):
+        network.seen = []
+        assert folder.predict(network, str(tmp_path / "in"), tmp_path / "out", probabilities=False) == 2
+        assert network.seen == missing
+    # settings; 0, 2, 4, 6 and 1 taken over once; five predicted; 8 refused twice
+    assert (tmp_path / "out/predictions.jsonl").read_bytes().count(b"\n") == 1 + 5 + 5 + 2
+    run(tmp_path / "in", tmp_path / "alone")
+    assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "alone/predictions.csv").read_bytes()
+
+
 def test_a_zip_with_evil_names_stays_inside_and_is_not_unpacked(run, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
