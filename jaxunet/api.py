@@ -122,9 +122,7 @@ def evaluate(
         raise UserError("output is missing: only a single run has its own folder for scores. Name a folder.")
     changes, other = {f"eval.{name}": value for name, value in settings.items()} | (overrides or {}), None
     if "dataset.fold" in changes:
-        raise UserError(
-            "config.dataset.fold cannot be changed in evaluation: a run is scored on the fold it was trained for."
-        )
+        raise UserError("config.dataset.fold cannot be changed: a run is scored on the fold it was trained for.")
     if elsewhere.is_named(changes):
         members = load_members(source, checkpoint=checkpoint, overrides=elsewhere.own_changes(changes))
         other = elsewhere.find(_together(members), changes, split)
@@ -153,7 +151,7 @@ def _check_folds(members: Sequence[Predictor], split: str) -> None:
 
 def _places(source: Any) -> list[pathlib.Path | None]:
     """The paths of networks; None for the one that comes with jaxunet."""
-    single = source is None or isinstance(source, str | os.PathLike) or not isinstance(source, Iterable)
+    single = isinstance(source, str | os.PathLike) or not isinstance(source, Iterable)
     places = [None if place is None else _locate(place, "source") for place in ([source] if single else source)]
     if not places:
         raise UserError("The list of networks is empty: name at least one run or file.")
@@ -173,9 +171,8 @@ def _is_file(path: pathlib.Path) -> bool:
 def _load_one(path: pathlib.Path | None, checkpoint: str, changes: dict[str, Any]) -> Predictor:
     if path is None or _is_file(path):
         if checkpoint != "latest":
-            raise UserError(
-                f"checkpoint={checkpoint} applies to runs only: leave it out for a file or shipped weights."
-            )
+            what = f"checkpoint={checkpoint} applies to runs only"
+            raise UserError(f"{what}: leave it out for a file or shipped weights.")
         return loading.load_shipped(changes) if path is None else loading.load_safetensors(path, changes)
     if not path.is_dir():
         raise UserError(f"{path} is neither the folder of a run nor a .safetensors file.")

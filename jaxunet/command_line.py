@@ -46,12 +46,7 @@ def leave(status: int) -> NoReturn:
 
 
 def main(argv: list[str], *, mode: str = "") -> int:
-    """Reads the flags, runs the mode and returns the exit status.
-
-    Args:
-      argv: the name of the program and the flags.
-      mode: the mode, if the first word named it; "" if the flag `--mode` does.
-    """
+    """Reads the flags in `argv`, runs the mode, returns the exit status. `mode`: "" if the flag `--mode` names it."""
     try:  # ml_collections reads the config file and the overrides while the flags are defined and parsed
         app.define_help_flags()
         argv = with_new_names(argv)
@@ -111,6 +106,7 @@ class _Flag:
 _TRAINED = ("evaluate", "predict", "serve", "export")  # modes that take the settings of a trained network
 _NETWORK = (*_TRAINED, "compare")  # modes that read trained networks
 _RUN = tuple(mode for mode in MODES if mode != "data")
+_WRITING = ("predict", "evaluate", "export", "data")
 _SEVERAL = ("train", "evaluate", "predict", "compare")  # modes that several processes can share
 _CHOICE, _LIST, _INTEGER = flags.DEFINE_enum, flags.DEFINE_list, flags.DEFINE_integer
 _SPLITS, _FORMATS = {"enum_values": [*SPLITS, ALL]}, {"enum_values": list(FORMATS)}
@@ -118,19 +114,9 @@ _FLAGS = (
     _Flag("workdir", _RUN, "folder of the run; evaluate, predict, serve and export also take a .safetensors file"),
     _Flag("runs", _NETWORK, "workdirs of runs: compare scores each, other modes average their predictions", _LIST),
     _Flag("checkpoint", _NETWORK, "latest, best (by validation Dice), or a step"),
-    _Flag(
-        "split",
-        ("evaluate", "compare"),
-        "images to score; val if not given (docs/evaluation.md)",
-        _CHOICE,
-        _SPLITS,
-    ),
+    _Flag("split", ("evaluate", "compare"), "images to score; val if not given (docs/evaluation.md)", _CHOICE, _SPLITS),
     _Flag("input", ("predict",), "a file, folder, zip, pattern in quotes, or DICOMweb address (docs/pacs.md)"),
-    _Flag(
-        "output",
-        ("predict", "evaluate", "export", "data"),
-        "folder, or DICOMweb address; export, data inspect: the file",
-    ),
+    _Flag("output", _WRITING, "folder, or DICOMweb address; export, data inspect: the file"),
     _Flag("probabilities", ("predict",), "also write probabilities, as 8-bit pictures", flags.DEFINE_bool),
     _Flag("host", ("serve",), "name or address to listen at (docs/serve.md)"),
     _Flag("port", ("serve",), "port; 0 for any free one", _INTEGER, {"lower_bound": 0, "upper_bound": 65535}),

@@ -19,17 +19,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The flags of the command line; `command_line.py` describes them.
+    """The flags of the command line; `command_line.py` describes them."""
 
-    Attributes:
-      config: the config file with all overrides.
-      inspect: the folder of `data inspect FOLDER`.
-      overrides: the keys given as `--config.key=value`. Modes that read the config of a run apply them to it.
-    """
-
-    config: ConfigDict
+    config: ConfigDict  # the config file with all overrides
+    # the keys given as `--config.key=value`. Modes that read the config of a run apply them to it.
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
-    inspect: str | None = None
+    inspect: str | None = None  # the folder of `data inspect FOLDER`
     workdir: str | None = None
     split: str | None = None
     checkpoint: str = "latest"
@@ -165,19 +160,12 @@ def _import_torch(flags: Flags) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """A row of `MODES`.
+    """A row of `MODES`."""
 
-    Attributes:
-      function: runs the mode; it returns the exit status, None for 0.
-      help: one line for `--help`.
-      together: whether several processes can work together on one run.
-      compiles: whether it compiles networks; their programs are cached for the next start.
-    """
-
-    function: Callable[[Flags], int | None]
-    help: str
-    together: bool = False
-    compiles: bool = True
+    function: Callable[[Flags], int | None]  # runs the mode; it returns the exit status, None for 0
+    help: str  # one line for `--help`
+    together: bool = False  # whether several processes can work together on one run
+    compiles: bool = True  # whether it compiles networks; their programs are cached for the next start
 
 
 MODES = {

@@ -18,7 +18,7 @@ from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.training import loop
 from jaxunet.xrays.pixels import to_8_bits
-from tests.support.xrays import SIZE, Threshold, dicom, encoded, picture
+from tests.support.xrays import SIZE, Threshold, encoded, picture
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
@@ -167,10 +167,8 @@ def test_saved_files_are_those_of_the_command(net, folder, tmp_path):
 def test_arrays_can_be_named(net, tmp_path):
     for name in ("p1.png", "p2.png"):
         net.predict(drawn(0), name=name).save(tmp_path)
-    assert [line.split(",")[0] for line in (tmp_path / "predictions.csv").read_text().splitlines()[1:]] == [
-        "p1.png",
-        "p2.png",
-    ]
+    table = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table] == ["input", "p1.png", "p2.png"]
     assert (tmp_path / "overlays/p1.png").is_file()
     with pytest.raises(jaxunet.UserError, match="a list was given"):
         net.predict([drawn(0)], name="p1.png")
@@ -187,16 +185,6 @@ def test_places_that_cannot_be_saved_to_stay_as_they_are(net, tmp_path):
     assert file.read_text() == "patient,age\n7,50\n"
     found.save(tmp_path, table=False)
     assert (tmp_path / "overlays/xray.png").is_file()
-
-
-def test_dicom_is_saved_with_its_segmentation(config, tmp_path):
-    pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'jaxunet[dicom]'")
-    data = dicom(picture().astype(np.uint16) * 16, PixelSpacing=[5, 4.99], WindowCenter=2040.5, WindowWidth=4081)
-    found = dataclasses.replace(Threshold(config).predict(data), name="scan.dcm")
-    assert found.measures["infected_cm2"] == pytest.approx(59.88)
-    found.save(tmp_path)
-    assert (tmp_path / "segmentations/scan.dcm.seg.dcm").is_file()
-    assert (tmp_path / "masks/scan.dcm_lung.png").is_file()
 
 
 # ---- several networks ------------------------------------------------------------------------------------------------

@@ -14,11 +14,14 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable
+from typing import Any
 
-from jaxunet.core.errors import UserError
+from jaxunet.core.errors import UserError, some
 from jaxunet.core.files import in_bucket, locate
 from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.listing import list_folder, open_zip, places
+from jaxunet.data.specs import SPECS
 
 _LARGEST_FILE = 16 * 2**20  # bytes; real files have about 50 KB
 _FETCHED_BYTES = 16 * 2**20  # at a time
@@ -28,28 +31,22 @@ _SAFE_NAME = re.compile(r"[\w ()\[\].,+-]{5,100}", re.ASCII)
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One X-ray: where its files are.
+    """One X-ray: where its files are."""
 
-    Attributes:
-      id: `<split>/<class>/<name>`, such as `Train/COVID-19/covid_1.png`, whatever the nesting.
-      split, label: the folder of its split, and its class.
-      files: "image" and each mask present -> its path in the archive.
-    """
-
-    id: str
-    split: str
+    id: str  # `<split>/<class>/<name>`, such as `Train/COVID-19/covid_1.png`, whatever the nesting
+    split: str  # split, label: the folder of its split, and its class
     label: str
-    files: dict[str, str]
+    files: dict[str, str]  # "image" and each mask present -> its path in the archive
 
 
 class Archive:
-    """A zip file or a folder, read-only. Worker processes make their own from `path` and `spec`."""
+    """A zip file or a folder, read-only. Worker processes open their own."""
 
     def __init__(self, path: pathlib.Path, spec: DatasetSpec):
         self.path, self.spec = path, spec
-        if path.is_dir() and in_bucket(path):
-            raise UserError(f"{path} is a folder in a bucket: give the path of the zip as the source.")
         if path.is_dir():
+            if in_bucket(path):
+                raise UserError(f"{path} is a folder in a bucket: give the path of the zip as the source.")
             self._zip, self._sizes = None, list_folder(path)
         elif path.is_file():
             self._zip, self._sizes = open_zip(path)
@@ -61,11 +58,14 @@ class Archive:
                 allowed = "names may have up to 100 letters, digits, spaces and ()[].,+-_"
                 raise UserError(f"{path} holds a file called {place.name!r}: {allowed}. Rename the file.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self.path, self.spec.name)
+
     def read(self, entry: str) -> bytes:
         """The bytes of one file, as listed by `records`."""
         if self._sizes[entry] > _LARGEST_FILE:
-            claimed, limit = f"claims {self._sizes[entry]:,} bytes", f"{_LARGEST_FILE:,}"
-            raise UserError(f"{entry} in {self.path} {claimed}, but X-rays have at most {limit}: remove it.")
+            claimed = f"claims {self._sizes[entry]:,} bytes, but X-rays have at most {_LARGEST_FILE:,}"
+            raise UserError(f"{entry} in {self.path} {claimed}: remove it.")
         try:
             if self._zip is None:
                 return (self.path / entry).read_bytes()
@@ -114,12 +114,9 @@ class Archive:
         inner = [entry for entry in names if entry.lower().endswith(".zip")]
         if inner and not self._places:
             return f"It holds another zip ({inner[0]!r}): extract that zip, and give it as the source."
-        folders = sorted({name.replace("\\", "/").rpartition("/")[0] or "." for name in names})
-        found = ", ".join(map(repr, folders[:6])) + (f" and {len(folders) - 6} more" if len(folders) > 6 else "")
-        return (
-            f"It has {len(names):,} files in {len(folders)} folders ({found or 'none'}), but should have files like "
-            f"'{folder}/{split}/{label}/{layout.kinds['image']}/NAME.png'."
-        )
+        folders = {repr(name.replace("\\", "/").rpartition("/")[0] or ".") for name in names}
+        found = f"It has {len(names):,} files in {len(folders)} folders ({some(folders) or 'none'})"
+        return f"{found}, but should have files like '{folder}/{split}/{label}/{layout.kinds['image']}/NAME.png'."
 
     @property
     def parts(self) -> list[str]:
@@ -130,30 +127,37 @@ class Archive:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the names and sizes of all files. It tells archives apart without reading the files."""
-        digest = hashlib.sha256()
+        lines = []
         for entry, place in sorted(self._places.items()):
             part = place.part.partition(" ")[0]  # prepared datasets on disk hold digests of these names
-            digest.update(f"{'/'.join((part, *place[1:]))}:{self._sizes[entry]}\n".encode())
-        return digest.hexdigest()[:16]
+            lines.append(f"{'/'.join((part, *place[1:]))}:{self._sizes[entry]}\n")
+        return _digest(lines)
 
     def contents(self, part: str) -> str:
         """Digest of the CRC-32s of the files of `part`, the same for a zip and its folder, whose files are read."""
-        digest = hashlib.sha256()
+        lines = []
         for record in self.records(part):
             for kind, entry in sorted(record.files.items()):
                 crc = self._zip.getinfo(entry).CRC if self._zip else zlib.crc32(self.read(entry))
-                digest.update(f"{record.id}:{kind}:{crc:08x}\n".encode())
-        return digest.hexdigest()[:16]
+                lines.append(f"{record.id}:{kind}:{crc:08x}\n")
+        return _digest(lines)
 
     def modified(self, part: str) -> str:
         """Digest of when the files of `part` were changed; "" for a zip."""
         if self._zip:
             return ""
-        digest = hashlib.sha256()
-        for record in self.records(part):
-            for entry in record.files.values():
-                digest.update(f"{entry}:{(self.path / entry).stat().st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:16]
+        entries = [entry for record in self.records(part) for entry in record.files.values()]
+        return _digest(f"{entry}:{(self.path / entry).stat().st_mtime_ns}\n" for entry in entries)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: pathlib.Path, name: str) -> Archive:
+    """The archive in a worker process, which opens it once."""
+    return Archive(path, SPECS[name])
 
 
 def find_archive(spec: DatasetSpec, source: str, data_dir: pathlib.Path) -> Archive:

@@ -16,16 +16,9 @@ from jaxunet.data.degrade import degrade
 
 
 def augment_batch(keys: Array, image: Array, mask: Array, augment: ConfigDict) -> tuple[Array, Array]:
-    """Augments each example of a batch with its own key.
+    """Augments `image` float32 [B, H, W, 1] in [0, 1] and `mask` float32 {0, 1} [B, H, W, C] as `config.augment` says.
 
-    Args:
-      keys: [B] PRNG keys.
-      image: float32 [B, H, W, 1] in [0, 1].
-      mask: float32 {0, 1} [B, H, W, C].
-      augment: the `augment` section of the config.
-
-    Returns:
-      Image and mask of the same shapes, dtypes and ranges.
+    Each example has its own of `keys` [B]. Shapes, dtypes and ranges stay.
     """
     return jax.vmap(lambda k, x, y: augment_example(k, x, y, augment))(keys, image, mask)
 

@@ -49,8 +49,7 @@ def decode(raw: RawBatch) -> dict[str, Any]:
 def eval_batches(arrays: RawBatch, batch_size: int) -> Iterator[tuple[RawBatch, np.ndarray]]:
     """Splits `arrays`, one raw batch of all examples, into batches of `batch_size`, each example once and in order.
 
-    Yields:
-      A raw batch and `valid` bool [B], False for padding. The last batch is padded with its first example.
+    Each comes with `valid` bool [B], False for padding. The last batch is padded with its first example.
     """
     n = len(arrays["image"])
     for start in range(0, n, batch_size):

@@ -14,42 +14,26 @@ MAX_SIZE = 1024  # pixels per side at which a folder can be built
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """A TFDS builder config. `config.dataset.train_config` and `eval_config` name one.
+    """A TFDS builder config. `config.dataset.train_config` and `eval_config` name one."""
 
-    Attributes:
-      description: one line.
-      masks: of each image, such as ("lung", "infection").
-      classes: of its images.
-      part: part of the archive, a key of `ArchiveLayout.parts`.
-      train_images: published number of training images; None if the config sets it.
-    """
-
-    description: str
-    masks: tuple[str, ...]
-    classes: tuple[str, ...]
-    part: str = ""
-    train_images: int | None = None
+    description: str  # one line
+    masks: tuple[str, ...]  # of each image, such as ("lung", "infection")
+    classes: tuple[str, ...]  # of its images
+    part: str = ""  # part of the archive, a key of `ArchiveLayout.parts`
+    train_images: int | None = None  # published number of training images; None if the config sets it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveLayout:
-    """Where the files of a downloaded zip are: `<part>/[<part>/]<split>/<class>/<kind>/<name>.png`.
+    """Where the files of a downloaded zip are: `<part>/[<part>/]<split>/<class>/<kind>/<name>.png`."""
 
-    Attributes:
-      parts: name of a part -> its folder.
-      kinds: "image" and each mask -> its folder.
-      splits: the folders of the splits, in the order of `DatasetSpec.splits`.
-      published: part -> (folder of the split or "all", class) -> number of X-rays.
-      kaggle: the dataset's name at Kaggle.
-      download: size of the download, such as "1.2 GB".
-    """
-
-    parts: dict[str, str]
-    kinds: dict[str, str]
-    splits: tuple[str, ...]
+    parts: dict[str, str]  # name of a part -> its folder
+    kinds: dict[str, str]  # "image" and each mask -> its folder
+    splits: tuple[str, ...]  # the folders of the splits, in the order of `SPLITS`
+    # part -> (folder of the split or "all", class) -> number of X-rays
     published: dict[str, dict[tuple[str, str], int]]
-    kaggle: str
-    download: str
+    kaggle: str  # the dataset's name at Kaggle
+    download: str  # size of the download, such as "1.2 GB"
 
     @property
     def homepage(self) -> str:
@@ -59,44 +43,28 @@ class ArchiveLayout:
 
 @dataclasses.dataclass(frozen=True)
 class MaskFiles:
-    """Where the masks of one target are in a user's folder.
+    """Where the masks of one target are in a user's folder."""
 
-    Attributes:
-      folder: its name.
-      suffix: what each mask's name has after the name of its image, such as "_mask".
-      value: the pixel value of the target in a label image; None for masks of this target alone.
-      above: pixels above this value are marked; None for masks of 0 and one other value.
-      missing_is_empty: whether an image without a file has nothing marked.
-    """
-
-    folder: str
-    suffix: str = ""
-    value: int | None = None
-    above: int | None = None
-    missing_is_empty: bool = False
+    folder: str  # its name
+    suffix: str = ""  # what each mask's name has after the name of its image, such as "_mask"
+    value: int | None = None  # the pixel value of the target in a label image; None for masks of this target alone
+    above: int | None = None  # pixels above this value are marked; None for masks of 0 and one other value
+    missing_is_empty: bool = False  # whether an image without a file has nothing marked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderLayout:
-    """What a dataset.json says of the files in a user's folder.
+    """What a dataset.json says of the files in a user's folder."""
 
-    Attributes:
-      masks: target -> where its masks are.
-      table: "file" -> path of the table; "image", "split", "patient" and "class" -> names of the columns that it has.
-      columns: other columns of the table to keep.
-      shares: "val" and "test" -> share of the images, where neither a column nor `given` gives the splits.
-      given: "val" and "test" -> their images.
-      seed: of the splits.
-      text: the dataset.json.
-    """
-
-    masks: dict[str, MaskFiles]
+    masks: dict[str, MaskFiles]  # target -> where its masks are
+    # "file" -> path of the table; "image", "split", "patient" and "class" -> names of the columns that it has
     table: dict[str, str]
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # other columns of the table to keep
+    # "val" and "test" -> share of the images, where neither a column nor `given` gives the splits
     shares: dict[str, float]
-    given: dict[str, tuple[str, ...]]
-    seed: int
-    text: str
+    given: dict[str, tuple[str, ...]]  # "val" and "test" -> their images
+    seed: int  # of the splits
+    text: str  # the dataset.json
 
     def column(self, role: str) -> str:
         """The column of the table that gives the "split", "patient" or "class"; "" if there is none."""
@@ -105,38 +73,23 @@ class FolderLayout:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetSpec:
-    """A dataset of images with masks.
+    """A dataset of images with masks."""
 
-    Attributes:
-      name: `config.dataset.name`, and the folder of the prepared dataset.
-      title, citation, terms: name, source and terms of use, in words.
-      classes: names, in the order of the labels.
-      positive: the class that protocols P1 and P2 use; None if all images count as positive, without controls.
-      subsets: builder config -> what it holds; the first one is the default.
-      builder: module with `make_builder(dataset, builder_config, data_dir)`, which returns the TFDS builder.
-      size: pixels per side of the stored images.
-      channels: of the stored images.
-      splits: of the prepared dataset.
-      targets: name -> record of each mask, and of the answers for the whole image.
-      archive: the layout of the download; None if the dataset is not downloaded.
-      folder: the layout of a user's folder; None for other datasets.
-      frontal: whether all images are real frontal chest X-rays. Networks trained on them refuse other pictures.
-    """
-
-    name: str
-    title: str
+    name: str  # `config.dataset.name`, and the folder of the prepared dataset
+    title: str  # title, citation, terms: name, source and terms of use, in words
     citation: str
     terms: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names, in the order of the labels
+    # the class that protocols P1 and P2 use; None if all images count as positive, without controls
     positive: str | None
-    subsets: dict[str, Subset]
-    builder: str
-    size: int
-    channels: int = 1
-    splits: tuple[str, ...] = SPLITS
+    subsets: dict[str, Subset]  # builder config -> what it holds; the first one is the default
+    builder: str  # module with `make_builder(dataset, builder_config, data_dir)`, which returns the TFDS builder
+    size: int  # pixels per side of the stored images
+    # name -> record of each mask, and of the answers for the whole image
     targets: dict[str, Target] = dataclasses.field(default_factory=lambda: TARGETS)
-    archive: ArchiveLayout | None = None
-    folder: FolderLayout | None = None
+    archive: ArchiveLayout | None = None  # the layout of the download; None if the dataset is not downloaded
+    folder: FolderLayout | None = None  # the layout of a user's folder; None for other datasets
+    # whether all images are real frontal chest X-rays. Networks trained on them refuse other pictures.
     frontal: bool = False
 
     @property

@@ -2,7 +2,6 @@
 
 import collections
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -66,7 +65,7 @@ def write(path: pathlib.Path, output: pathlib.Path | None) -> dict[str, Any]:
 
 def draft(path: pathlib.Path) -> dict[str, Any]:
     """What a dataset.json of this folder would say. Raises UserError without images or masks."""
-    images = _pictures(path / IMAGES) if (path / IMAGES).is_dir() else []
+    images = listing.names_in(path / IMAGES) if (path / IMAGES).is_dir() else []
     if not images:
         raise UserError(f"{path / IMAGES} holds no X-rays: put them there, and each target's masks in a folder beside.")
     keys = {stem(name): name for name in images}
@@ -93,11 +92,6 @@ def draft(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _pictures(root: pathlib.Path) -> list[str]:
-    skipped: listing.Skipped = collections.Counter()
-    return [os.path.relpath(p, root).replace(os.sep, "/") for p in listing.in_folder(root, "", skipped)]
-
-
 def _mask_folders(path: pathlib.Path) -> list[str]:
     """The folders beside images/ that hold pictures; of a folder of folders, such as masks/lung, those within."""
     inner = {p.name for p in (path / IMAGES).iterdir() if p.is_dir()}
@@ -107,12 +101,12 @@ def _mask_folders(path: pathlib.Path) -> list[str]:
         files = any(p.is_file() and p.name.lower().endswith(listing.SUFFIXES) for p in place.iterdir())
         nested = bool(below) and not files and not {p.name for p in below} & inner
         found += [f"{place.name}/{p.name}" for p in below] if nested else [place.name]
-    return [name for name in found if _pictures(path / name)]
+    return [name for name in found if listing.names_in(path / name)]
 
 
 def _targets(path: pathlib.Path, name: str, images: Mapping[str, str]) -> list[dict[str, Any]]:
     """The target of a folder of masks, or the targets of a folder of label images."""
-    files = _pictures(path / name)
+    files = listing.names_in(path / name)
     words = name.rpartition("/")[2].lower()
     for ending in ("masks", "mask", "labels", "label", "annotations", "segmentations"):
         if words != ending:

@@ -90,11 +90,7 @@ def near_pairs(images: Sequence[Looks], splits: Sequence[str]) -> dict[Pair, int
 def draw(identical: Sequence[Pair], near: dict[Pair, int], pixels: Callable[[str], np.ndarray]) -> bytes | None:
     """PNG of the first `MOST` pairs: identical ones first, then by distance; None if there are no pairs.
 
-    The text below a pair gives the ids and the number of differing bits.
-
-    Args:
-      identical, near: of `identical_pairs` and `near_pairs`.
-      pixels: id -> the X-ray, uint8 [S, S].
+    The text below a pair gives the ids and the number of differing bits. `pixels`: id -> the X-ray, uint8 [S, S].
     """
     pairs = [(pair, "every pixel equal") for pair in identical]
     by_distance = sorted(near.items(), key=lambda item: item[::-1])

@@ -8,11 +8,12 @@ import dataclasses
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from jaxunet.core.errors import UserError
+from jaxunet.data.labelled_images import LabelledImages
 from jaxunet.data.png import decode_gray_png
 from jaxunet.data.prepared import reading
 from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
@@ -20,22 +21,10 @@ from jaxunet.data.targets import COVID19, answers_covid19, mask_targets
 RawBatch = dict[str, Any]
 
 
-class Source(Protocol):
-    """Random access to decoded examples. An example is a raw batch without the first axis."""
-
-    ids: list[str]
-    labels: np.ndarray
-    classes: Sequence[str]
-    positive_class: str | None
-    image_shape: tuple[int, int, int]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> RawBatch: ...
-
-
 class ExampleSource:
     """Random access to the decoded examples of one split, in the order the dataset stores them.
+
+    An example is a raw batch without the first axis.
 
     Attributes:
       ids: of the N examples.
@@ -66,8 +55,7 @@ class ExampleSource:
         import tensorflow_datasets as tfds
 
         names = ["image", *(f"{t}_mask" for t in mask_targets(targets))]
-        missing = [n for n in names if n not in builder.info.features]
-        if missing:
+        if missing := [n for n in names if n not in builder.info.features]:
             raise UserError(f"The dataset {builder.info.full_name} has no {missing[0]}: change dataset.targets.")
         self._names, self._with_covid19 = names, answers_covid19(targets)
         images = [n for n, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
@@ -112,6 +100,9 @@ class ExampleSource:
         return raw | ({COVID19: np.uint8(self.positive[i])} if self._with_covid19 else {})
 
 
+Source = ExampleSource | LabelledImages
+
+
 def is_positive(labels: np.ndarray, classes: Sequence[str], positive_class: str | None) -> np.ndarray:
     """bool [N]: which `labels` are of the positive class. Without a positive class all are."""
     return np.ones(len(labels), bool) if positive_class is None else labels == list(classes).index(positive_class)
@@ -125,22 +116,14 @@ def _block_means(x: np.ndarray, block: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A whole split in host memory.
+    """A whole split in host memory."""
 
-    Attributes:
-      arrays: one raw batch of all N examples.
-      labels: int32 [N], index into `classes`.
-      ids: of the examples.
-      classes: names, in the order of the labels.
-      positive_class: one of `classes`; None if all examples count as positive.
-      columns: name -> str [N], of a user's folder: what its table says of the examples, such as their "patient".
-    """
-
-    arrays: RawBatch
-    labels: np.ndarray
-    ids: list[str]
-    classes: Sequence[str] = ()
-    positive_class: str | None = None
+    arrays: RawBatch  # one raw batch of all N examples
+    labels: np.ndarray  # int32 [N], index into `classes`
+    ids: list[str]  # of the examples
+    classes: Sequence[str] = ()  # names, in the order of the labels
+    positive_class: str | None = None  # one of `classes`; None if all examples count as positive
+    # name -> str [N], of a user's folder: what its table says of the examples, such as their "patient"
     columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property

@@ -15,14 +15,9 @@ from jaxunet.data.inspection import Checked, check_all
 
 
 def inspect(path: pathlib.Path, output: pathlib.Path | None) -> int:
-    """Prints what a folder holds and everything that is wrong with it; writes its dataset.json if there is none.
+    """Prints what the folder `path` holds and everything that is wrong with it. Returns the exit status: 1 for faults.
 
-    Args:
-      path: the folder.
-      output: path of the dataset.json, which is read if it exists, else written; None for the folder itself.
-
-    Returns:
-      The exit status: 1 if there are faults.
+    `output`: path of the dataset.json, which is read if it exists, else written; None for the folder itself.
     """
     if output and output.suffix != ".json":
         output = output / folder_spec.FILE
@@ -74,15 +69,15 @@ def report(dataset: FolderDataset, checked: Sequence[Checked]) -> list[str]:
 def empty_targets(dataset: FolderDataset, checked: Sequence[Checked]) -> Iterator[str]:
     """Faults: targets that no image has."""
     for target in dataset.layout.masks:
-        if checked and not any(c.marked.get(target) for c in checked):
+        marked = [c.marked[target] for c in checked if target in c.marked]
+        if marked and not any(marked):
             yield f"No image has anything marked as {target!r}: look at its masks, or remove it from the targets."
 
 
 def _warnings(records: Sequence[Record], checked: Sequence[Checked]) -> Iterator[str]:
     """What may be wrong with the pixels: duplicates, several ranges of gray levels, notes about single files."""
-    looks = [
-        duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in zip(records, checked, strict=True) if c.digest
-    ]
+    both = zip(records, checked, strict=True)
+    looks = [duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in both if c.digest]
     patient = {r.id: r.patient for r in records}
     identical, near = duplicates.identical_pairs(looks, SPLITS), duplicates.near_pairs(looks, SPLITS)
     for words, pairs in (("the same picture", identical), ("nearly the same picture", list(near))):

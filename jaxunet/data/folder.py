@@ -22,8 +22,7 @@ from jaxunet.data import folder_spec, splits, table
 from jaxunet.data.dataset_spec import SPLITS, DatasetSpec
 from jaxunet.xrays import listing
 from jaxunet.xrays.files import XrayFile
-from jaxunet.xrays.pixels import Xray, check_size
-from jaxunet.xrays.read import read_xray
+from jaxunet.xrays.pixels import check_size
 
 IMAGES = "images"
 _SPLIT_WORDS = {
@@ -35,44 +34,22 @@ _SPLIT_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One X-ray of the folder.
+    """One X-ray of the folder."""
 
-    Attributes:
-      id: its path within images/, such as "a.png".
-      path: of its file.
-      masks: target -> file; None for no file, which means that nothing is marked.
-      split: "train", "val" or "test".
-      patient: "" if the table says none.
-      label: its class; "all" in a folder without classes.
-      columns: name -> cell of each further column that the dataset.json keeps.
-    """
-
-    id: str
-    path: pathlib.Path
-    masks: dict[str, pathlib.Path | None]
-    split: str
-    patient: str
-    label: str
-    columns: dict[str, str]
+    id: str  # its path within images/, such as "a.png"
+    path: pathlib.Path  # of its file
+    masks: dict[str, pathlib.Path | None]  # target -> file; None for no file, which means that nothing is marked
+    split: str  # "train", "val" or "test"
+    patient: str  # "" if the table says none
+    label: str  # its class; "all" in a folder without classes
+    columns: dict[str, str]  # name -> cell of each further column that the dataset.json keeps
 
 
 class FolderDataset:
-    """The folder at `path`.
+    """The folder at `path`, of which the dataset.json says `spec`."""
 
-    Attributes:
-      path: of the folder.
-      spec: what its dataset.json says.
-      found: its X-rays, sorted by id, also if there are faults.
-      faults: sentences about everything that is wrong with names and the table.
-      warnings: sentences about what may be wrong.
-    """
-
-    def __init__(self, path: str | pathlib.Path, spec: DatasetSpec | None = None, *, fold: str = ""):
-        """Args:
-        path: the folder.
-        spec: None for its own dataset.json.
-        fold: "i/k": the images outside the test split are cut into k parts, and part i validates; "" is off.
-        """
+    def __init__(self, path: str | pathlib.Path, spec: DatasetSpec, *, fold: str = ""):
+        """`fold`: "i/k" cuts the images outside the test split into k parts, and part i validates; "" is off."""
         self.path = local_path(path)
         if not path or not self.path.is_dir():
             raise UserError(f"{path or 'The dataset'} is no folder: give yours with --config.dataset.source=FOLDER.")
@@ -80,14 +57,12 @@ class FolderDataset:
             raise UserError(
                 f"{self.path} has no folder {IMAGES!r}: put the X-rays there, and each target's masks beside."
             )
-        if spec is None:
-            spec = folder_spec.of_config(ConfigDict({"source": str(path), "spec": "", "image_size": 0}))
         assert spec.folder is not None
         self.spec, self.layout = spec, spec.folder
-        self.faults: list[str] = []
+        self.faults: list[str] = []  # sentences about everything that is wrong with names and the table
         self._of_splits: list[str] = []  # those of `faults` that concern training alone
-        self.warnings: list[str] = []
-        self.found = self._match(fold)
+        self.warnings: list[str] = []  # sentences about what may be wrong
+        self.found = self._match(fold)  # the X-rays, sorted by id, also if there are faults
 
     def records(self, *, train: bool = True) -> list[Record]:
         """The X-rays, sorted by id. Raises UserError with all faults of the folder, if it has any.
@@ -150,10 +125,8 @@ class FolderDataset:
     def _named(self, folder: str, suffix: str) -> dict[str, str]:
         """Name without ending and `suffix` -> path within `folder` of its pictures."""
         found: dict[str, str] = {}
-        skipped: listing.Skipped = collections.Counter()
-        root, twice = self.path / folder, []
-        for path in listing.in_folder(root, "", skipped):
-            name = os.path.relpath(path, root).replace(os.sep, "/")
+        twice = []
+        for name in listing.names_in(self.path / folder):
             key = stem(name).removesuffix(suffix)
             twice += [name] if key in found else []
             found[key] = name
@@ -226,19 +199,17 @@ def has(names: Iterable[str]) -> str:
 # ---- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def read_image(record: Record) -> Xray:
-    """The X-ray, as prediction reads it."""
-    return read_xray(record.path)
-
-
-def read_mask(spec: DatasetSpec, record: Record, target: str) -> np.ndarray:
-    """bool [h, w]: where `target` is marked, at the file's own size. Raises UserError for a file that is no mask."""
+def read_mask(spec: DatasetSpec, record: Record, target: str, shape: tuple[int, ...]) -> np.ndarray:
+    """bool [h, w]: where `target` is marked. UserError for a file that is no mask of an X-ray of this shape (h, w)."""
     path = record.masks[target]
     if path is None:
-        return np.zeros(read_image(record).pixels.shape, bool)
+        return np.zeros(shape, bool)
     assert spec.folder is not None
     where = spec.folder.masks[target]
     values = mask_values(path, shades=where.value is None)
+    if values.shape != shape:
+        sizes = "{} x {} pixels, but its image has {} x {}".format(*values.shape, *shape)
+        raise UserError(f"{path} has {sizes} (height x width): save the mask at the image's size.")
     if where.value is not None:
         return values == where.value
     if where.above is not None:

@@ -59,11 +59,9 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
 
     def in_split(self, split: str) -> dict[str, dict[str, str]]:
         """Id -> patient and columns of the images of a split."""
-        return {
-            r.id: ({"patient": r.patient} if self.dataset.layout.column("patient") else {}) | r.columns
-            for r in self.dataset.records()
-            if r.split == split
-        }
+        with_patient = self.dataset.layout.column("patient")
+        records = [record for record in self.dataset.records() if record.split == split]
+        return {r.id: ({"patient": r.patient} if with_patient else {}) | r.columns for r in records}
 
     def verification(self) -> dict[str, Any]:
         """As in verify.json: identical and nearly identical X-rays in two splits."""

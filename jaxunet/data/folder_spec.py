@@ -20,27 +20,15 @@ NAME, ALL, FILE = "folder", "all", "dataset.json"  # config.dataset.name, the on
 ROLES = ("image", "split", "patient", "class")  # columns of the table with a meaning
 _COLOURS = ((240, 70, 60), (70, 160, 240), (120, 220, 140), (240, 200, 60), (200, 120, 240), (80, 220, 220))
 _KEYS = {
-    "title": str,
-    "terms": str,
+    **dict.fromkeys(("title", "terms", "positive"), str),
+    **dict.fromkeys(("targets", "classes", "columns"), list),
+    **dict.fromkeys(("table", "splits"), dict),
     "size": int,
-    "targets": list,
-    "classes": list,
-    "table": dict,
-    "positive": str,
-    "columns": list,
-    "splits": dict,
 }
 _TARGET_KEYS = {
-    "name": str,
-    "folder": str,
-    "label_image": str,
-    "suffix": str,
-    "value": int,
-    "above": int,
-    "missing": str,
-    "within": str,
-    "colour": list,
-    "code": list,
+    **dict.fromkeys(("name", "folder", "label_image", "suffix", "missing", "within"), str),
+    **dict.fromkeys(("value", "above"), int),
+    **dict.fromkeys(("colour", "code"), list),
 }
 _WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table of names and values"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()+.-]{0,39}")
@@ -86,15 +74,9 @@ def without_names(text: str) -> str:
 
 
 def parse(text: str, where: str, *, size: int = 0) -> DatasetSpec:
-    """The spec that a dataset.json describes.
+    """The spec that a dataset.json describes; `where` is its path. Raises UserError with everything that is wrong.
 
-    Args:
-      text: its content.
-      where: its path, for the error message.
-      size: pixels per side instead of those in the text; 0 keeps them.
-
-    Raises:
-      UserError: one sentence that lists everything that is wrong.
+    `size`: pixels per side instead of those in the text; 0 keeps them.
     """
     try:
         content = json.loads(text)

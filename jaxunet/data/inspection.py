@@ -3,74 +3,56 @@
 findings.py prints what was found; folder_builder.py stores it.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import multiprocessing
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
-from jaxunet.core.processors import cores
+from jaxunet.core.processors import on_all_cores
 from jaxunet.data import duplicates, folder
 from jaxunet.data.dataset_spec import DatasetSpec
 from jaxunet.data.folder import FolderDataset, Record
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.kinds import HEAD, kind_of
+from jaxunet.xrays.read import read_xray
 
 _WIDE = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes of more than 8 bits
-_CHUNK = 8  # images that a process takes at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What the files of one X-ray hold.
+    """What the files of one X-ray hold."""
 
-    Attributes:
-      faults, notes: sentences about what stops a build, and about what does not.
-      size: (height, width) in pixels.
-      kind: of the file, such as "PNG, 8 bits".
-      levels: smallest and largest stored value; () where unknown.
-      marked: target -> number of marked pixels.
-      digest, hash: equal for identical pictures, and similar for nearly identical ones (duplicates.py).
-      pictures: "image" and "<target>_mask" -> PNG of the square at the size of the dataset; {} unless `build`.
-    """
-
-    faults: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()  # faults, notes: sentences about what stops a build, and about what does not
     notes: tuple[str, ...] = ()
-    size: tuple[int, int] = (0, 0)
-    kind: str = ""
-    levels: tuple[float, ...] = ()
-    marked: dict[str, int] = dataclasses.field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)  # (height, width) in pixels
+    kind: str = ""  # of the file, such as "PNG, 8 bits"
+    levels: tuple[float, ...] = ()  # smallest and largest stored value; () where unknown
+    marked: dict[str, int] = dataclasses.field(default_factory=dict)  # target -> number of marked pixels
+    # digest, hash: equal for identical pictures, and similar for nearly identical ones (duplicates.py)
     digest: str = ""
     hash: bytes = b""
+    # "image" and "<target>_mask" -> PNG of the square at the size of the dataset; {} unless `build`
     pictures: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def check(record: Record, spec: DatasetSpec, *, build: bool) -> Checked:
     """Reads the files of one X-ray; `build` also scales them to the square that is stored."""
     try:
-        xray = folder.read_image(record)
+        xray = read_xray(record.path)
     except UserError as error:
         return Checked(faults=(str(error),))
-    shape, faults, marked, masks = xray.pixels.shape, [], {}, {}
+    shape, faults, masks = xray.pixels.shape, [], {}
     for target in record.masks:
         try:
-            mask = masks[target] = (
-                folder.read_mask(spec, record, target) if record.masks[target] else np.zeros(shape, bool)
-            )
+            masks[target] = folder.read_mask(spec, record, target, shape)
         except UserError as error:
             faults.append(str(error))
-            continue
-        if mask.shape != shape:
-            sizes = "{} x {} pixels, but its image has {} x {}".format(*mask.shape, *shape)
-            faults.append(f"{record.masks[target]} has {sizes} (height x width): save the mask at the image's size.")
-        marked[target] = int(mask.sum())
     pictures = {}
     if build and not faults:
         square, place = letterbox.fit(xray.pixels, spec.size, xray.aspect)
@@ -85,7 +67,7 @@ def check(record: Record, spec: DatasetSpec, *, build: bool) -> Checked:
         size=shape,
         kind=kind,
         levels=levels or (int(xray.pixels.min()), int(xray.pixels.max())),
-        marked=marked,
+        marked={target: int(mask.sum()) for target, mask in masks.items()},
         digest=hashlib.sha256(repr(shape).encode() + xray.pixels.tobytes()).hexdigest(),
         hash=duplicates.gradient_hash(xray.pixels),
         pictures=pictures,
@@ -110,12 +92,4 @@ def _stored(record: Record) -> tuple[str, tuple[float, ...]]:
 def check_all(dataset: FolderDataset, records: Sequence[Record], *, build: bool) -> Iterator[Checked]:
     """`check` of each of `records`, in order, on all cores, with a progress bar."""
     one = functools.partial(check, spec=dataset.spec, build=build)
-    bar = {"total": len(records), "unit": "X-ray", "desc": "Building" if build else "Inspecting", "dynamic_ncols": True}
-    workers = cores()
-    if workers == 1 or len(records) < 100:  # starting processes takes longer than this
-        yield from tqdm(map(one, records), **bar)
-        return
-    # Spawned, not forked: JAX's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from tqdm(pool.map(one, records, chunksize=_CHUNK), **bar)
+    return on_all_cores(one, records, "Building" if build else "Inspecting", fewest=100)

@@ -18,14 +18,7 @@ _OTHER_FORMATS = ("BMP", "WEBP")  # beside those of X-rays, whatever the name; s
 
 
 class LabelledImages:
-    """Random access to the decoded examples of one split.
-
-    Attributes:
-      ids: [N] relative paths, or record numbers.
-      labels: int32 [N].
-      classes: names, in the order of the labels.
-      image_shape: (H, W, 1).
-    """
+    """Random access to the decoded examples of one split; attributes as of `ExampleSource`."""
 
     classes: Sequence[str]
     positive_class: str | None = None
@@ -39,8 +32,8 @@ class LabelledImages:
         """
         folder = local_path(source)
         if not source or not folder.is_dir():
-            wanted = "give one that holds train/<class>/<image>"
-            raise UserError(f"config.dataset.source={source!r} is not a local folder: {wanted}.")
+            place = f"config.dataset.source={source!r}"
+            raise UserError(f"{place} is not a local folder: give one that holds train/<class>/<image>.")
         self.image_shape = (image_size, image_size, 1)
         if (folder / "dataset_info.json").is_file():
             self._open_prepared(folder, split)
@@ -99,7 +92,6 @@ class LabelledImages:
 
 
 def _first_of(split: str, present: set[str], folder: pathlib.Path) -> str:
-    for name in SPLITS[split]:
-        if name in present:
-            return name
+    if found := [name for name in SPLITS[split] if name in present]:
+        return found[0]
     raise UserError(f"{folder} has no split {' or '.join(SPLITS[split])}: there are {', '.join(sorted(present))}.")

@@ -11,25 +11,20 @@ from jaxunet.core.errors import UserError
 from jaxunet.data import folder, prepared
 from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.data.examples import ExampleSource, Split, is_positive
-from jaxunet.data.folder import Record
 from jaxunet.data.specs import spec_of
 from jaxunet.xrays import letterbox
 from jaxunet.xrays.pixels import Xray
+from jaxunet.xrays.read import read_xray
 
 ALL = "all"  # images of every split
 
 
 @dataclasses.dataclass(frozen=True)
 class Originals:
-    """N images at their own size.
+    """N images at their own size."""
 
-    Attributes:
-      read: i -> X-ray i and its true masks bool [h, w, C].
-      ids, labels, classes, positive_class, columns: as in `Split`.
-    """
-
-    read: Callable[[int], tuple[Xray, np.ndarray]]
-    ids: list[str]
+    read: Callable[[int], tuple[Xray, np.ndarray]]  # i -> X-ray i and its true masks bool [h, w, C]
+    ids: list[str]  # ids, labels, classes, positive_class, columns: as in `Split`
     labels: np.ndarray
     classes: Sequence[str]
     positive_class: str | None
@@ -55,7 +50,8 @@ class Originals:
         def fit(i: int) -> tuple[np.ndarray, np.ndarray]:
             xray, masks = self.read(i)
             square, place = letterbox.fit(xray.pixels, size, xray.aspect)
-            return square, np.packbits(fit_masks(masks, place, size), axis=1)
+            small = [letterbox.fit_mask(mask, place, size) for mask in np.moveaxis(masks, -1, 0)]
+            return square, np.packbits(np.stack(small, axis=-1), axis=1)
 
         with ThreadPoolExecutor(threads) as pool:
             images, masks = zip(*pool.map(fit, range(len(self.ids))), strict=True)
@@ -63,21 +59,10 @@ class Originals:
         return Split(arrays, self.labels, self.ids, self.classes, self.positive_class, self.columns)
 
 
-def fit_masks(masks: np.ndarray, place: letterbox.Placement, size: int) -> np.ndarray:
-    """bool [h, w, C] -> bool [S, S, C]; see `letterbox.fit_mask`."""
-    return np.stack([letterbox.fit_mask(mask, place, size) for mask in np.moveaxis(masks, -1, 0)], axis=-1)
-
-
 def open_originals(dataset: ConfigDict, split: str, masks: Sequence[str]) -> Originals:
-    """The images of a split, in the order of `examples.ExampleSource`.
+    """The images of "train", "val", "test" or "all" with these true masks, in the order of `examples.ExampleSource`.
 
-    Args:
-      dataset: the `dataset` section of a config.
-      split: "train", "val", "test" or "all".
-      masks: names of the true masks to read.
-
-    Raises:
-      UserError: if the dataset cannot be used, or has no such images.
+    Raises UserError if the dataset cannot be used, or has no such images.
     """
     if spec_of(dataset).folder:
         return _of_folder(dataset, split, masks)
@@ -101,17 +86,9 @@ def _of_folder(dataset: ConfigDict, split: str, masks: Sequence[str]) -> Origina
         raise UserError(f"{found.path} has no images in its split {split!r}: use another, or --split={ALL}.")
 
     def read(i: int) -> tuple[Xray, np.ndarray]:
-        record, xray = records[i], folder.read_image(records[i])
-        return xray, np.stack([_mask(record, xray, name) for name in masks], axis=-1)
-
-    def _mask(record: Record, xray: Xray, name: str) -> np.ndarray:
-        if record.masks[name] is None:
-            return np.zeros(xray.pixels.shape, bool)
-        mask = folder.read_mask(spec, record, name)
-        if mask.shape != xray.pixels.shape:
-            sizes = "{} x {} pixels, but its image has {} x {}".format(*mask.shape, *xray.pixels.shape)
-            raise UserError(f"{record.masks[name]} has {sizes} (height x width): save the mask at the image's size.")
-        return mask
+        xray = read_xray(records[i].path)
+        truth = [folder.read_mask(spec, records[i], name, xray.pixels.shape) for name in masks]
+        return xray, np.stack(truth, axis=-1)
 
     columns = {name: np.array([r.columns[name] for r in records]) for name in found.layout.columns}
     labels = np.array([spec.classes.index(r.label) for r in records], np.int32)

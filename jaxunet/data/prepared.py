@@ -40,14 +40,9 @@ def data_root(dataset: ConfigDict) -> pathlib.Path:
 
 
 def open_builder(dataset: ConfigDict, builder_config: str) -> Any:
-    """The TFDS builder of a prepared dataset. Builds the dataset if it does not exist.
+    """The TFDS builder of `config.dataset`, with a subset as its builder config. Builds the dataset if it is missing.
 
-    Args:
-      dataset: the `dataset` section of the config.
-      builder_config: "infection", "infection_all" or "lung".
-
-    Raises:
-      UserError: if the archive is missing or unusable, or if the dataset was built from another archive.
+    Raises UserError if the archive is missing or unusable, or if the dataset was built from another archive.
     """
     from jaxunet.devices import processes  # late: it imports JAX
 
@@ -117,7 +112,7 @@ def archive_of(dataset: ConfigDict) -> Archive:
 
 
 def dropped_from_train(builder: Any) -> frozenset[str]:
-    """Ids of training images identical to a validation or test image, as verification found them at the build."""
+    """Ids of training images identical to a validation or test image, as the build found them."""
     return frozenset(verification(builder)["dropped_from_train"])
 
 

@@ -35,7 +35,7 @@ COVID_QU_EX = DatasetSpec(
         ),
         "lung": Subset("Lung part: 33,920 images, lung masks only.", ("lung",), _CLASSES, "lung", 21715),
     },
-    builder="jaxunet.data.covid_qu_ex",
+    builder="jaxunet.data.builders",
     size=256,
     frontal=True,
     archive=ArchiveLayout(
@@ -68,7 +68,6 @@ SYNTHETIC_CXR = DatasetSpec(
     },
     builder="jaxunet.data.synthetic",
     size=drawing.SIZE,
-    splits=drawing.SPLITS,
 )
 
 SPECS = {spec.name: spec for spec in (COVID_QU_EX, SYNTHETIC_CXR)}

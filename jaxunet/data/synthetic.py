@@ -3,64 +3,40 @@
 Input: seed and counts. Output: array_record files, read like the real dataset.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxunet.core.errors import UserError
 from jaxunet.core.pictures import png
 from jaxunet.data.builders import features
-from jaxunet.data.drawing import MASKS, VERSION, check_seed, draw_chest_xray
+from jaxunet.data.drawing import MASKS, VERSION, draw_chest_xray
 from jaxunet.data.specs import SYNTHETIC_CXR
 
 _FILE_PREFIX = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
-class SyntheticConfig(tfds.core.BuilderConfig):
-    """See `synthetic_config`, which makes it."""
-
-    train: int
-    val: int
-    test: int
-    seed: int
-    controls: bool
-
-
-def synthetic_config(*, train: int, val: int, test: int, seed: int, controls: bool) -> SyntheticConfig:
-    """The configuration of `SyntheticCxr`. Its name holds all numbers, so each choice has its own folder.
-
-    Args:
-      train, val, test: number of COVID-19 images, at least 1. Controls do not change these images.
-      seed: of the drawing, in [0, 2**63).
-      controls: adds as many images without infection, half Non-COVID (one more if odd), half Normal.
-    """
-    counts = {"train": train, "val": val, "test": test}
-    for split, count in counts.items():
-        if count < 1:
-            raise UserError(f"The synthetic dataset needs at least 1 image in each split, but {split}={count}.")
-    check_seed(seed)
-    kind = "infection_all" if controls else "infection"
-    return SyntheticConfig(
-        name=f"{kind}_train{train}_val{val}_test{test}_seed{seed}",
-        description=SYNTHETIC_CXR.subsets[kind].description,
-        controls=controls,
-        seed=seed,
-        **counts,
-    )
-
-
-class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
-    """Synthetic chest X-rays with the features of the real dataset. Needs `file_format="array_record"`."""
+class SyntheticCxr(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS brings no types
+    """Synthetic chest X-rays with the features of the real dataset. Its name holds all numbers."""
 
     spec = SYNTHETIC_CXR
     VERSION = tfds.core.Version(VERSION)
-    RELEASE_NOTES = {"1.0.0": "First drawing."}
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First drawing."}
+
+    def __init__(self, *, train: int, val: int, test: int, seed: int, controls: bool, data_dir: str):
+        """`train`, `val`, `test`: number of COVID-19 images; controls do not change them. `seed`: in [0, 2**63).
+
+        `controls` adds as many images without infection, half Non-COVID (one more if odd), half Normal.
+        """
+        self._counts, self._seed = {"train": train, "val": val, "test": test}, seed
+        kind = "infection_all" if controls else "infection"
+        self._subset = self.spec.subsets[kind]
+        name = f"{kind}_train{train}_val{val}_test{test}_seed{seed}"
+        config = tfds.core.BuilderConfig(name=name, description=self._subset.description)
+        super().__init__(file_format="array_record", config=config, data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -70,17 +46,15 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
-        return {split: self._generate_examples(split) for split in self.spec.splits}
+        return {split: self._generate_examples(split) for split in self._counts}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        config = self.builder_config
-        count = getattr(config, split)
+        count = self._counts[split]
         counts = {"COVID-19": count, "Non-COVID": count - count // 2, "Normal": count // 2}
-        labels = self.spec.subsets["infection_all" if config.controls else "infection"].classes
-        wanted = [(label, index) for label in labels for index in range(counts[label])]
+        wanted = [(label, index) for label in self._subset.classes for index in range(counts[label])]
         for label, index in tqdm(wanted, desc=f"Drawing {split}", unit="X-ray", dynamic_ncols=True):
             name = f"{split}/{label}/{_FILE_PREFIX[label]}_{index}"
-            drawn = draw_chest_xray(config.seed, index, split, label)
+            drawn = draw_chest_xray(self._seed, index, split, label)
             pictures = zip(("image", *(f"{mask}_mask" for mask in MASKS)), drawn, strict=True)
             # PNG bytes, because TFDS needs TensorFlow to encode arrays.
             yield name, {**{k: png(v) for k, v in pictures}, "label": label, "id": name}
@@ -88,6 +62,5 @@ class SyntheticCxr(tfds.core.GeneratorBasedBuilder):
 
 def make_builder(dataset: ConfigDict, builder_config: str, data_dir: pathlib.Path) -> SyntheticCxr:
     """The builder for `config.dataset` in `data_dir`."""
-    wanted, controls = dataset.synthetic, SYNTHETIC_CXR.has_controls(builder_config)
-    config = synthetic_config(train=wanted.train, val=wanted.val, test=wanted.test, seed=wanted.seed, controls=controls)
-    return SyntheticCxr(config=config, data_dir=str(data_dir), file_format="array_record")
+    controls = SYNTHETIC_CXR.has_controls(builder_config)
+    return SyntheticCxr(**dataset.synthetic, controls=controls, data_dir=str(data_dir))

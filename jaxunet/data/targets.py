@@ -14,24 +14,16 @@ ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A mask, or an answer for the whole image.
+    """A mask, or an answer for the whole image."""
 
-    Attributes:
-      name: in configs, file names and tables. The dataset stores a mask as the feature `<name>_mask`.
-      kind: "mask" or "image".
-      colour: of the outline, RGB in [0, 255].
-      category, code: its DICOM codes in a Segmentation.
-      within: the mask of the organ around a finding. Areas, severity and detection are computed for the finding.
-      learnt_from: an image target, such as "covid19". If both are learnt, the loss of this mask uses only images with
-        the answer yes, and predictions blank the mask if the network answers no.
-    """
-
-    name: str
-    kind: str = "mask"
-    colour: tuple[int, int, int] = (240, 200, 60)
-    category: Code = STRUCTURE
+    name: str  # in configs, file names and tables. The dataset stores a mask as the feature `<name>_mask`.
+    colour: tuple[int, int, int] = (240, 200, 60)  # of the outline, RGB in [0, 255]
+    category: Code = STRUCTURE  # category, code: its DICOM codes in a Segmentation
     code: Code = STRUCTURE
+    # the mask of the organ around a finding. Areas, severity and detection are computed for the finding.
     within: str = ""
+    # an image target, such as "covid19". If both are learnt, the loss of this mask uses only images with the answer
+    # yes, and predictions blank the mask if the network answers no.
     learnt_from: str = ""
 
 
@@ -49,7 +41,7 @@ TARGETS = {
             learnt_from=COVID19,
         ),
         Target("lung", colour=(70, 160, 240), code=("39607008", "SCT", "Lung")),
-        Target(COVID19, kind="image"),
+        Target(COVID19),
     )
 }
 

@@ -1,22 +1,19 @@
 """Verifies every file of an archive before training: integrity, plausible masks, leaks between splits."""
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from jaxunet.core.errors import UserError, one_line
 from jaxunet.core.files import write_atomically
 from jaxunet.core.pictures import png
-from jaxunet.core.processors import cores
+from jaxunet.core.processors import on_all_cores
 from jaxunet.data import duplicates
 from jaxunet.data.archive import Archive, Record
 from jaxunet.data.dataset_spec import DatasetSpec
@@ -36,28 +33,23 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Findings about one part of an archive. `errors` stop a build, `warnings` do not.
-
-    `counts`: split -> class -> number of X-rays; the first split is the training split.
-    `identical` and `near` are pairs of ids in different splits, `near_bits` the bits in which the hashes of each near
-    pair differ; `fingerprint`, `contents` and `modified` are those of `Archive`;
-    `dropped_from_train` are the Train ids among the identical ones, which training leaves out by default.
-    """
+    """Findings about one part of an archive. `errors` stop a build, `warnings` do not."""
 
     source: str
     fingerprint: str
     part: str
-    counts: dict[str, dict[str, int]]
+    counts: dict[str, dict[str, int]]  # split -> class -> number of X-rays; the first split is the training split
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
-    identical: tuple[tuple[str, str], ...]
+    identical: tuple[tuple[str, str], ...]  # pairs of ids in different splits
     near: tuple[tuple[str, str], ...]
-    near_bits: tuple[int, ...]
+    near_bits: tuple[int, ...]  # in which the hashes of each near pair differ
     contents: str = ""
     modified: str = ""
 
     @property
     def dropped_from_train(self) -> tuple[str, ...]:
+        """The Train ids among the identical ones, which training leaves out by default."""
         train = next(iter(self.counts))
         return tuple(sorted({i for pair in self.identical for i in pair if i.startswith(f"{train}/")}))
 
@@ -90,7 +82,7 @@ class Report:
             raise UserError(f"{self.source}: {self.errors[0]}{more}. No dataset was built: download the archive again.")
 
 
-def check_record(archive: Archive, record: Record, part: str) -> Checked:
+def check_record(archive: Archive, part: str, record: Record) -> Checked:
     """Verifies the files of one X-ray."""
     spec = archive.spec
     pixels, errors = {}, []
@@ -128,22 +120,19 @@ def _implausible(spec: DatasetSpec, record: Record, pixels: dict[str, np.ndarray
 
 @functools.lru_cache(maxsize=2)
 def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, dict[str, dict[str, bytes]]]:
-    """Verifies every file of `part` of the archive at `path`, on all cores, with a progress bar.
+    """The report on every file of `part` of the archive at `path`, and X-ray id -> mask name -> PNG with values {0, 1}.
 
     The result is cached, because the training and the evaluation dataset use the same files.
-
-    Returns:
-      The report, and X-ray id -> mask name -> PNG with values {0, 1}, for the prepared dataset.
     """
     archive, splits = Archive(path, spec), spec.layout.splits
     records = archive.records(part)
-    checked = _check_all(archive, records, part)
+    check = functools.partial(check_record, archive, part)
+    checked = list(on_all_cores(check, records, f"Checking {part} data", fewest=500))
     counts = {split: dict.fromkeys(spec.classes, 0) for split in splits}
     for record in records:
         counts[record.split][record.label] += 1
-    looks = [
-        duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in zip(records, checked, strict=True) if c.digest
-    ]
+    pairs = zip(records, checked, strict=True)
+    looks = [duplicates.Looks(r.id, r.split, c.digest, c.hash) for r, c in pairs if c.digest]
     near = duplicates.near_pairs(looks, splits)
     report = Report(
         source=str(archive.path),
@@ -161,31 +150,6 @@ def verify(path: pathlib.Path, spec: DatasetSpec, part: str) -> tuple[Report, di
     return report, {r.id: c.masks for r, c in zip(records, checked, strict=True)}
 
 
-def _check_all(archive: Archive, records: list[Record], part: str) -> list[Checked]:
-    bar = {"total": len(records), "unit": "X-ray", "desc": f"Checking {part} data", "dynamic_ncols": True}
-    workers = cores()
-    if workers == 1 or len(records) < 500:  # starting processes takes longer than this
-        return [check_record(archive, record, part) for record in tqdm(records, **bar)]
-    # Spawned, not forked: JAX's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(archive.path, archive.spec, part)
-    ) as pool:
-        return list(tqdm(pool.map(_check_in_worker, records, chunksize=32), **bar))
-
-
-_worker: tuple[Archive, str]
-
-
-def _start_worker(path: pathlib.Path, spec: DatasetSpec, part: str) -> None:
-    global _worker
-    _worker = Archive(path, spec), part
-
-
-def _check_in_worker(record: Record) -> Checked:
-    return check_record(_worker[0], record, _worker[1])
-
-
 def _count_warnings(counts: dict[str, dict[str, int]], published: dict[tuple[str, str], int]) -> list[str]:
     found = []
     for (split, label), expected in published.items():
@@ -197,10 +161,7 @@ def _count_warnings(counts: dict[str, dict[str, int]], published: dict[tuple[str
 
 def write_findings(archive: Archive, out: pathlib.Path | None) -> int:
     """Prints the findings about every part that the archive has; writes `verify.json` and, where X-rays are in two
-    splits, `duplicates_<part>.png` into `out`.
-
-    Returns:
-      The exit status: 1 if a part cannot be used.
+    splits, `duplicates_<part>.png` into `out`. Returns the exit status: 1 if a part cannot be used.
     """
     layout = archive.spec.layout
     parts = archive.parts or list(layout.parts)[:1]

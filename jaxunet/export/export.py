@@ -56,22 +56,19 @@ def export(
       scores: of several, the folder with the scores from `--mode=evaluate --runs`. A run has its own scores.
       runtime: for formats that run in a browser, the folder of the npm package onnxruntime-web.
 
-    Raises:
-      UserError: if a library is missing, the format cannot hold the network, or the file does not compute the same as
-        the checkpoint. `output` then stays as it was.
+    Raises UserError if a library is missing, the format cannot hold the network, or the file does not compute the same
+    as the checkpoint. `output` then stays as it was.
     """
     config = members[0].config
     row = FORMATS[format]
     if output.is_dir() or output.name == model_card.NAME:
-        what = "a folder" if output.is_dir() else "the model card"
-        example = output.parent / f"unet{row.extension}"
+        what, example = "a folder" if output.is_dir() else "the model card", output.parent / f"unet{row.extension}"
         raise UserError(f"--output={output} is {what}: name the file to write, such as {example}.")
     if row.missing():
         raise UserError(f"--format={format} needs {' and '.join(row.libraries)}: pip install 'jaxunet[{row.extra}]'.")
     if config.eval.flips and not row.takes_flips:
-        raise UserError(
-            f"--format={format} cannot average an X-ray and its mirror image: add --config.eval.flips=False."
-        )
+        what = "cannot average an X-ray and its mirror image"
+        raise UserError(f"--format={format} {what}: add --config.eval.flips=False.")
     if len(members) > 1 and not row.takes_runs:
         able = " or ".join(name for name, other in FORMATS.items() if other.takes_runs)
         raise UserError(f"--format={format} holds one network, but --runs names several: use --format={able}.")
@@ -90,10 +87,8 @@ def export(
         card = model_card.model_card(source, places, scores, metadata, output.name, format, agreement)
         write_atomically(output, draft.read_bytes())  # a new file: safetensors ignores the user's permissions
     write_atomically(output.parent / model_card.NAME, card)
-    print(
-        f"Written to {output}: {format}, {output.stat().st_size:,} bytes, checkpoint {source.step}, "
-        f"{', '.join(source.targets)}, {source.image_size}x{source.image_size}. {agreement}"
-    )
+    what = f"checkpoint {source.step}, {', '.join(source.targets)}, {source.image_size}x{source.image_size}"
+    print(f"Written to {output}: {format}, {output.stat().st_size:,} bytes, {what}. {agreement}")
 
 
 def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
@@ -126,13 +121,9 @@ def describe(source: Predictor, config: ConfigDict) -> dict[str, Any]:
 
 
 def compare(source: Predictor, compute: Compute, *, tolerance: float) -> str:
-    """Compares `compute` with the checkpoint on drawn X-rays, in batches of 1 and 3.
+    """A sentence on how well `compute` agrees with the checkpoint on drawn X-rays, in batches of 1 and 3.
 
-    Returns:
-      A sentence on how well they agree.
-
-    Raises:
-      UserError: if a probability differs by more than `tolerance`, or a mask by more than that explains.
+    Raises UserError if a probability differs by more than `tolerance`, or a mask by more than that explains.
     """
     size = source.image_size
     drawn = [drawing.draw_chest_xray(0, i, "test", "COVID-19")[0] for i in range(4)]

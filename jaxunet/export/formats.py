@@ -30,29 +30,21 @@ PAGES = pathlib.Path(__file__).with_name("how_to_run")
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A row of `FORMATS`.
+    """A row of `FORMATS`."""
 
-    Attributes:
-      write: (network, metadata, path) -> None; with `takes_runtime` also `runtime`, the folder of ONNX Runtime Web.
-      read: (network, path) -> the function that the file computes. The network is the one that was written.
-      page: name of the page in how_to_run/, which becomes the section "How to run it" of the model card.
-      extension: usual end of the file name.
-      tolerance: largest difference from a probability of the checkpoint that is allowed on CPUs.
-      score: (network, the function of the file) -> a sentence with scores of both, where `tolerance` says little.
-      takes_flips: whether the reader of the file can average an X-ray and its mirror image.
-      takes_runs: whether the file can hold the mean of several networks.
-      libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them.
-    """
-
+    # (network, metadata, path) -> None; with `takes_runtime` also `runtime`, the folder of ONNX Runtime Web
     write: Callable[..., None]
+    # (network, path) -> the function that the file computes. The network is the one that was written.
     read: Callable[["Predictor", pathlib.Path], Compute]
-    page: str
-    extension: str
-    tolerance: float = 1e-4
+    page: str  # name of the page in how_to_run/, which becomes the section "How to run it" of the model card
+    extension: str  # usual end of the file name
+    tolerance: float = 1e-4  # largest difference from a probability of the checkpoint that is allowed on CPUs
+    # (network, the function of the file) -> a sentence with scores of both, where `tolerance` says little
     score: Callable[["Predictor", Compute], str] | None = None
-    takes_flips: bool = True
-    takes_runs: bool = False
+    takes_flips: bool = True  # whether the reader of the file can average an X-ray and its mirror image
+    takes_runs: bool = False  # whether the file can hold the mean of several networks
     takes_runtime: bool = False
+    # libraries, extra: other libraries that it needs, and the extra of jaxunet that installs them
     libraries: tuple[str, ...] = ()
     extra: str = ""
 
@@ -64,11 +56,6 @@ class Format:
         """The page, in Markdown, with `file`, `format`, `size` and `agreement` filled in."""
         page = (PAGES / f"{self.page}.md").read_text().rstrip()
         return string.Template(page).substitute(words)
-
-
-def to_strings(metadata: Metadata) -> dict[str, str]:
-    """Each value as JSON, for formats whose metadata must be strings."""
-    return {key: json.dumps(value) for key, value in metadata.items()}
 
 
 def _write_stablehlo(source: "Predictor", metadata: Metadata, path: pathlib.Path) -> None:
@@ -156,7 +143,8 @@ def save_safetensors(tensors: dict[str, np.ndarray], metadata: Metadata, path: p
     import safetensors.numpy
 
     contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    safetensors.numpy.save_file(contiguous, path, metadata=to_strings(metadata))
+    as_json = {key: json.dumps(value) for key, value in metadata.items()}  # they must be strings
+    safetensors.numpy.save_file(contiguous, path, metadata=as_json)
 
 
 def _compute_of(loaded: "Predictor") -> Compute:
@@ -165,18 +153,16 @@ def _compute_of(loaded: "Predictor") -> Compute:
     return lambda images: from_logits(loaded.outputs(images), loaded)
 
 
+_ONNX: dict[str, Any] = {"libraries": ("onnx", "onnxruntime"), "extra": "onnx"}
 FORMATS = {
     "stablehlo": Format(_write_stablehlo, _read_stablehlo, "stablehlo", ".zip", takes_runs=True),
-    "onnx": Format(
-        _write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, libraries=("onnx", "onnxruntime"), extra="onnx"
-    ),
+    "onnx": Format(_write_onnx, _read_onnx, "onnx", ".onnx", takes_runs=True, **_ONNX),
     "onnx_int8": Format(
         *(_late("int8", "write"), _read_onnx, "onnx", ".onnx"),
         tolerance=1.0,  # a pixel may change sides; the Dice on Val decides
         takes_runs=True,
-        libraries=("onnx", "onnxruntime"),
-        extra="onnx",
         score=_late("int8", "dice"),
+        **_ONNX,
     ),
     "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors", ".safetensors"),
     "safetensors_float16": Format(
@@ -190,8 +176,7 @@ FORMATS = {
         *(_late("offline_page", "write"), _late("offline_page", "read"), "html", ".html"),
         takes_runs=True,
         takes_runtime=True,
-        libraries=("onnx", "onnxruntime"),
-        extra="onnx",
+        **_ONNX,
     ),
     "torch": Format(_write_torch, _read_torch, "torch", ".safetensors", takes_flips=False),
 }

@@ -46,13 +46,10 @@ def model_card(
     """The card's text, in Markdown.
 
     Args:
-      source: the network.
-      places: the run or the file it was loaded from; of a mean, all of them.
+      places: the run or the file that the network was loaded from; of a mean, all of them.
       scores: of a mean, the folder with its scores, if there is one.
       metadata: from `export.describe`.
-      file: name of the exported file.
-      format: a key of `FORMATS`.
-      agreement: a sentence on how the file was checked.
+      file, format, agreement: of the exported file, its name, its format and a sentence on how it was checked.
     """
     size, versions, spec = source.image_size, metadata["versions"], spec_of(source.config.dataset)
     scores = scores if len(places) > 1 else places[0]
@@ -105,15 +102,14 @@ def _training_data(source: Predictor, workdir: pathlib.Path) -> str:
         f"- Terms of use: {terms}",
     ]
     if not workdir.is_dir():
-        return (
-            f"Source of the weights: {text(workdir.name)}. The model card beside that file says more.\n\n"
-            + "\n".join(lines)
-        )
+        first = f"Source of the weights: {text(workdir.name)}. The model card beside that file says more."
+        return "\n".join([first, "", *lines])
     if not (workdir / "metrics.jsonl").is_file():
-        return (
+        first = (
             "The run has no training log: these weights were imported or never trained, and their training data are "
-            "unknown. The settings name this dataset, which may be another one:\n\n" + "\n".join(lines)
+            "unknown. The settings name this dataset, which may be another one:"
         )
+        return "\n".join([first, "", *lines])
     if weights := source.config.init.weights or source.config.init.run:
         imagenet = NETWORKS[source.config.model.name].imagenet
         words = text(pathlib.PurePath(weights).name)
@@ -231,8 +227,6 @@ UNGATED = (
     "Infection was learnt from COVID-19 images only: on other X-rays its mask can mark healthy lungs. covid19 is the "
     "probability that an X-ray resembles the COVID-19 images of the training data."
 )
-
-
 _ELSEWHERE = (
     ' On 54 X-rays of another hospital group the shipped network\'s answer "COVID-19" has a ROC AUC of 0.46, on '
     "Test of COVID-QU-Ex 0.993. It means no more than that an X-ray resembles the COVID-19 images of the training data."
@@ -242,16 +236,12 @@ _ELSEWHERE = (
 def _limits(source: Predictor) -> str:
     """The limits that depend on the dataset and targets. The template has those of every network."""
     dataset = source.config.dataset
-    return ("" if spec_of(dataset).folder else _ELSEWHERE) + _limits_of_targets(source)
-
-
-def _limits_of_targets(source: Predictor) -> str:
-    dataset = source.config.dataset
-    if not finding(source.records):
-        return ""
-    if spec_of(dataset).has_controls(dataset.train_config):
-        words = "The training images include other pneumonia and normal lungs."
-        return f"\n- {words} {UNGATED}" if source.answers_covid19 else f"\n- {words}"
-    if spec_of(dataset).positive is None:
-        return ""
-    return "\n- It was trained on COVID-19 images only. Expect it to mark infection on lungs without any."
+    spec, words = spec_of(dataset), ""
+    if not spec.folder:
+        words += _ELSEWHERE
+    if finding(source.records) and spec.has_controls(dataset.train_config):
+        words += "\n- The training images include other pneumonia and normal lungs."
+        words += f" {UNGATED}" if source.answers_covid19 else ""
+    elif finding(source.records) and spec.positive:
+        words += "\n- It was trained on COVID-19 images only. Expect it to mark infection on lungs without any."
+    return words

@@ -29,16 +29,9 @@ _WORDS = {  # in place of those of `--mode=serve`: CSS selector -> the first tex
 
 
 def write(source: Predictor, metadata: dict[str, Any], path: pathlib.Path, *, runtime: pathlib.Path | None) -> None:
-    """Writes the page.
+    """Writes the page. `metadata`: from `export.describe`. `runtime`: the folder of the npm package onnxruntime-web.
 
-    Args:
-      source: the network.
-      metadata: from `export.describe`.
-      path: the page.
-      runtime: the folder of the npm package onnxruntime-web.
-
-    Raises:
-      UserError: if that folder is missing, or is of a version that the page was not written for.
+    Raises UserError if that folder is missing, or is of a version that the page was not written for.
     """
     version, license, script, program = _runtime(runtime)
     model = onnx_graph.to_onnx(logits_of(source), (source.image_size,) * 2, np.uint8, metadata)
@@ -68,9 +61,7 @@ def read(source: Predictor, path: pathlib.Path) -> Any:
     """The network in the page, run by ONNX Runtime; see `formats.Compute`."""
     import onnxruntime
 
-    (packed,) = re.findall(
-        '<script type="text/plain" id="inside-weights">(.*?)</script>', path.read_text(encoding="utf-8")
-    )
+    packed = path.read_text(encoding="utf-8").partition('id="inside-weights">')[2].partition("</script>")[0]
     model = gzip.decompress(base64.b64decode(packed))
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -32,14 +32,8 @@ def to_onnx(
 ) -> Any:
     """The graph of `function` as an `onnx.ModelProto`. Its input is `image`; its outputs have the names in the result.
 
-    Args:
-      function: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside.
-      shape: of one example.
-      dtype: of the input.
-      metadata: JSON values, for `metadata_props`.
-
-    Raises:
-      UserError: if an operation has no translation here.
+    `function`: `[batch, *shape] -> {name: [batch, ...]}`, with the weights inside. `metadata`: JSON values.
+    Raises UserError if an operation has no translation here.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     like = jax.ShapeDtypeStruct((batch, *shape), dtype)

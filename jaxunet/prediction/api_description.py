@@ -12,32 +12,21 @@ _KINDS = {"sides": "string", "usable": "boolean", "covid19_detected": "boolean"}
 _WHOLE = ("height", "width", "regions")
 _TEXT = {"type": "string"}
 _PICTURE = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+_WHOLE_NUMBERS = {"type": "array", "items": {"type": "integer"}}
 _RUNS = {
     "type": "object",
     "description": "COCO's uncompressed run lengths: column by column, beginning with pixels outside the mask",
     "required": ["size", "counts"],
-    "properties": {
-        "size": {"type": "array", "items": {"type": "integer"}, "description": "height, width"},
-        "counts": {"type": "array", "items": {"type": "integer"}},
-    },
+    "properties": {"size": _WHOLE_NUMBERS | {"description": "height, width"}, "counts": _WHOLE_NUMBERS},
 }
 
 
 def describe() -> dict[str, Any]:
     """The OpenAPI document."""
-    header = {
-        "name": SENT_BY,
-        "in": "header",
-        "required": True,
-        "schema": {"const": "1"},
-        "description": "pages of other sites cannot send it",
-    }
-    masks = {
-        "name": "masks",
-        "in": "query",
-        "schema": {"enum": [PNG, RLE], "default": PNG},
-        "description": f"{PNG}: pictures of 0 and 255; {RLE}: run lengths, without `xray` and `layers`",
-    }
+    header = {"name": SENT_BY, "in": "header", "required": True, "schema": {"const": "1"}}
+    header["description"] = "pages of other sites cannot send it"
+    masks = {"name": "masks", "in": "query", "schema": {"enum": [PNG, RLE], "default": PNG}}
+    masks["description"] = f"{PNG}: pictures of 0 and 255; {RLE}: run lengths, without `xray` and `layers`"
     body = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string"}}}}
     predict = {
         "summary": f"Predicts one X-ray: PNG, JPEG, TIFF or DICOM of at most {MAX_BYTES // 2**20} MiB",

@@ -16,17 +16,29 @@ _SCHEME = "99JAXUNET"
 _SERIES = 9002  # its number, after that of the segmentation
 
 
+def origin(series: int, words: str, version: str) -> dict[str, Any]:
+    """What every file that is made here says of its series and of who made it, for highdicom."""
+    from pydicom.uid import generate_uid
+
+    return {
+        "series_instance_uid": generate_uid(),
+        "series_number": series,
+        "series_description": f"{package}: {words}"[:64],
+        "sop_instance_uid": generate_uid(),
+        "instance_number": 1,
+        "manufacturer": package,
+        "manufacturer_model_name": package,
+        "software_versions": version,
+    }
+
+
 def report(
     segmentation: Any, source: Any, row: Mapping[str, Any], masks: Mapping[str, np.ndarray], records: Records
 ) -> Any:
-    """A Comprehensive SR with severity, areas and the answer, as far as the row has them.
+    """A Comprehensive SR with severity, areas and the answer, as far as the row of the X-ray has them.
 
-    Args:
-      segmentation: the DICOM Segmentation of the masks; the report takes its algorithm and tracking identifiers.
-      source: the header of the X-ray.
-      row: `Prediction.row`.
-      masks: target -> bool [H, W].
-      records: of the masks, for their codes.
+    The report takes algorithm and tracking identifiers from the segmentation of the masks. `source`: the header of the
+    X-ray. `records`: of the masks, for their codes.
     """
     from highdicom import coding_schemes, sr
     from pydicom.sr.codedict import codes
@@ -98,15 +110,8 @@ def report(
             procedure_reported=sr.CodedConcept("399208008", "SCT", "Plain chest X-ray"),
             imaging_measurements=groups,
         ),
-        series_instance_uid=generate_uid(),
-        series_number=_SERIES,
-        series_description=f"{package}: measures",
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer=package,
-        manufacturer_model_name=package,
-        software_versions=version,
         is_complete=True,
+        **origin(_SERIES, "measures", version),
         coding_schemes=[coding_schemes.CodingSchemeIdentificationItem(_SCHEME, name=package, version=version)],
     )
     for element in found.iterall():

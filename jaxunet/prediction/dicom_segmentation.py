@@ -26,17 +26,10 @@ _ONE_FRAME = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
 def files(
     xray: Xray, masks: dict[str, np.ndarray], records: Records, weights: str, row: dict[str, Any] | None
 ) -> list[bytes]:
-    """The content of two DICOM files: a segmentation with one segment per target and, of a row, a report.
+    """The content of DICOM files: a segmentation with one segment per target and, of a `Prediction.row`, a report.
 
-    Args:
-      xray: a DICOM file, with a header.
-      masks: target -> bool [H, W], the size of the X-ray.
-      records: of the masks, for their codes and colours.
-      weights: tells the weights of the network from others.
-      row: `Prediction.row` for the report; None for no report.
-
-    Raises:
-      UserError: if the header lacks elements that the standard requires, or highdicom is not installed.
+    `records`: of the masks, for their codes and colours. `weights`: tells the weights of the network from others.
+    Raises UserError if the header lacks elements that the standard requires, or highdicom is not installed.
     """
     logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)  # its warnings quote the header
     source = copy.deepcopy(xray.header)
@@ -89,17 +82,10 @@ def _segmentation(source: Any, xray: Xray, masks: dict[str, np.ndarray], records
         pixel_array=np.stack(stored, axis=-1)[None].astype(np.uint8),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
-        series_instance_uid=generate_uid(),
-        series_number=_SERIES,
-        series_description=f"{package}: {', '.join(masks)}"[:64],
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer=package,
-        manufacturer_model_name=package,
-        software_versions=__version__,
         device_serial_number="0",
         pixel_measures=measures,
         omit_empty_frames=False,
+        **dicom_report.origin(_SERIES, ", ".join(masks), __version__),
     )
     segmentation.PatientOrientation = source.get("PatientOrientation") or ""
     return segmentation

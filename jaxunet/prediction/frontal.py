@@ -26,11 +26,9 @@ _TURNS = ("", "turned by 90 degrees", "upside down", "turned by 90 degrees")
 
 
 def refusal(image: np.ndarray, lung: np.ndarray | None) -> str:
-    """Why a picture is not usable as a frontal chest X-ray, in words; "" if it is.
+    """Why a picture uint8 [H, W] is not usable as a frontal chest X-ray, in words; "" if it is.
 
-    Args:
-      image: uint8 [H, W].
-      lung: bool [H, W], predicted, if the network does.
+    `lung`: bool [H, W], predicted, if the network does.
     """
     upright = thumbnail(image)
     views = [np.rot90(light, turns) for light in (upright, 255 - upright) for turns in range(4)]

@@ -30,13 +30,10 @@ class PredictionLog:
     """The log and tables of one process. A lock keeps other processes from writing them."""
 
     def __init__(self, output: pathlib.Path, settings: dict[str, Any], share: tuple[int, int]):
-        """Args:
-        output: folder of the predictions.
-        settings: the settings that the output depends on. A log with other settings is started anew.
-        share: (index of this process, number of processes).
+        """A log with other `settings` than these, which the output depends on, is started anew.
 
-        Raises:
-          UserError: if the folder has predictions of another input, or another process is writing there.
+        `share`: (index of this process, number of processes).
+        Raises UserError if the folder has predictions of another input, or another process is writing there.
         """
         name = "predictions" if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}"
         self._output, self._name, self._settings = output, name, settings
@@ -64,12 +61,11 @@ class PredictionLog:
                 self._check_input(settings)
                 if settings != self._settings:
                     break
-            elif row is not None:
+            if row is None:  # the process was killed while it wrote this line
+                break
+            if number:
                 self._lines[_key(row["input"])] = _key(row["version"]), -at if row["error"] else at
             at += len(line)
-            if row is None:  # the process was killed while it wrote this line
-                at -= len(line)
-                break
         self._file.truncate(at)
         if at == 0:
             self._write({"settings": self._settings})
@@ -191,9 +187,9 @@ def _write_csv(path: pathlib.Path, rows: Iterable[dict[str, Any]], *, ascii_alon
         writer.writeheader()
         for row in rows:
             said = row["warnings"]
-            cells = {name: _harmless(row.get(name)) for name in ("input", "error")}
-            said = _harmless(said if isinstance(said, str) else "; ".join(said))
-            writer.writerow(row | cells | {"warnings": said})
+            cells = {name: row.get(name) for name in ("input", "error")}
+            cells["warnings"] = said if isinstance(said, str) else "; ".join(said)
+            writer.writerow(row | {name: _harmless(cell) for name, cell in cells.items()})
         text.detach()  # flushes, and leaves the file open
 
 

@@ -29,16 +29,11 @@ SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "unet.safetensors"
 
 
 def load(config: ConfigDict, workdir: pathlib.Path, *, checkpoint: str) -> Predictor:
-    """The network of a run.
+    """The network of a run, at the checkpoint "latest", "best" or a step.
 
-    Args:
-      config: the run's config, from `config_file.load`; settings such as the threshold may be changed.
-      workdir: the run's folder.
-      checkpoint: "latest", "best" or a step.
-
-    Raises:
-      UserError: if the checkpoint does not exist or is damaged, the run learnt classes instead of masks, or its
-        `config.json` was edited.
+    `config`: the run's config, from `config_file.load`; settings such as the threshold may be changed.
+    Raises UserError if the checkpoint does not exist or is damaged, the run learnt classes instead of masks, or its
+    `config.json` was edited.
     """
     checks.check(config, training=False)
     if config.dataset.name == LABELLED_IMAGES:
@@ -77,15 +72,10 @@ def _rule_settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def ensemble(predictors: Sequence[Predictor], workdirs: Sequence[pathlib.Path], mean: Mean = mean_logits) -> Predictor:
-    """One predictor of the mean probability of several. It has the config and step of the first.
+    """One predictor of the mean probability of several. It has the config and step of the first; networks can differ.
 
-    Args:
-      predictors: at least one; their networks can differ.
-      workdirs: their folders, for the error message.
-      mean: one of averaging.py.
-
-    Raises:
-      UserError: if they were not trained for the same targets and image size.
+    `workdirs`: their folders, for the error message. `mean`: one of averaging.py.
+    Raises UserError if they were not trained for the same targets and image size.
     """
     first = predictors[0]
     for other, workdir in zip(predictors[1:], workdirs[1:], strict=True):
@@ -122,12 +112,8 @@ def load_shipped(overrides: dict[str, Any] | None = None) -> Predictor:
 def load_safetensors(path: pathlib.Path | str, overrides: dict[str, Any] | None = None) -> Predictor:
     """The network in a file that `--mode=export --format=safetensors` wrote.
 
-    Args:
-      path: the file.
-      overrides: settings to change, such as `{"eval.threshold": 0.4}`.
-
-    Raises:
-      UserError: if the file is missing or damaged, has no metadata of jaxunet, or its tensors do not fit them.
+    `overrides`: settings to change, such as `{"eval.threshold": 0.4}`.
+    Raises UserError if the file is missing or damaged, has no metadata of jaxunet, or its tensors do not fit them.
     """
     path = pathlib.Path(path)
     tensors, metadata = torch_weights.read_safetensors(path)

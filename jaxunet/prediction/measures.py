@@ -80,11 +80,7 @@ def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
     is halfway between their centres. "midline": otherwise, for example if the lungs touch; the border is the middle of
     the image.
 
-    Args:
-      lung: bool [H, W], not empty.
-
-    Returns:
-      bool [H, W], True on the left side, and "components" or "midline".
+    `lung`: bool [H, W], not empty. Returns bool [H, W], True on the left side, and "components" or "midline".
     """
     height, width = lung.shape
     labels, n = ndimage.label(lung, _NEIGHBOURS)
@@ -105,9 +101,7 @@ def split_sides(lung: np.ndarray) -> tuple[np.ndarray, str]:
 def quality_warnings(image: np.ndarray, lung: np.ndarray | None) -> list[str]:
     """Reasons why the prediction may be wrong; none for an ordinary frontal chest X-ray.
 
-    Args:
-      image: uint8 [H, W].
-      lung: bool [H, W], predicted; None if the network does not predict it.
+    `image`: uint8 [H, W]. `lung`: bool [H, W], predicted; None if the network does not predict it.
     """
     height, width = image.shape
     found = []

@@ -16,18 +16,11 @@ from jaxunet.xrays import dicomweb
 def predict(predictor: Predictor, source: str, address: str, *, share: tuple[int, int] = (0, 1)) -> int:
     """Predicts every X-ray at `source` and stores what is found in its study on the server at `address`.
 
-    Pictures that are not usable as frontal chest X-rays are reported, and nothing is stored of them.
+    Pictures that are not usable as frontal chest X-rays are reported, and nothing is stored of them. `config.predict`
+    says what is stored. `source`, `share`: as for `folder.predict`.
 
-    Args:
-      predictor: the network; its `config.predict` says what is stored.
-      source, share: as for `folder.predict`.
-      address: of the server.
-
-    Returns:
-      Exit status: 0; 1 if nothing was stored; 2 if some X-rays failed.
-
-    Raises:
-      UserError: if the segmentations would not name the patient, or `source` has no images.
+    Returns the exit status: 0; 1 if nothing was stored; 2 if some X-rays failed.
+    Raises UserError if the segmentations would not name the patient, or `source` has no images.
     """
     if not predictor.config.predict.keep_patient:
         raise UserError(

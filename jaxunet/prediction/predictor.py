@@ -206,7 +206,7 @@ class Predictor:
           The logits, `masks` float32 [N, S, S, C] with one channel per target, and if `answers_covid19`, `covid19`
           float32 [N].
         """
-        if not len(images):
+        if not len(images):  # a process may have no share of a few images
             answer = {COVID19: np.empty(0, np.float32)} if self.answers_covid19 else {}
             return {"masks": np.empty((*images.shape, len(self.targets)), np.float32), **answer}
         batch_size = batch_size or self.config.eval.batch_size

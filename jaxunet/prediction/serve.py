@@ -39,15 +39,9 @@ _IN_MEMORY = 2**31  # bytes; waitress writes larger uploads to a temporary file
 
 
 def serve(predictor: Predictor, *, host: str, port: int) -> None:
-    """Serves the page until Ctrl-C or SIGTERM ends the process with status 0.
+    """Serves the page until Ctrl-C or SIGTERM ends the process with status 0. `port`: 0 for any free one.
 
-    Args:
-      predictor: the network.
-      host: name or address to listen at.
-      port: port to listen at; 0 for any free one.
-
-    Raises:
-      UserError: if the host or port cannot be used.
+    Raises UserError if the host or port cannot be used.
     """
     with _listen(host, port) as listener, _quiet():
         for number in (signal.SIGINT, signal.SIGTERM):  # at once, even during a prediction: there is nothing to save
@@ -67,8 +61,8 @@ def serve(predictor: Predictor, *, host: str, port: int) -> None:
         )
         server.channel_class = connections.Connection
         if not ipaddress.ip_address(address).is_loopback:
-            warning = f"warning: anyone who can reach {host} can use this page, and their X-rays are sent unencrypted."
-            print(warning, file=sys.stderr, flush=True)
+            everyone = f"warning: anyone who can reach {host} can use this page"
+            print(f"{everyone}, and their X-rays are sent unencrypted.", file=sys.stderr, flush=True)
         print(predictor.in_words)
         if predictor.rule.positive:
             print(predictor.rule_in_words)
@@ -101,11 +95,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> flask.Flask:
     """The web application: GET / is the page, GET /network describes the network, POST /predict predicts an X-ray,
-    GET /api describes both as OpenAPI.
-
-    Args:
-      predictor, host: as for `serve`.
-      address: IP address that it listens at.
+    GET /api describes both as OpenAPI. `address`: the IP address that it listens at.
     """
     app = flask.Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = page.MAX_BYTES
@@ -137,17 +127,9 @@ def make_app(predictor: Predictor, *, host: str, address: str = "127.0.0.1") -> 
         print(f"error: {type(error).__name__} in {where.filename}:{where.lineno}", file=sys.stderr, flush=True)
         return {"error": f"the server failed ({type(error).__name__})."}, 500
 
-    @app.get("/")
-    def show_page() -> flask.Response:
-        return flask.Response(text, mimetype="text/html")
-
-    @app.get("/network")
-    def show_network() -> dict[str, Any]:
-        return page.facts(predictor)
-
-    @app.get("/api")
-    def show_api() -> dict[str, Any]:
-        return api_description.describe()
+    app.add_url_rule("/", "page", lambda: flask.Response(text, mimetype="text/html"))
+    app.add_url_rule("/network", "network", lambda: page.facts(predictor))
+    app.add_url_rule("/api", "api", api_description.describe)
 
     @app.post("/predict")
     def predict() -> dict[str, Any]:
@@ -165,8 +147,7 @@ def answer(predictor: Predictor, data: bytes, *, runs: bool = False) -> dict[str
     `xray` and `layers` are reduced as in `Prediction.overlay`; `masks` have the size of the X-ray. With `runs`, they
     are run lengths, and there are no pictures.
 
-    Raises:
-      UserError: if the file cannot be used.
+    Raises UserError if the file cannot be used.
     """
     found = predictor.predict(data)
     said = {"row": found.row, "refusal": found.refusal, "mirrored": found.xray.mirrored}

@@ -17,11 +17,7 @@ def refusal(method: str, headers: Mapping[str, str], host: str, address: str) ->
     The Host header stops DNS rebinding: a site whose name points to this server could read its answers. The other
     headers stop sites that make a browser send X-rays here.
 
-    Args:
-      method: HTTP method.
-      headers: HTTP headers.
-      host: value of --host, a name or an address.
-      address: IP address that the server listens at.
+    `host`: value of --host, a name or an address. `address`: the IP address that the server listens at.
     """
     name = headers.get("Host", "")
     if not _is_ours(name, host, address):
@@ -52,8 +48,7 @@ def _is_ours(name: str, host: str, address: str) -> bool:
 def response_headers(page: str) -> dict[str, str]:
     """Headers of every response: the page may run its own script and style and talk to its own server, nothing else.
 
-    Args:
-      page: HTML with one `<script>` and one `<style>`.
+    `page`: HTML with one `<script>` and one `<style>`.
     """
     policy = ["default-src 'none'", "img-src data:", "connect-src 'self'", "base-uri 'none'", "form-action 'none'"]
     for tag in ("script", "style"):

@@ -60,10 +60,8 @@ def read(data: bytes, *, keep_patient: bool = False) -> Xray:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # as for the warnings
     try:
         return _read(pydicom, data, keep_patient)
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except MemoryError as error:
-        raise UserError("decoding it needs more memory than there is.") from error
     except Exception as error:  # pydicom raises whatever it meets, and may quote the header
         if isinstance(error.__context__, UserError):
             raise error.__context__ from None
@@ -81,14 +79,13 @@ def _read(pydicom: Any, data: bytes, keep_patient: bool) -> Xray:
         rows, columns = orientation.by_vectors(said.numbers("ImageOrientationPatient"))
     pixels, mirrored, turned, moves = orientation.by_patient(pixels, rows, columns)
     other = _doubts(said)
-    spacing, spacing_from = _spacing(said)
+    spacing = _spacing(said)
     aspect = spacing or (*said.numbers("PixelAspectRatio"), 0.0, 0.0)[:2]
     if moves[0]:
         spacing, aspect = spacing and spacing[::-1], aspect[::-1]
     return Xray(
         pixels=pixels,
         spacing_mm=spacing,
-        spacing_from=spacing_from,
         aspect=aspect[0] / aspect[1] if (uneven := orientation.not_square(*aspect)) else 1.0,
         mirrored=mirrored,
         notes=(*notes, *[turned] * bool(turned), *other, *uneven),
@@ -152,13 +149,13 @@ def _header(pydicom: Any, data: bytes) -> tuple[Any, str]:
     return pydicom.filereader.read_partial(whole, force=True), syntax
 
 
-def _spacing(said: Attributes) -> tuple[tuple[float, float] | None, str]:
-    """Height and width of a pixel in mm, and the attribute that says so."""
+def _spacing(said: Attributes) -> tuple[float, float] | None:
+    """Height and width of a pixel in mm."""
     for name in _SPACINGS:
         value = said.numbers(name)
         if len(value) == 2 and all(0 < x < _LARGEST_PIXEL for x in value):
-            return (value[0], value[1]), name
-    return None, ""
+            return value[0], value[1]
+    return None
 
 
 def _doubts(said: Attributes) -> list[str]:

@@ -13,13 +13,8 @@ _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 def gray(stored: np.ndarray, said: Attributes, *, big_endian: bool) -> tuple[np.ndarray, list[str]]:
     """uint8 [H, W], white being dense, and what is to be said about it.
 
-    Args:
-      stored: numbers [H, W, channels] of as many bits as are allocated.
-      said: the header.
-      big_endian: the byte order of tables in it.
-
-    Raises:
-      UserError: if the header contradicts itself, or wants what is not supported.
+    `stored`: numbers [H, W, channels] of as many bits as are allocated. `big_endian`: the order of the header's tables.
+    Raises UserError if the header contradicts itself, or wants what is not supported.
     """
     kind = photometric(said)
     notes: list[str] = []
@@ -57,12 +52,9 @@ def significant(stored: np.ndarray, said: Attributes, notes: list[str]) -> np.nd
     """The numbers in the bits that the header says are used.
 
     Others may hold overlays. Where the header is wrong, numbers wrap around: of both readings, that with the smaller
-    differences between neighbours is taken, and it is said.
+    differences between neighbours is taken, and `notes` gets a sentence.
 
-    Args:
-      stored: whole numbers [H, W, channels], signed or not as its decoder gave them.
-      said: the header.
-      notes: gets what is to be said.
+    `stored`: whole numbers [H, W, channels], signed or not as their decoder gave them.
     """
     allocated = stored.dtype.itemsize * 8
     bits = said.count("BitsStored", allocated) or allocated
@@ -82,9 +74,7 @@ def significant(stored: np.ndarray, said: Attributes, notes: list[str]) -> np.nd
     as_stored = stored if stored.dtype.kind == "i" else _in_bits(whole, allocated, signed)
     if shift or bits == allocated and (stored.dtype.kind == "i") == signed or np.array_equal(values, as_stored):
         return values
-    in_overlay = any(
-        said.number(f"OverlayBitPosition{i}", 0) >= bits for i in range(16)
-    )  # in bits above the brightness
+    in_overlay = any(said.number(f"OverlayBitPosition{i}", 0) >= bits for i in range(16))  # above the brightness
     if in_overlay or roughness(values[..., 0]) <= roughness(as_stored[..., 0]):
         return values
     notes.append(f"its header says {bits} bits{' with a sign' * signed}, which its samples are not")

@@ -18,24 +18,19 @@ _JPIP = ("1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.
 
 
 class Layout:
-    """How the header says that the pixels are stored.
-
-    Attributes:
-      shape: height, width and samples of a pixel.
-      bits: allocated for a sample.
-      kind: PhotometricInterpretation.
-      floating: whether samples are floating-point numbers.
-      planar: whether each colour is stored for itself.
-      words: whether single bytes are stored as words of 16 bits.
-    """
+    """How the header says that pixels are stored: `shape` is height, width and samples of a pixel, of `bits` each."""
 
     def __init__(self, said: Attributes, kind: str, name: str, words: bool):
-        """Raises UserError for an impossible size. `name`: of the attribute that holds the pixels; others as above."""
+        """Raises UserError for an impossible size.
+
+        `kind`: PhotometricInterpretation. `name`: of the attribute that holds the pixels. `words`: whether single bytes
+        are stored as words of 16 bits.
+        """
         self.shape = said.count("Rows", 0), said.count("Columns", 0), said.count("SamplesPerPixel", 1)
         check_size(*self.shape[:2])
         self.bits = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(name) or said.count("BitsAllocated", 16)
         self.kind, self.floating, self.words = kind, name != "PixelData", words
-        self.planar = said.count("PlanarConfiguration", 0) == 1
+        self.planar = said.count("PlanarConfiguration", 0) == 1  # each colour is stored for itself
 
 
 def of_bytes(data: bytes, layout: Layout, *, big_endian: bool) -> np.ndarray:

@@ -30,11 +30,9 @@ def is_address(place: str) -> bool:
 def listed(address: str) -> Iterator[tuple[str, Callable[[], bytes] | None]]:
     """The instances at an address: "SERIES/IMAGE.dcm", and what reads it; None where it is no picture.
 
-    Args:
-      address: as in WADO-RS, http(s)://SERVER/PATH/studies/UID, maybe with /series/UID and /instances/UID.
-
-    Raises:
-      UserError: if it has another form, the server cannot be reached or refuses, or dicomweb-client is not installed.
+    The address is as in WADO-RS, http(s)://SERVER/PATH/studies/UID, maybe with /series/UID and /instances/UID.
+    Raises UserError if it has another form, the server cannot be reached or refuses, or dicomweb-client is not
+    installed.
     """
     if (parts := _STUDY.fullmatch(address)) is None:
         raise UserError(
@@ -67,8 +65,7 @@ def _read(client: Any, server: str, study: str, series: str, image: str) -> byte
 def store(address: str, files: Iterable[bytes]) -> None:
     """Sends DICOM files to a server: http(s)://SERVER/PATH, or the address of a study.
 
-    Raises:
-      UserError: if the address has another form, or the server does not take all of them.
+    Raises UserError if the address has another form, or the server does not take all of them.
     """
     client = _client(output_server(address), "OUTPUT")
     import pydicom

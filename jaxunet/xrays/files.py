@@ -17,26 +17,18 @@ from jaxunet.xrays import dicomweb, listing
 from jaxunet.xrays.kinds import HEAD, kind_of
 from jaxunet.xrays.pixels import MAX_BYTES
 
-SUFFIXES = listing.SUFFIXES
 _LONGEST_NAME, _LONGEST_PATH = 200, 1000  # bytes; file systems allow 255 and 4,096
 _UTF_8 = 0x800  # flag of a zip entry: its name is written so
 
 
 @dataclasses.dataclass(frozen=True)
 class XrayFile:
-    """A file that may hold an X-ray.
+    """A file that may hold an X-ray."""
 
-    Attributes:
-      name: its path within the folder or zip, with "/".
-      version: changes when the file does.
-      path: of the file, or of the zip.
-      load: returns the content of what is no file of its own.
-    """
-
-    name: str
-    version: str
-    path: pathlib.Path
-    load: Callable[[], bytes] | None = None
+    name: str  # its path within the folder or zip, with "/"
+    version: str  # changes when the file does
+    path: pathlib.Path  # of the file, or of the zip
+    load: Callable[[], bytes] | None = None  # returns the content of what is no file of its own
 
     def read(self) -> bytes:
         """Its content. Raises UserError if it is too large or cannot be read."""
@@ -68,14 +60,11 @@ class XrayFiles:
 
     Of folders, patterns and zips: those with the suffix of a picture, and those that begin as one. Links are followed.
     Hidden files, what other programs put there, outputs of earlier runs, and the folder `skip` are left out.
-
-    Attributes:
-      skipped: why -> how many files or folders were left out; complete once all files have been gone through.
     """
 
     def __init__(self, source: str, skip: pathlib.Path):
         self._source, self._skip = local_path(source), os.path.realpath(skip)
-        self.skipped: listing.Skipped = collections.Counter()
+        self.skipped: listing.Skipped = collections.Counter()  # complete once all files have been gone through
         self._list: Callable[[listing.Skipped], Iterator[XrayFile]]
         if dicomweb.is_address(source):
             self._instances = list(dicomweb.listed(source))
@@ -96,7 +85,7 @@ class XrayFiles:
         elif self._source.suffix.lower() == ".zip":
             raise UserError(f"--input={source} is not a complete zip file.")
         else:
-            self._list = lambda _: iter([_of_path(self._source, self._source.name)])
+            self._list = lambda _: iter([_of_path(self._source, self._source.parent)])
 
     def __iter__(self) -> Iterator[XrayFile]:
         skipped: listing.Skipped = collections.Counter()
@@ -111,13 +100,13 @@ class XrayFiles:
 
     def _in_folder(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
         for path in listing.in_folder(self._source, self._skip, skipped):
-            yield _of_path(path, os.path.relpath(path, self._source).replace(os.sep, "/"))
+            yield _of_path(path, self._source)
 
     def _in_glob(self, skipped: listing.Skipped) -> Iterator[XrayFile]:
         parts = self._source.parts
         root = pathlib.Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
         for path in listing.of_pattern(self._source, root, self._skip, skipped):
-            yield _of_path(path, os.path.relpath(path, root).replace(os.sep, "/"))
+            yield _of_path(path, root)
 
     def _open_zip(self) -> None:
         try:
@@ -166,13 +155,13 @@ def _name(info: zipfile.ZipInfo) -> str:
         return info.filename
 
 
-def _of_path(path: pathlib.Path, name: str) -> XrayFile:
+def _of_path(path: pathlib.Path, root: pathlib.Path) -> XrayFile:
     try:
         found = path.stat()
         version = f"{found.st_size}-{found.st_mtime_ns}"
     except OSError:
         version = ""  # who reads it will say what is wrong
-    return XrayFile(name, version, path)
+    return XrayFile(listing.relative(path, root), version, path)
 
 
 def names_of(sources: Sequence[object]) -> list[str]:
@@ -183,9 +172,7 @@ def names_of(sources: Sequence[object]) -> list[str]:
     paths = {i: os.path.abspath(source) for i, source in enumerate(sources) if isinstance(source, str | os.PathLike)}
     root = os.path.commonpath([os.path.dirname(path) for path in paths.values()]) if paths else ""
     others = (f"xray{i if len(sources) > 1 else ''}.png" for i in range(len(sources)))
-    return [
-        os.path.relpath(paths[i], root).replace(os.sep, "/") if i in paths else other for i, other in enumerate(others)
-    ]
+    return [listing.relative(paths[i], root) if i in paths else other for i, other in enumerate(others)]
 
 
 def output_name(name: str) -> str:
@@ -196,13 +183,9 @@ def output_name(name: str) -> str:
     names and paths end in a hash. A folder with the suffix of an output gets a %, too.
     """
     *folders, last = name.split("/")
-    stem = last.removesuffix(".png")
-    if not last.lower().endswith(SUFFIXES):
-        end = "%"
-    elif last != stem and stem and not stem.lower().endswith(SUFFIXES):
-        last, end = stem, ""
-    else:
-        end = ""
+    stem, end = last.removesuffix(".png"), "" if last.lower().endswith(listing.SUFFIXES) else "%"
+    if stem and last != stem and not stem.lower().endswith(listing.SUFFIXES):
+        last = stem
     plain = [f"{part}%" if part.endswith((".png", ".dcm")) else part for part in map(_plain, folders)]
     whole = "/".join((*plain, _plain(last))) + end
     if len(whole.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:

@@ -19,18 +19,13 @@ class Placement:
 
 
 def fit(image: np.ndarray, size: int, aspect: float = 1.0) -> tuple[np.ndarray, Placement]:
-    """Scales an image, its aspect kept, to a square with black margins.
+    """Scales an image uint8 [H, W], its aspect kept, to a square uint8 [S, S] with black margins, S being `size`.
 
     Where the scale is 1/k, every k x k pixels become their mean, as in training (`config.dataset.image_size`); else
-    Pillow's bilinear filter is used. It widens with the scale, so that nothing aliases.
+    Pillow's bilinear filter is used. It widens with the scale, so that nothing aliases. Where H = W = S, the pixels are
+    the very same. Also returns where the image lies in the square.
 
-    Args:
-      image: uint8 [H, W].
-      size: S, pixels per side of the square.
-      aspect: height of a pixel over its width; in the square, it is 1.
-
-    Returns:
-      uint8 [S, S], the very same pixels where H = W = S; and where the image lies in it.
+    `aspect`: height of a pixel over its width; in the square, it is 1.
     """
     height, width = image.shape
     scale = size / max(height * aspect, width)
@@ -47,15 +42,9 @@ def fit(image: np.ndarray, size: int, aspect: float = 1.0) -> tuple[np.ndarray, 
 
 
 def fit_mask(mask: np.ndarray, at: Placement, size: int) -> np.ndarray:
-    """A mask in the square of its image: a pixel is marked if at least half of its area is.
+    """A mask bool [H, W] in the square [S, S] of its image, which lies `at`, S being `size`.
 
-    Args:
-      mask: bool [H, W], of the size of the image.
-      at: where the image lies.
-      size: S, pixels per side of the square.
-
-    Returns:
-      bool [S, S], False in the margins; the very same pixels where H = W = S.
+    A pixel is marked if at least half of its area is; the very same pixels where H = W = S; False in the margins.
     """
     square = np.zeros((size, size), bool)
     share = _resize(mask.astype(np.float32), at.rows, at.columns, Image.Resampling.BOX)
@@ -64,15 +53,7 @@ def fit_mask(mask: np.ndarray, at: Placement, size: int) -> np.ndarray:
 
 
 def restore(logits: np.ndarray, at: Placement) -> np.ndarray:
-    """The margins cut off, the rest bilinearly back at the image's own size.
-
-    Args:
-      logits: float32 [S, S, C].
-      at: where the image lies.
-
-    Returns:
-      float32 [H, W, C].
-    """
+    """float32 [S, S, C] -> float32 [H, W, C]: the margins cut off, the rest bilinearly back at the image's own size."""
     inside = logits[at.top : at.top + at.rows, at.left : at.left + at.columns]
     if (at.rows, at.columns) == (at.height, at.width):
         return inside

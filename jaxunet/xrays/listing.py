@@ -25,13 +25,20 @@ DICOMDIR, NOWHERE, TWICE = "DICOMDIR", "link that leads nowhere", "link to a fol
 SPECIAL, UNREADABLE = "pipe or device", "cannot be read"
 
 
+def relative(path: str | pathlib.Path, root: str | pathlib.Path) -> str:
+    """The path within the folder `root`, with "/"."""
+    return os.path.relpath(path, root).replace(os.sep, "/")
+
+
+def names_in(root: pathlib.Path) -> list[str]:
+    """The paths within `root` of the files that `in_folder` lists."""
+    return [relative(path, root) for path in in_folder(root, "", collections.Counter())]
+
+
 def in_folder(root: pathlib.Path, skip: str, skipped: Skipped) -> Iterator[pathlib.Path]:
     """The files of a folder and of those in it: first its own, by name, then folder by folder. Links are followed.
 
-    Args:
-      root: the folder.
-      skip: the real path of a folder to be left out.
-      skipped: counts what is left out.
+    `skip`: the real path of a folder to be left out. `skipped` counts what is left out.
     """
     inside = os.path.realpath(root)
     seen, folders = {inside}, [root]

@@ -17,7 +17,7 @@ _OPPOSITE = {"L": "R", "R": "L", "H": "F", "F": "H", "A": "P", "P": "A"}
 
 def upright(pixels: np.ndarray, exif: int) -> np.ndarray:
     """[H, W, ...] as the number in EXIF (1 to 8) says it is to be shown; others mean nothing."""
-    return _moved(pixels, *_BY_EXIF.get(exif, (False, False, False)))
+    return _moved(pixels, *_BY_EXIF.get(exif, AS_IT_IS))
 
 
 def as_stored(pixels: np.ndarray, moves: tuple[bool, bool, bool]) -> np.ndarray:

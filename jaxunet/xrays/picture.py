@@ -18,15 +18,7 @@ _WIDE_PNG = {2: ("RGB", 3), 4: ("RGBA", 2), 6: ("RGBA", 4)}  # by colour type: m
 
 
 def read(data: bytes, also: tuple[str, ...] = ()) -> Xray:
-    """Decodes a PNG, JPEG or TIFF file.
-
-    Args:
-      data: the file.
-      also: further formats of Pillow that are read, with 8 bits.
-
-    Raises:
-      UserError: if it cannot be used.
-    """
+    """Decodes a PNG, JPEG or TIFF file; of the formats of Pillow in `also`, 8 bits. UserError if it cannot be used."""
     try:
         if data[:8] == PNG:
             return _read_png(data)
@@ -40,12 +32,10 @@ def read(data: bytes, also: tuple[str, ...] = ()) -> Xray:
                 return _of_pillow(picture)
     except UnidentifiedImageError:
         pass
-    except MemoryError as error:
-        raise UserError("decoding it needs more memory than there is.") from error
-    except (UserError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise (
-            error if isinstance(error, UserError) else UserError("its header claims more pixels than any X-ray has.")
-        ) from error
+    except (UserError, MemoryError):
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError("its header claims more pixels than any X-ray has.") from error
     except Exception as error:  # of many kinds: what a damaged file makes Pillow stumble over
         raise UserError(f"it is damaged or cannot be decoded ({' '.join(str(error).split())[:120]}).") from error
     if (kind := other_kind_of(data)) and not also:
@@ -101,14 +91,8 @@ def _read_jpeg(data: bytes) -> Xray:
 def decompress(data: bytes, stream: streams.Stream, *, channels: int, red_green_blue: bool) -> np.ndarray:
     """The samples [H, W, channels] of a stream; three are red, green and blue.
 
-    Args:
-      data: the stream.
-      stream: what it says of itself.
-      channels: that it should have.
-      red_green_blue: what three channels are where the stream does not say it.
-
-    Raises:
-      UserError: if it cannot be decoded, or gives anything but what it claims.
+    `red_green_blue`: what three channels are where the stream does not say it.
+    Raises UserError if it cannot be decoded, or gives anything but what it claims.
     """
     if stream.kind == "JPEG" and not stream.lossless and stream.bits not in (8, 12):
         raise UserError(f"its JPEG stream has {stream.bits} bits, which is not supported.")
@@ -139,7 +123,7 @@ def _read_tiff(data: bytes) -> Xray:
     colours = page.colours
     if page.is_palette:
         values, colours = tiff_samples.palette(page, values[..., 0]), 3
-    return _of_samples(values, colours, outside, page.negative, page.orientation, notes)
+    return _of_samples(values, colours, outside, page.negative, page.one(tiff.ORIENTATION, 1), notes)
 
 
 # ---- samples and Pillow's images -> gray -----------------------------------------------------------------------------

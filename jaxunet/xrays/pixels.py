@@ -24,7 +24,6 @@ class Xray:
     Attributes:
       pixels: uint8 [H, W], upright; white is dense.
       spacing_mm: height and width of a pixel, where the file says them.
-      spacing_from: the DICOM attribute that says them.
       aspect: height of a pixel over its width, by a DICOM file.
       mirrored: whether the patient's left is at the left of the image; it is at the right otherwise.
       notes: sentences about what is unusual in the file.
@@ -36,7 +35,6 @@ class Xray:
 
     pixels: np.ndarray
     spacing_mm: tuple[float, float] | None = None
-    spacing_from: str = ""
     aspect: float = 1.0
     mirrored: bool = False
     notes: tuple[str, ...] = ()
@@ -48,20 +46,22 @@ class Xray:
 
 def check_size(height: int, width: int) -> None:
     """Raises UserError if a picture of so many pixels should not be decoded."""
-    for wrong, why in (
-        (height < 1 or width < 1, "fewer than one"),
-        (height * width > MAX_PIXELS, f"more than the {MAX_PIXELS // 10**6} million of any X-ray"),
-        (max(height, width) > MAX_SIDE, f"more than the {MAX_SIDE:,} per side of any X-ray"),
-    ):
-        if wrong:
-            raise UserError(f"its header claims {height} x {width} pixels, {why}.")
+    why = ""
+    if height < 1 or width < 1:
+        why = "fewer than one"
+    elif height * width > MAX_PIXELS:
+        why = f"more than the {MAX_PIXELS // 10**6} million of any X-ray"
+    elif max(height, width) > MAX_SIDE:
+        why = f"more than the {MAX_SIDE:,} per side of any X-ray"
+    if why:
+        raise UserError(f"its header claims {height} x {width} pixels, {why}.")
 
 
 # ---- stored bits -> numbers ------------------------------------------------------------------------------------------
 
 
 def numbers_of(rows: np.ndarray, bits: int, kind: str, *, big_endian: bool, low_bit_first: bool = False) -> np.ndarray:
-    """The numbers that rows of bytes hold.
+    """The numbers [R, as many as fit] that rows of bytes hold. Raises UserError if there are no such numbers.
 
     Args:
       rows: uint8 [R, bytes], each row beginning at a whole byte.
@@ -69,12 +69,6 @@ def numbers_of(rows: np.ndarray, bits: int, kind: str, *, big_endian: bool, low_
       kind: "u" for whole numbers, "i" for whole numbers with a sign, "f" for floating point.
       big_endian: whether the most significant byte of 16, 32 or 64 bits comes first.
       low_bit_first: of numbers that are no whole bytes, whether the first is in a byte's lowest bits, as in DICOM.
-
-    Returns:
-      numbers [R, as many as fit].
-
-    Raises:
-      UserError: if there are no such numbers.
     """
     if bits in (8, 16, 32, 64) and (kind != "f" or bits > 8):
         whole = rows.shape[1] * 8 // bits
@@ -126,14 +120,9 @@ def luminance(colours: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def to_8_bits(values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """Scales so that the 0.5 and 99.5 percentiles become 0 and 255.
+    """Numbers [H, W] -> uint8 [H, W]: the 0.5 and 99.5 percentiles become 0 and 255; all 0 if all values are the same.
 
-    Args:
-      values: numbers [H, W]; what is not finite becomes black.
-      where: bool [H, W], which of them the percentiles are taken of; None for all.
-
-    Returns:
-      uint8 [H, W], all 0 if all values are the same.
+    What is not finite becomes black. `where`: bool [H, W], which values the percentiles are taken of; None for all.
     """
     finite = np.isfinite(values)
     counted = values[finite if where is None else finite & where]
@@ -162,16 +151,13 @@ def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def shown(
     values: np.ndarray, eight: np.ndarray | None = None, *, negative: bool = False, outside: np.ndarray | None = None
 ) -> np.ndarray:
-    """The gray pixels that a picture shows; what is outside it is black, and takes no part in the contrast.
+    """The gray pixels uint8 [H, W] of numbers [H, W]; what is outside is black, and takes no part in the contrast.
 
     Args:
-      values: numbers [H, W].
+      values: the numbers.
       eight: uint8 [H, W], those pixels where the file says how bright they are; else percentiles of the values say it.
       negative: whether small values are bright.
       outside: bool [H, W], padding or transparent pixels; counts for nothing if it is all of the picture.
-
-    Returns:
-      uint8 [H, W].
     """
     if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
         outside = ~finite if outside is None else outside | ~finite

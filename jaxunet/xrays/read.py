@@ -39,7 +39,11 @@ def read_xray(source: Source, *, keep_patient: bool = False) -> Xray:
     if isinstance(source, Xray):
         return source
     if isinstance(source, np.ndarray):
-        return Xray(_read_array(source))
+        if source.ndim != 2 or source.dtype.kind not in "uif":
+            shape = f"the shape {source.shape} and the dtype {source.dtype}"
+            raise UserError(f"The array has {shape}: give gray pixels as numbers [H, W].")
+        check_size(*source.shape)
+        return Xray(source.copy() if source.dtype == np.uint8 else to_8_bits(source))
     if isinstance(source, bytes):
         return decode(source, keep_patient=keep_patient)
     if not isinstance(source, str | os.PathLike):
@@ -55,31 +59,18 @@ def read_xray(source: Source, *, keep_patient: bool = False) -> Xray:
         raise UserError(f"{path}: {error}") from error
 
 
-def _read_array(pixels: np.ndarray) -> np.ndarray:
-    """Numbers [H, W] -> uint8 [H, W], a copy."""
-    if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
-        raise UserError(
-            f"The array has the shape {pixels.shape} and the dtype {pixels.dtype}: give gray pixels as numbers [H, W]."
-        )
-    check_size(*pixels.shape)
-    return pixels.copy() if pixels.dtype == np.uint8 else to_8_bits(pixels)
-
-
 def decode(data: bytes, *, also: tuple[str, ...] = (), keep_patient: bool = False) -> Xray:
-    """Decodes a file; its first bytes say of which kind it is.
+    """Decodes a file; its first bytes say of which kind it is. `also`: further formats of Pillow, such as "BMP".
 
-    Args:
-      data: the file.
-      also: further formats that are read, as Pillow calls them, such as "BMP".
-      keep_patient: as for `read_xray`.
-
-    Raises:
-      UserError: if it cannot be used; the sentence does not name the file.
+    Raises UserError if it cannot be used; the sentence does not name the file.
     """
     if not data:
         raise UserError("it is empty.")
-    if kind_of(data[:HEAD]) == "DICOM":
-        from jaxunet.xrays import dicom  # late: pydicom is optional
+    try:
+        if kind_of(data[:HEAD]) == "DICOM":
+            from jaxunet.xrays import dicom  # late: pydicom is optional
 
-        return dicom.read(data, keep_patient=keep_patient)
-    return picture.read(data, also)
+            return dicom.read(data, keep_patient=keep_patient)
+        return picture.read(data, also)
+    except MemoryError as error:
+        raise UserError("decoding it needs more memory than there is.") from error

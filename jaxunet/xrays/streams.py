@@ -18,24 +18,16 @@ _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """What a stream says of itself.
+    """What a stream says of itself."""
 
-    Attributes:
-      kind: "JPEG", "JPEG-LS", "JPEG 2000" or "JPEG XL".
-      height, width: 0 where its header does not say them.
-      bits: of a sample; 0 where unknown.
-      channels: 0 where unknown.
-      red_green_blue: whether three channels are these (True) or luminance and two of colour (False); None if unsaid.
-      lossless: whether it is the lossless kind of JPEG.
-    """
-
-    kind: str
-    height: int = 0
+    kind: str  # "JPEG", "JPEG-LS", "JPEG 2000" or "JPEG XL"
+    height: int = 0  # height, width: 0 where its header does not say them
     width: int = 0
-    bits: int = 0
-    channels: int = 0
+    bits: int = 0  # of a sample; 0 where unknown
+    channels: int = 0  # 0 where unknown
+    # whether three channels are these (True) or luminance and two of colour (False); None if unsaid
     red_green_blue: bool | None = None
-    lossless: bool = False
+    lossless: bool = False  # whether it is the lossless kind of JPEG
 
 
 def describe(data: bytes) -> Stream | None:

@@ -74,10 +74,6 @@ class Page:
         return a / max(b, 1), c / max(d, 1)
 
     @property
-    def orientation(self) -> int:
-        return self.one(ORIENTATION, 1)
-
-    @property
     def padding(self) -> float | None:
         """The value of pixels without data, which GDAL writes as text."""
         try:

@@ -22,15 +22,9 @@ for _ in range(os.cpu_count() or 1):
 
 
 def decode(stream: bytes, kind: str, **job: Any) -> np.ndarray:
-    """The samples of a compressed image, decoded by another process.
+    """The samples of a compressed image, decoded by another process. `job`: what `codecs.decode` wants to know.
 
-    Args:
-      stream: the image.
-      kind: of the compression, for people and for `codecs.decode`.
-      **job: what else `codecs.decode` wants to know.
-
-    Raises:
-      UserError: if it is damaged, takes too long or too much memory, or imagecodecs is not installed.
+    Raises UserError if it is damaged, takes too long or too much memory, or imagecodecs is not installed.
     """
     process, samples, answer = _idle.get(), b"", dict[str, Any]()
     try:

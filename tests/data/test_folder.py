@@ -1,5 +1,6 @@
 """A user's folder: what inspection finds, what is wrong with it, splits, folds, masks, and what is stored."""
 
+import collections
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.data import draft, findings, folder, folder_spec, prepared, specs, splits, table
+from jaxunet.data.dataset_spec import SPLITS
 from jaxunet.data.examples import ExampleSource, load_split
 from jaxunet.data.folder import FolderDataset
 from jaxunet.xrays import letterbox
@@ -30,16 +32,13 @@ def own(drawn, tmp_path) -> pathlib.Path:
 
 
 def dataset(path: pathlib.Path, data_dir: pathlib.Path, **changes) -> ConfigDict:
-    settings = {
-        "name": "folder",
-        "source": str(path),
-        "data_dir": str(data_dir),
-        "spec": "",
-        "fold": "",
-        "image_size": 0,
-    }
-    more = {"train_config": "all", "eval_config": "all", "targets": own_folder.TARGETS}
+    settings = {"name": "folder", "source": str(path), "data_dir": str(data_dir), "targets": own_folder.TARGETS}
+    more = {"train_config": "all", "eval_config": "all", "spec": "", "fold": "", "image_size": 0}
     return ConfigDict(settings | more | changes)
+
+
+def opened(path: pathlib.Path, **changes) -> FolderDataset:
+    return folder.open_folder(dataset(path, path, **changes))
 
 
 def pixels(path: pathlib.Path) -> np.ndarray:
@@ -96,10 +95,7 @@ def test_all_faults_of_a_folder_are_listed_at_once(own, capsys):
     (own / "ribs" / "p00_0.png").unlink()
     save(own / "ribs" / "extra.png", np.zeros((8, 8), np.uint8))
     save(own / "device" / "p01_0.png", np.zeros((8, 8), np.uint8))
-    save(
-        own / "device" / "p01_1.png",
-        (np.arange(96 * 128) % 37).reshape(96, 128).astype(np.uint8),
-    )
+    save(own / "device" / "p01_1.png", (np.arange(96 * 128) % 37).reshape(96, 128).astype(np.uint8))
     save(own / "ribs" / "p02_0.png", rng.integers(0, 255, (128, 96, 3), np.uint8))
     for path in (own / "pneumothorax").iterdir():
         save(path, np.zeros(pixels(path).shape, np.uint8))
@@ -153,7 +149,7 @@ def test_tables_of_any_name_separator_and_encoding(own, encoded, separator, name
     (own / "images.csv").unlink()
     (own / name).write_bytes("\r\n".join(line.replace(",", separator) for line in lines).encode(encoded))
     edit(own)
-    records = FolderDataset(own).records()
+    records = opened(own).records()
     assert [r.patient for r in records] == [f"P{i // 2}" for i in range(16)]
     assert records[3].columns == {"age": "35", "sex": "M", "Männer": "a"}
 
@@ -206,17 +202,9 @@ def test_splits_are_by_patient_stratified_and_seeded():
     for image, split in made.items():
         of_patient.setdefault(GROUPS[image], set()).add(split)
     assert {len(found) for found in of_patient.values()} == {1}
-    counts = {(label, split): 0 for label in "ab" for split in ("train", "val", "test")}
-    for (_, label), (split,) in of_patient.items():
-        counts[label, split] += 1
-    assert counts == {
-        ("a", "train"): 28,
-        ("a", "val"): 8,
-        ("a", "test"): 4,
-        ("b", "train"): 14,
-        ("b", "val"): 4,
-        ("b", "test"): 2,
-    }
+    counts = collections.Counter((label, split) for (_, label), (split,) in of_patient.items())
+    assert [counts["a", split] for split in SPLITS] == [28, 8, 4]
+    assert [counts["b", split] for split in SPLITS] == [14, 4, 2]
 
 
 def test_folds_are_a_partition_by_patient():
@@ -233,10 +221,10 @@ def test_folds_are_a_partition_by_patient():
 
 def test_folds_leave_the_test_images_alone(own):
     edit(own)
-    plain = {r.id: r.split for r in FolderDataset(own).records()}
+    plain = {r.id: r.split for r in opened(own).records()}
     validated = []
     for i in range(3):
-        found = {r.id: r.split for r in FolderDataset(own, fold=f"{i}/3").records()}
+        found = {r.id: r.split for r in opened(own, fold=f"{i}/3").records()}
         assert {k for k, v in found.items() if v == "test"} == {k for k, v in plain.items() if v == "test"}
         validated += [k for k, v in found.items() if v == "val"]
     assert sorted(validated) == sorted(k for k, v in plain.items() if v != "test")
@@ -248,12 +236,12 @@ def test_given_splits_and_a_patient_in_two_of_them(own):
     given = [f"{row},{word}" for row, word in zip(rows, words, strict=True)]
     (own / "images.csv").write_text("\n".join([f"{head},split", *given]))
     edit(own)
-    assert [r.split for r in FolderDataset(own).records()] == ["train"] * 12 + ["val"] * 2 + ["test"] * 2
+    assert [r.split for r in opened(own).records()] == ["train"] * 12 + ["val"] * 2 + ["test"] * 2
     given[0] = given[0].replace("Training", "test")
     given[1] = given[1].replace("Train", "holdout")
     (own / "images.csv").write_text("\n".join([f"{head},split", *given]))
     with pytest.raises(UserError, match=r"has holdout: use train, val and test\. Patient P0 has images in two splits"):
-        FolderDataset(own).records()
+        opened(own).records()
 
 
 # ---- masks -----------------------------------------------------------------------------------------------------------
@@ -283,18 +271,18 @@ def test_masks_of_every_form(own):
     (own / "masks" / "device" / names[0]).unlink()
     found = FolderDataset(own, folder_spec.parse(json.dumps(content), "x"))
     for record in found.records():
-        mask = folder.read_mask(found.spec, record, "ribs")
+        mask = folder.read_mask(found.spec, record, "ribs", truth[record.id].shape)
         assert (mask != truth[record.id]).mean() < 0.01
-        label = folder.read_mask(found.spec, record, "labels_3")
+        label = folder.read_mask(found.spec, record, "labels_3", truth[record.id].shape)
         np.testing.assert_array_equal(label, truth[record.id] & ~np.roll(truth[record.id], 20, 1))
-    device = folder.read_mask(found.spec, found.records()[0], "device")
+    device = folder.read_mask(found.spec, found.records()[0], "device", (96, 128))
     assert (device.shape, device.any()) == ((96, 128), False)
 
 
 def test_masks_with_a_palette_or_turned(own):
     """A palette says which colour is meant, in any order; a mask turned by EXIF is shown turned, as its X-ray is."""
     edit(own)
-    found = FolderDataset(own)
+    found = opened(own)
     record = found.records()[0]
     path = own / "device" / record.path.name
     truth = pixels(path) > 0
@@ -302,11 +290,11 @@ def test_masks_with_a_palette_or_turned(own):
         picture = Image.fromarray((truth ^ (palette[0] > 0)).astype(np.uint8), "P")
         picture.putpalette(palette)
         picture.save(path)
-        np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device"), truth)
+        np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device", truth.shape), truth)
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
     Image.fromarray(truth[::-1, ::-1].astype(np.uint8) * 255).save(path, exif=exif)
-    np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device"), truth)
+    np.testing.assert_array_equal(folder.read_mask(found.spec, record, "device", truth.shape), truth)
 
 
 def test_masks_are_scaled_by_area():
@@ -334,7 +322,7 @@ def test_what_is_stored_is_what_prediction_sees(own, tmp_path, capsys):
     settings = dataset(own, tmp_path, image_size=64, fold="1/3")
     builder = prepared.open_builder(settings, "all")
     records = {r.id: r for r in folder.open_folder(settings).records()}
-    for split in specs.spec_of(settings).splits:
+    for split in SPLITS:
         found = load_split(ExampleSource(builder, split, own_folder.TARGETS), threads=1)
         assert sorted(found.ids) == [name for name, r in records.items() if r.split == split]
         assert sorted(found.columns) == ["age", "patient", "sex", "site"]
@@ -344,7 +332,7 @@ def test_what_is_stored_is_what_prediction_sees(own, tmp_path, capsys):
             square, place = letterbox.fit(xray.pixels, 64, 2.0 if record.path.suffix == ".dcm" else 1.0)
             np.testing.assert_array_equal(found.image[i], square)
             for t, target in enumerate(own_folder.TARGETS):
-                mask = letterbox.fit_mask(folder.read_mask(builder.spec, record, target), place, 64)
+                mask = letterbox.fit_mask(folder.read_mask(builder.spec, record, target, xray.pixels.shape), place, 64)
                 stored = np.unpackbits(found.arrays["mask"][i, ..., t], axis=1).astype(bool)
                 np.testing.assert_array_equal(stored, mask)
             assert found.positive[i] == (record.label == "pneumothorax")
@@ -372,6 +360,6 @@ def test_a_faulty_folder_is_not_built(own, tmp_path, capsys):
 
 def test_the_name_of_a_prepared_folder_holds_all_its_files(own, tmp_path):
     edit(own)
-    assert FolderDataset(own).fingerprint == FolderDataset(own).fingerprint
+    assert opened(own).fingerprint == opened(own).fingerprint
     with pytest.raises(UserError, match="is no folder: give yours with --config.dataset.source=FOLDER"):
         prepared.open_builder(dataset(tmp_path / "gone", tmp_path, spec=(own / "dataset.json").read_text()), "all")

@@ -80,21 +80,6 @@ def test_missing_masks_are_named(config):
         ExampleSource(builder, "train", ("tumour",))
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
-def test_each_image_once_per_epoch_on_any_device_count(devices):
-    n, batch = 10, 4
-    order = np.asarray(order_of_epochs(7, 0, 4, n))
-    seen = []
-    for step in range(10):
-        for replica in range(devices):
-            share = batch // devices
-            start = step * batch + replica * share
-            seen += order[start : start + share].tolist()
-    epochs = np.array(seen).reshape(4, n)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(n), (4, n)))
-    assert not np.array_equal(epochs[0], epochs[1])
-
-
 def test_order_and_keys_depend_on_the_seed():
     assert not np.array_equal(order.epoch_order(0, 0, 50), order.epoch_order(1, 0, 50))
     positions = jnp.arange(5)

@@ -18,15 +18,10 @@ WAYS = ("resident", "resident, continued, one step per call", "stream", "stream,
 def found() -> dict[str, dict[str, np.ndarray]]:
     """Way and device count -> the numbers of the images and masks that the compiled program was given, per step."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "order_audit.py")]
-    env = {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
+    env = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     output = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    return {
-        way: {key: np.array(value) for key, value in seen.items()} for way, seen in json.loads(output.stdout).items()
-    }
+    found = json.loads(output.stdout)
+    return {way: {key: np.array(value) for key, value in seen.items()} for way, seen in found.items()}
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])

@@ -31,12 +31,12 @@ from jaxunet.runs import config_file
 from jaxunet.runs.config_file import from_json
 from jaxunet.scoring.detection import Rule
 from jaxunet.xrays.read import read_xray
+from tests.support.hostile_input import launch_and_check
 
 ROOT = pathlib.Path(__file__).parents[2]
 MISSING = FORMATS["onnx"].missing()
-onnx_format = pytest.param(
-    "onnx", marks=pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
-)
+needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+onnx_format = pytest.param("onnx", marks=needs_onnx)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_every_network_computes_the_same(networks, name, format, tmp_path):
         np.testing.assert_array_equal(result["mask"][sure], (logits[batch] > np.log(0.4 / 0.6))[sure])
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+@needs_onnx
 def test_a_depthwise_convolution_is_one_convolution_of_onnx():
     from jaxunet.export.onnx_graph import to_onnx
 
@@ -110,7 +110,7 @@ def test_a_depthwise_convolution_is_one_convolution_of_onnx():
     assert [node.op_type for node in graph.node] == ["Transpose", "Conv", "Transpose", "Identity"]
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+@needs_onnx
 def test_means_over_flips_and_runs_compute_the_same(networks, tmp_path):
     plain = [networks["unet"], dataclasses.replace(networks["unet"], variables=off(networks["unet"]))]
     config = plain[0].config.copy_and_resolve_references()
@@ -173,7 +173,7 @@ def test_safetensors_of_something_else_are_refused(networks, tmp_path):
             loading.load_safetensors(path)
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+@needs_onnx
 def test_onnx_says_what_it_is(networks, tmp_path):
     import onnx
     import onnxruntime
@@ -334,7 +334,7 @@ def test_hugging_face_reads_the_header_of_the_card(evaluated, tmp_path):
 
 
 @pytest.mark.parametrize("lost", [1.0, -1.0])
-@pytest.mark.skipif(bool(MISSING), reason=f"pip install 'jaxunet[onnx]': {MISSING} not installed")
+@needs_onnx
 def test_8_bits_are_measured_on_val(lost, evaluated, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(int8, "_LOST", lost)
     assert command(evaluated, tmp_path / "new" / "unet.onnx", format="onnx_int8") == (lost < 0)
@@ -412,8 +412,6 @@ def off(source: Predictor) -> dict:
     return jax.tree.map(lambda x: x + 0.01, jax.device_get(source.variables))
 
 
-def test_unknown_format_is_refused():
-    flags = [sys.executable, "launch.py", "--mode=export", "--format=keras", "--workdir=x"]
-    done = subprocess.run(flags, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "|".join(FORMATS) in done.stdout + done.stderr
+def test_unknown_format_is_refused(capsys):
+    assert launch_and_check("--mode=export", "--format=keras", "--workdir=x") == 1
+    assert "|".join(FORMATS) in capsys.readouterr().err

@@ -5,7 +5,6 @@ import io
 import json
 import pathlib
 import re
-import time
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -22,9 +21,9 @@ from jaxunet.export.formats import FORMATS
 from jaxunet.prediction import loading
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.runs import config_file
-from tests.support.browser import chromium, onnxruntime_web, wait_for
+from tests.support.browser import chromium, onnxruntime_web, opened, wait_for
 from tests.support.fake_archive import real_archive
-from tests.support.xrays import dicom, encoded
+from tests.support.xrays import decoded, dicom, encoded
 
 pytestmark = pytest.mark.skipif(bool(FORMATS["html"].missing()), reason="pip install 'jaxunet[onnx]'")
 
@@ -46,9 +45,7 @@ def browser(path, tmp_path_factory) -> Iterator[Any]:
     downloads = tmp_path_factory.mktemp("downloads")
     with chromium(downloads, silent=False) as chrome:  # connections that the page forbids are tried, too
         chrome.downloads = downloads
-        chrome.get(path.as_uri())
-        wait_for(lambda: chrome.execute_script("return document.documentElement.dataset.ready"))
-        yield chrome
+        yield opened(chrome, path.as_uri())
 
 
 def ask(browser: Any, data: bytes) -> dict[str, Any]:
@@ -57,10 +54,6 @@ def ask(browser: Any, data: bytes) -> dict[str, Any]:
       answerHere("predict", { body: new Blob([bytes]) }).then(done, (error) => done({ error: error.message }));
     """
     return browser.execute_async_script(script, base64.b64encode(data).decode())
-
-
-def decoded(text: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
 def assert_same(found: dict[str, Any], network: Predictor, data: bytes) -> None:
@@ -76,12 +69,6 @@ def assert_same(found: dict[str, Any], network: Predictor, data: bytes) -> None:
 
 def xray(index: int = 0, size: tuple[int, int] = (256, 256)) -> np.ndarray:
     return np.asarray(Image.fromarray(draw_chest_xray(0, index, "test", "COVID-19")[0]).resize(size))
-
-
-def saved(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return data.getvalue()
 
 
 def colours(image: np.ndarray) -> Image.Image:
@@ -100,13 +87,13 @@ PICTURES = {
     "twice": lambda: encoded(xray(3, (512, 512))),
     "small": lambda: encoded(xray(0, (90, 100))),
     "16 bits": lambda: encoded(SIXTEEN),
-    "1 bit": lambda: saved(Image.fromarray(xray()).convert("1")),
-    "colour": lambda: saved(colours(xray())),
-    "palette": lambda: saved(colours(xray()).quantize(64)),
-    "transparent": lambda: saved(with_alpha(xray())),
-    "not square": lambda: saved(Image.fromarray(xray()), dpi=(100, 200)),
+    "1 bit": lambda: encoded(Image.fromarray(xray()).convert("1")),
+    "colour": lambda: encoded(colours(xray())),
+    "palette": lambda: encoded(colours(xray()).quantize(64)),
+    "transparent": lambda: encoded(with_alpha(xray())),
+    "not square": lambda: encoded(Image.fromarray(xray()), dpi=(100, 200)),
     "JPEG": lambda: encoded(xray(2, (333, 400)), "jpeg", quality=85),
-    "colour JPEG": lambda: saved(colours(xray(2)), "jpeg"),
+    "colour JPEG": lambda: encoded(colours(xray(2)), "jpeg"),
     "turned": lambda: encoded(np.rot90(xray(1))),
     "negative": lambda: encoded(255 - xray(1)),
     "noise": lambda: encoded(np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)),
@@ -171,10 +158,7 @@ def test_what_it_cannot_read_is_a_sentence(browser):
         (encoded(xray())[:3000], "it is damaged or cannot be decoded (TypeError)."),
         (dicom(SIXTEEN)[:-9], "it is damaged: it ends within a header or its pixels."),
         (dicom(SIXTEEN, Rows=500), "it is damaged: it holds fewer pixels than its header says."),
-        (
-            dicom(SIXTEEN, PhotometricInterpretation="PALETTE COLOR"),
-            "it is a DICOM file in colour, which this page does",
-        ),
+        (dicom(SIXTEEN, PhotometricInterpretation="PALETTE COLOR"), "it is a DICOM file in colour, which this page"),
         (dicom(SIXTEEN, BitsStored=8, HighBit=7), "it is a DICOM file whose header contradicts its samples, which"),
     ):
         assert ask(browser, data)["error"].startswith(sentence)
@@ -185,30 +169,24 @@ def test_a_network_that_knows_infection_only(browser, path, finished, tmp_path):
     logits = network.outputs(xray(0)[None])["masks"]
     network.config.eval.threshold = float(1 / (1 + np.exp(-np.median(logits))))  # marks about half
     export([network], format="html", output=tmp_path / "other.html", runtime=onnxruntime_web())
-    browser.get((tmp_path / "other.html").as_uri())
-    wait_for(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+    opened(browser, (tmp_path / "other.html").as_uri())
     try:
         for data in (encoded(xray(0)), encoded(xray(1, (300, 411)))):
             found = ask(browser, data)
             assert 0.05 < found["row"]["infected_share_percent"] / 100 < 0.95
             assert_same(found, network, data)
     finally:
-        browser.get(path.as_uri())
-        wait_for(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+        opened(browser, path.as_uri())
 
 
 def test_in_a_fresh_window_on_a_phone(browser, path, tmp_path, network):
-    """Opened, an X-ray chosen, and shown, in 5 s; it connects to nothing; its masks can be saved."""
+    """Opened, an X-ray chosen, and shown; it connects to nothing; its masks can be saved."""
     (tmp_path / "patient.png").write_bytes(encoded(xray(1)))
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    start = time.monotonic()
-    browser.get(path.as_uri())
-    wait_for(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
-    browser.find_element("css selector", "#file").send_keys(str(tmp_path / "patient.png"))
+    opened(browser, path.as_uri()).find_element("css selector", "#file").send_keys(str(tmp_path / "patient.png"))
     status = browser.find_element("css selector", "#status")
     wait_for(lambda: status.text.startswith("patient.png: done."))
-    print(f"\nfirst answer after {time.monotonic() - start:.1f} s")
     expected = network.predict(tmp_path / "patient.png")
     assert f"{expected.measures['severity_percent']:.1f} %" in status.text
     assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]

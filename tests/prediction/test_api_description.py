@@ -1,15 +1,11 @@
 """The HTTP API of --mode=serve does what GET /api says of it."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxunet.prediction import serve
 from jaxunet.prediction.web_guard import SENT_BY
-from tests.support.xrays import Threshold, encoded, picture
+from tests.support.xrays import Threshold, decoded, encoded, picture
 
 OURS = {SENT_BY: "1"}
 
@@ -29,7 +25,7 @@ def test_run_lengths_are_the_masks(app):
         counts = runs["masks"][target]["counts"]
         flat = np.repeat(np.arange(len(counts)) % 2 * 255, counts)
         found = flat.reshape(runs["masks"][target]["size"][::-1]).T
-        np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(base64.b64decode(mask)))))
+        np.testing.assert_array_equal(found, decoded(mask))
 
 
 @pytest.mark.parametrize("mask", [np.zeros((3, 4), bool), np.ones((3, 4), bool), np.eye(4, dtype=bool)])

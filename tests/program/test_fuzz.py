@@ -230,7 +230,7 @@ def take_mask(data: bytes, folder: pathlib.Path) -> None:
     contents = {"image": SOUND_PNG, "lung": png(square(0, 256)), "infection": data}
     archive = type("Archive", (), {"read": lambda _, entry: contents[entry], "spec": COVID_QU_EX})()
     with watched(folder):
-        checked = verify.check_record(archive, RECORD, "infection")
+        checked = verify.check_record(archive, "infection", RECORD)
     if checked.errors:
         raise UserError("; ".join(checked.errors))
     assert set(np.unique(decode_gray_png(checked.masks["infection"], 256))) <= {0, 1}

@@ -13,7 +13,7 @@ import jaxunet
 from configs import folder
 from jaxunet import api, commands
 from jaxunet.core.errors import UserError
-from jaxunet.data.folder import FolderDataset
+from jaxunet.data.folder import open_folder
 from jaxunet.runs import config_file
 from jaxunet.training import loop
 from tests.support import own_folder
@@ -127,7 +127,7 @@ def test_a_folder_with_a_positive_class_and_a_finding(own, tmp_path, capsys):
     assert loop.train(config, tmp_path / "run")
     found = api.evaluate(tmp_path / "run")
     said = capsys.readouterr().out
-    labels = [r.label for r in FolderDataset(copied).records() if r.split == "val"]
+    labels = [r.label for r in open_folder(config.dataset).records() if r.split == "val"]
     assert set(labels) == {"none", "pneumothorax"}
     assert f"P1: mean over pneumothorax images (n = {labels.count('pneumothorax')})" in said
     assert "COVID" not in said

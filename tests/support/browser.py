@@ -45,6 +45,13 @@ def chromium(downloads: pathlib.Path, *, silent: bool = True) -> Iterator[Any]:
     assert not (silent and errors), errors
 
 
+def opened(chrome: Any, address: str) -> Any:
+    """The browser, when the page at this address is ready."""
+    chrome.get(address)
+    wait_for(lambda: chrome.execute_script("return document.documentElement.dataset.ready"))
+    return chrome
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):

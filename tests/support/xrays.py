@@ -1,17 +1,17 @@
 """X-rays as files of every kind, also broken and hostile ones, and a network whose answers can be counted by hand."""
 
+import base64
 import io
-import struct
-import zlib
 
 import numpy as np
-import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxunet.data.targets import TARGETS, Target
 from jaxunet.prediction.predictor import Predictor
 from jaxunet.scoring.detection import Rule
+from tests.support.dicoms import dicom_of
+from tests.support.hostile_input import png_of
 
 SIZE = 64  # pixels per side, of `picture` and `Threshold`
 
@@ -21,48 +21,32 @@ def records(*names: str) -> dict[str, Target]:
     return {name: TARGETS[name] for name in names}
 
 
-def encoded(pixels: np.ndarray, kind: str = "png", **options: object) -> bytes:
+def encoded(pixels: np.ndarray | Image.Image, kind: str = "png", **options: object) -> bytes:
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind, **options)
+    (Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels).save(data, kind, **options)
     return data.getvalue()
+
+
+def decoded(text: str) -> np.ndarray:
+    """The pixels of a picture in base64."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
 def bomb(height: int, width: int) -> bytes:
     """A PNG of a hundred bytes that claims any size."""
+    return png_of(width, height, bytes(1000))
 
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
+_STUDY = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.5", "Modality": "DX"}
+_PATIENT = {"PatientName": "Doe^Jane", "PatientID": "SECRET42", "PatientBirthDate": "19700101", "StudyID": "STUDY77"}
+_PATIENT |= {"StudyDate": "20200202", "InstitutionName": "St. Elsewhere", "AccessionNumber": "ACC99"}
+SECRETS = (b"Doe", b"SECRET42", b"19700101", b"20200202", b"Elsewhere", b"ACC99", b"STUDY77")
 
 
 def dicom(values: np.ndarray, **attributes: object) -> bytes:
     """A DICOM file of unsigned 16 bits with a patient."""
-    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'jaxunet[dicom]'")
-    header = pydicom.Dataset()
-    header.file_meta = pydicom.dataset.FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    header.StudyInstanceUID, header.SeriesInstanceUID, header.Modality = "1.2.3", "1.2.3.5", "DX"
-    header.PatientName, header.PatientID, header.PatientBirthDate = "Doe^Jane", "SECRET42", "19700101"
-    header.StudyDate, header.InstitutionName = "20200202", "St. Elsewhere"
-    header.AccessionNumber, header.StudyID = "ACC99", "STUDY77"
-    header.Rows, header.Columns = values.shape[-2:]
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 0
-    header.PixelData = values.astype(np.uint16).tobytes()
-    for name, value in attributes.items():
-        setattr(header, name, value)
-    data = io.BytesIO()
-    header.save_as(data, enforce_file_format=True)
-    return data.getvalue()
+    size = {"Rows": values.shape[-2], "Columns": values.shape[-1]}
+    return dicom_of(values.astype(np.uint16), **_STUDY | _PATIENT | size | attributes)
 
 
 # Where a patient's name may stand by mistake, and what is said of it; None where it is read all the same.

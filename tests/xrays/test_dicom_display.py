@@ -58,12 +58,7 @@ def test_tables_that_disagree_with_their_descriptors():
 @pytest.mark.parametrize("declared", [8, 16])
 def test_palettes_of_any_depth(declared):
     inverse = np.arange(256)[::-1]
-    for entries in (
-        inverse.astype(np.uint8),
-        inverse.astype(np.uint16),
-        (inverse * 16).astype(np.uint16),
-        (inverse * 257).astype(np.uint16),
-    ):
+    for entries in (inverse.astype(np.uint8), *((inverse * n).astype(np.uint16) for n in (1, 16, 257))):
         said = {"PhotometricInterpretation": "PALETTE COLOR", "Pixels": "OB", **EIGHT}
         for colour in ("Red", "Green", "Blue"):
             said[f"{colour}PaletteColorLookupTableDescriptor"] = ("US", [256, 0, declared])

@@ -147,11 +147,7 @@ def test_what_a_compressed_stream_says_of_its_colours():
 
 @pytest.mark.parametrize(
     ("syntax", "said"),
-    [
-        ("1.2.840.10008.1.2.4.102", "video"),
-        ("1.2.840.10008.1.2.4.94", "JPIP"),
-        ("1.2.840.10008.1.2.4.50", "damaged"),
-    ],
+    [("1.2.840.10008.1.2.4.102", "video"), ("1.2.840.10008.1.2.4.94", "JPIP"), (JPEG, "damaged")],
 )
 def test_what_is_not_supported_is_named(syntax, said):
     with pytest.raises(UserError, match=said):

@@ -1,41 +1,31 @@
 """What would keep a decoder busy is refused at once; a codec that breaks down takes nothing with it."""
 
-import io
 import os
 import signal
 import struct
 import time
 import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxunet.core.errors import UserError
 from jaxunet.xrays import streams, worker
 from jaxunet.xrays.read import decode, read_xray
 from tests.support.dicoms import EIGHT, IN_12, SHOWN, TWELVE, dicom_of, item
-from tests.support.hostile_input import chunk
+from tests.support.hostile_input import chunk, png_of
 from tests.support.tiffs import tiff_of
+from tests.support.xrays import encoded
 
 JPEG, JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
 
 
-def encoded(kind: str, **options: object) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(np.tile(SHOWN, (8, 8))).save(data, kind, **options)
-    return data.getvalue()
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+JPEG_FILE = encoded(np.tile(SHOWN, (8, 8)), "jpeg")
 
 
 def scans_repeated(times: int) -> bytes:
     """A progressive JPEG whose last scan is there so many times."""
-    data = encoded("jpeg", progressive=True)
+    data = encoded(np.tile(SHOWN, (8, 8)), "jpeg", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * times + data[-2:]
 
@@ -70,12 +60,12 @@ def many_items() -> bytes:
 
 WORK = {
     "progressive JPEG": (lambda: scans_repeated(2000), "scans"),
-    "segments of a JPEG": (lambda: encoded("jpeg")[:2] + b"\xff\xfe\0\2" * 1_000_000 + encoded("jpeg")[2:], "segments"),
+    "segments of a JPEG": (lambda: JPEG_FILE[:2] + b"\xff\xfe\0\2" * 1_000_000 + JPEG_FILE[2:], "segments"),
     "pages of a TIFF": (lambda: pages(20_000), "pages"),
     "strips of a TIFF": (lambda: strips(1_000_000), "values"),
     "strips that overlap": (lambda: tiff_of([(SHOWN.astype(np.uint16), {279: (8000,) * 4})]), "than the file has"),
-    "chunks of a PNG": (lambda: png_that_claims(64, 64)[:33] + chunk(b"tEXt", b"") * 200_000, "chunks"),
-    "a line of pixels": (lambda: png_that_claims(79_000_000, 1), "per side"),
+    "chunks of a PNG": (lambda: png_of(64, 64, b"")[:33] + chunk(b"tEXt", b"") * 200_000, "chunks"),
+    "a line of pixels": (lambda: png_of(79_000_000, 1, b""), "per side"),
     "a line of pixels in DICOM": (lambda: dicom_of(TWELVE, Columns=65535, **IN_12), "per side"),
     "items of a DICOM header": (many_items, "header has more parts"),
 }
@@ -120,7 +110,7 @@ def test_the_size_of_a_decoy_does_not_count():
     assert (found.height, found.width) == (512, 512)
     with pytest.raises(UserError, match="compressed image claims"):
         read_xray(dicom_of(None, JPEG_2000, stream=data, **EIGHT))
-    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(encoded("jpeg"))) + encoded("jpeg")
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(JPEG_FILE)) + JPEG_FILE
     small = library.jpeg8_encode(SHOWN)
     assert streams.describe(small[:2] + thumbnail + small[2:]).height == 64
 

@@ -141,12 +141,8 @@ def test_a_narrow_range_far_from_zero_keeps_its_shades():
 
 
 def test_other_files_are_called_by_their_name():
-    for start, name in (
-        (b"BM", "BMP"),
-        (b"GIF89a", "GIF"),
-        (b"%PDF-1.7", "PDF"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-    ):
+    jpeg_2000 = b"\0\0\0\x0cjP  \r\n\x87\n"
+    for start, name in ((b"BM", "BMP"), (b"GIF89a", "GIF"), (b"%PDF-1.7", "PDF"), (jpeg_2000, "JPEG 2000")):
         with pytest.raises(UserError, match=f"{name} file, which is not supported"):
             read_xray(start + b"\0" * 200)
 
