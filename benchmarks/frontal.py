@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from benchmarks.fit_frontal import SOURCE, changed, xrays
 from benchmarks.held_out_pictures import HELD_OUT
 from benchmarks.not_chest_xrays import SEEN, pictures
-from jaxunet.prediction import frontal, predictor
+from jaxunet.prediction import frontal, loading
 from jaxunet.xrays.files import XrayFiles
 from jaxunet.xrays.read import read_xray
 
@@ -59,7 +59,7 @@ def main(_: list[str]) -> None:
 
 
 def _with_lungs() -> Refusal:
-    network = predictor.load_shipped()
+    network = loading.load_shipped()
     return lambda images: [found.refusal for found in network.predict(images)]
 
 
