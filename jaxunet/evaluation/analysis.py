@@ -212,7 +212,7 @@ def lines(block: Block, positive: str | None = "COVID-19") -> list[str]:
         text.append(f"lesion size (P1): Dice {dice} by quarter, smallest to largest lesions; limits {edges} pixels")
     if s := block.get("severity", {}).get("covid"):
         text.append(
-            f"severity: infected share of the {block['severity']['share_of']}, {protocols.images(positive)}: absolute "
+            f"severity: affected share of the {block['severity']['share_of']}, {protocols.images(positive)}: absolute "
             f"error "
             f"{in_words(s['absolute_error'])}, bias {s['bias']['mean']:+.4f}, Pearson {in_words(s['pearson'], '.3f')}, "
             f"Spearman {in_words(s['spearman'], '.3f')}"

@@ -102,7 +102,7 @@ def analysis(result: dict, columns: Mapping[str, np.ndarray], covid: np.ndarray,
         for chosen, label in ((covid, positive or "images"), (~covid, "controls")):
             severity.scatter(true[chosen], predicted[chosen], s=8, alpha=0.5, label=label)
         severity.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls=":")
-        severity.set(xlabel="true", ylabel="predicted", title=f"Infected share of the {result['severity']['share_of']}")
+        severity.set(xlabel="true", ylabel="predicted", title=f"Affected share of the {result['severity']['share_of']}")
     else:
         severity.axis("off")
     for axis in axes.flat:

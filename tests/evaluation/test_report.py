@@ -367,7 +367,7 @@ def test_other_blocks_are_shown_in_words(browser, result):
     shown = {
         "How far outlines are apart": [f"{result['surface']['P1']['hd95']['mean']:.2f}", "surface Dice at 2 px"],
         "Scores by size of the true area": [f"{groups[0]['dice']['mean']:.4f}", f"{groups[0]['from_pixels']:,.0f}"],
-        "Severity: infected share of the lung": [f"{100 * severity['truth']['mean']:.1f}", "Spearman"],
+        "Severity: affected share of the lung": [f"{100 * severity['truth']['mean']:.1f}", "Spearman"],
         "Detection of COVID-19": [f"{detection['auc']['value']:.4f}", "specificity, Normal"],
         "Calibration": [f"{result['calibration']['covid']['ece']['value']:.4f}", "0.9 \N{EN DASH} 1.0"],
         "Dice by threshold": [f"{x['dice']:.4f}" for x in (result["threshold_sweep"][p]["best"] for p in ("P1", "P2"))],
