@@ -230,9 +230,9 @@ def lines(block: Block, positive: str | None = "COVID-19") -> list[str]:
             f"gated: {g['blanked']['n']} of {g['P3']['dice']['n']} images ({g['blanked']['covid']} of them {positive}) "
             f"are not above {g['threshold']:.4f}{here} and are scored as if predicted blank: {'; '.join(gated_scores)}"
         )
-    kinds = ("covid", "all") if positive else ("all",)
-    curves = {k: block["calibration"][k]["ece"] for k in kinds if k in block["calibration"]}
-    text.append("calibration: ECE " + ", ".join(f"{in_words(ece)} on {k} images" for k, ece in curves.items()))
+    kinds = {"covid": protocols.images(positive), "all": "all images"} if positive else {"all": "all images"}
+    curves = {words: block["calibration"][k]["ece"] for k, words in kinds.items() if k in block["calibration"]}
+    text.append("calibration: ECE " + ", ".join(f"{in_words(ece)} on {words}" for words, ece in curves.items()))
     best = {p: sweep["best"] for p, sweep in block["threshold_sweep"].items() if p != "thresholds"}
     known = protocols.in_words(positive)
     best_words = ", ".join(f"{p} Dice {b['dice']:.4f} at {b['threshold']:g}" for p, b in best.items() if p in known)
