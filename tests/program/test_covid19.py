@@ -152,10 +152,11 @@ def test_validation_logs_detection(config, workdir, network):
     shift = np.median(logits["covid19"])  # so that some images are called COVID-19
     variables["params"]["covid19"]["fc"]["bias"] = variables["params"]["covid19"]["fc"]["bias"] - shift
     validate = build_task(config).validate
-    row, score, words = validate(replicas.replicate(variables), lambda: False)
+    found = validate(replicas.replicate(variables), lambda: False)
+    row = found.values
     assert {*row} <= {*[row for row in read_metrics(workdir) if "val/P1/dice" in row][-1]}
-    assert score == row["val/P1/dice"]
-    assert f"gated P3 Dice {row['val/gated/P3/dice']:.4f}" in words
+    assert found.rank_value == row["val/P1/dice"]
+    assert f"gated P3 Dice {row['val/gated/P3/dice']:.4f}" in found.words
     called = logits["covid19"] > shift
     assert 0 < called.sum() < len(called)
     assert row["val/covid19/sensitivity"] == called[covid].mean()

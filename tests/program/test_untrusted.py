@@ -28,10 +28,10 @@ from jaxunet.models import torch_weights
 from jaxunet.runs.metric_log import read_metrics
 from jaxunet.training.import_torch import detect_network
 from jaxunet.training.loop import _next_multiple
-from tests.data.test_dataset import encode
 from tests.support.fake_archive import ROOT, fake_files, png, square, write_folder, write_zip, xray
 from tests.support.hostile_input import chunk, launch_and_check, png_of, watched
 from tests.support.torch_files import Tensor, save
+from tests.support.xrays import encoded
 
 COVID = f"{ROOT}/Train/COVID-19"
 IMAGE, MASK = f"{COVID}/images/covid_1.png", f"{COVID}/infection masks/covid_1.png"
@@ -151,8 +151,8 @@ ARCHIVES = {
     "PNG with two headers": (zipped(FILES | {IMAGE: png_of(256, 256, b"", SECOND_HEADER)}), "is damaged"),
     "PNG with texts of 256 MiB": (zipped(FILES | {IMAGE: png_of(256, 256, b"", TEXT_BOMB)}), "is damaged"),
     "PNG without pixels": (zipped(FILES | {IMAGE: png_of(256, 256, b"")}), "is damaged"),
-    "gray with alpha": (zipped(FILES | {IMAGE: encode(Image.new("LA", (256, 256)))}), "has mode LA"),
-    "one bit": (zipped(FILES | {MASK: encode(Image.new("1", (256, 256)))}), "has mode 1"),
+    "gray with alpha": (zipped(FILES | {IMAGE: encoded(Image.new("LA", (256, 256)))}), "has mode LA"),
+    "one bit": (zipped(FILES | {MASK: encoded(Image.new("1", (256, 256)))}), "has mode 1"),
     "mask of another size": (zipped(FILES | {MASK: png(square(0, 9)[:128])}), "infection mask .* is 256x128 pixels"),
     "a split of damaged images": (
         zipped({n: b"" if "/Val/" in n and "/images/" in n else data for n, data in FILES.items()}),
