@@ -223,7 +223,7 @@ def _markdown(systems: list[System], skipped: dict[str, str], data: Split, split
     lines += ["", f"| paired difference, P1 | Dice | IoU | {tests} |", "|---" * (3 + len(significance.TESTS)) + "|"]
     for a, b in itertools.combinations(systems, 2):
         differences = [_difference(a.counts[covid], b.counts[covid], m) for m in ("dice", "iou")]
-        differences += [f"{x:.4f}" for x in p[a.name, b.name].values()]
+        differences += ["< 0.0001" if x < 1e-4 else f"{x:.4f}" for x in p[a.name, b.name].values()]
         lines.append(f"| {a.name} - {b.name} | {' | '.join(differences)} |")
     holm = f", with Holm's correction for {len(p)} pairs" if len(p) > 1 else ""
     lines += ["", f"p: two-sided, over the images of P1{holm}. It does not cover other seeds."]
