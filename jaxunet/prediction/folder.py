@@ -17,7 +17,7 @@ from jaxunet.core.errors import UserError
 from jaxunet.core.files import local_path
 from jaxunet.data.specs import spec_of
 from jaxunet.prediction.journal import PredictionLog
-from jaxunet.prediction.prediction import checksum
+from jaxunet.prediction.prediction import Prediction, checksum
 from jaxunet.prediction.predictor import Fitted, Predictor
 from jaxunet.scoring.detection import COVID_19, ELSEWHERE, RESEMBLES
 from jaxunet.xrays.dicomweb import is_address
@@ -140,12 +140,38 @@ def _unfinished(
 # ---- one batch after the other ---------------------------------------------------------------------------------------
 
 
+class _Room:
+    """Lets threads read X-rays in order, and only while those in memory have less than `_HELD_PIXELS` pixels."""
+
+    def __init__(self) -> None:
+        self._changed, self._turn, self._pixels, self._closed = threading.Condition(), 0, 0, False
+
+    def enter(self, number: int) -> None:
+        """Waits for the turn of file `number` and for room."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or (self._turn == number and not self.full()))
+            self._turn += 1
+            self._changed.notify_all()
+
+    def change(self, pixels: int) -> None:
+        with self._changed:
+            self._pixels += pixels
+            self._changed.notify_all()
+
+    def full(self) -> bool:
+        return self._pixels >= _HELD_PIXELS
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
 @dataclasses.dataclass
 class _Slot:
     """A file in progress. `row` is set when its pictures are being written, or when it cannot be used."""
 
     file: XrayFile
-    pixels: int = 0
     row: Future[dict[str, Any]] | None = None
 
 
@@ -153,57 +179,60 @@ def _rows(
     predictor: Predictor, files: Iterator[XrayFile], output: pathlib.Path, size: int, probabilities: bool
 ) -> Iterator[tuple[XrayFile, dict[str, Any]]]:
     """Predicts `files` in batches of `size`, writes their pictures and yields their rows in order."""
-    threads = predictor.config.input.threads
+    room, threads = _Room(), predictor.config.input.threads
     reading, writing = ThreadPoolExecutor(threads, "read"), ThreadPoolExecutor(threads, "write")
     slots: deque[_Slot] = deque()
     batch: list[tuple[_Slot, Fitted]] = []
 
-    def full() -> bool:
-        return sum(slot.pixels for slot in slots if not (slot.row and slot.row.done())) >= _HELD_PIXELS
+    def write(prediction: Prediction) -> dict[str, Any]:
+        row = prediction.save(output, probabilities=probabilities, table=False)
+        room.change(-prediction.xray.pixels.size)
+        return row
 
     def predict_batch() -> None:
         predictions = predictor.predict_fitted([fitted for _, fitted in batch], batch_size=size)
         for (slot, _), prediction in zip(batch, predictions, strict=True):
-            slot.row = writing.submit(prediction.save, output, probabilities=probabilities, table=False)
+            slot.row = writing.submit(write, prediction)
         batch.clear()
 
     try:
-        for file, future in _read_ahead(predictor, files, reading, full, ahead=threads):
+        for file, future in _read_ahead(predictor, files, reading, room, ahead=2 * size):
             slots.append(slot := _Slot(file))
             try:
-                fitted = future.result()
-                slot.pixels = fitted.xray.pixels.size
-                batch.append((slot, fitted))
+                batch.append((slot, future.result()))
             except UserError as error:
                 slot.row = Future()
                 slot.row.set_result({"error": str(error)})
-            if len(batch) == size or full():
+            if len(batch) == size or room.full():
                 predict_batch()
-            while slots and (row := slots[0].row) and (row.done() or full() or len(slots) > 3 * size):
+            while slots and (row := slots[0].row) and (row.done() or room.full() or len(slots) > 3 * size):
                 yield slots.popleft().file, row.result()
         predict_batch()
         while slots and (row := slots[0].row):
             yield slots.popleft().file, row.result()
     finally:
+        room.close()
         for pool in (reading, writing):
             pool.shutdown(cancel_futures=True)
 
 
 def _read_ahead(
-    predictor: Predictor, files: Iterable[XrayFile], pool: ThreadPoolExecutor, full: Callable[[], bool], *, ahead: int
+    predictor: Predictor, files: Iterable[XrayFile], pool: ThreadPoolExecutor, room: _Room, *, ahead: int
 ) -> Iterator[tuple[XrayFile, Future[Fitted]]]:
-    """The files, in order, and `ahead` of them being read; fewer while those that were read are `full`."""
     pending: deque[tuple[XrayFile, Future[Fitted]]] = deque()
-    for file in files:
-        while pending and (len(pending) == ahead or full()):
+    for number, file in enumerate(files):
+        pending.append((file, pool.submit(_read, predictor, file, number, room)))
+        if len(pending) > ahead:
             yield pending.popleft()
-        pending.append((file, pool.submit(_read, predictor, file)))
-    yield from pending
+    while pending:
+        yield pending.popleft()
 
 
-def _read(predictor: Predictor, file: XrayFile) -> Fitted:
+def _read(predictor: Predictor, file: XrayFile, number: int, room: _Room) -> Fitted:
+    room.enter(number)
     try:
         found = read_xray(file.read(), keep_patient=predictor.config.predict.keep_patient)
     except OSError as error:
         raise UserError(f"it cannot be read ({error.strerror or error}).") from error
+    room.change(found.pixels.size)
     return predictor.fit(file.name, found)

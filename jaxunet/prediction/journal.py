@@ -99,9 +99,10 @@ class PredictionLog:
                 (self._output / f"predictions{suffix}").unlink(missing_ok=True)
 
     def _take_over(self, rows: Iterable[bytes]) -> None:
+        own = {image for image, (_, at) in self._lines.items() if at > 0}
         for row in filter(None, map(_parse, rows)):
-            if not row["error"] and _key(row["input"]) not in self._lines:
-                self._lines[_key(row["input"])] = _key(row["version"]), self._write(row)
+            if not row["error"] and (image := _key(row["input"])) not in own:
+                self._lines[image] = _key(row["version"]), self._write(row)  # of two rows, the later one
 
     def has(self, file: XrayFile, crc32: Callable[[str], int]) -> bool:
         """Whether the image has been predicted, in this version and with these settings, and its output is unchanged.

@@ -136,7 +136,6 @@ class MetricWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         self._bar.close()
         if self._active:
-            self._trackers.close(failed=kind is not None)
             self._file.close()
             try:
                 self.flush()
@@ -144,3 +143,4 @@ class MetricWriter:
                 self._events.close()
                 if self._temporary:
                     self._temporary.cleanup()
+                self._trackers.close(failed=kind is not None)  # last: it may take long

@@ -20,6 +20,7 @@ from jaxunet.core.files import write_atomically
 
 _PROJECT = "jaxunet"  # where the tracker's own environment variable names no other
 _LONGEST = 300  # characters of a library's error in a warning
+_ENTRY: dict[str, Any] = {"run": None, "training": 0, "validation": 0}  # of a tracker in trackers.json, at first
 
 Numbers = Mapping[str, float]
 Pictures = Mapping[str, Image.Image]
@@ -115,13 +116,14 @@ TRACKERS: dict[str, Callable[[str, str | None, dict[str, Any]], Tracker]] = {
 
 def names(track: str) -> list[str]:
     """The trackers in `config.track`, such as "mlflow,wandb"."""
-    return [name.strip() for name in track.split(",")] if track.strip() else []
+    return list(dict.fromkeys(name.strip() for name in track.split(","))) if track.strip() else []
 
 
 def check_installed(track: str) -> None:
     """Raises UserError if a tracker in `config.track` is not installed."""
     for name in names(track):
-        if not importlib.util.find_spec(name):
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, such as wandb's own, is no package
             raise UserError(f"config.track={track!r} needs {name}: pip install 'jaxunet[{name}]'.")
 
 
@@ -155,15 +157,16 @@ class Trackers:
         self._warn, self._trackers = warn, dict[str, Tracker]()
         file = workdir / "trackers.json"
         try:
-            self._known = json.loads(file.read_text()) if file.is_file() else {}
-        except ValueError as error:
-            raise UserError(f"{file} is damaged ({error}): remove it, and trackers start new runs.") from error
-        for entry in self._known.values():
-            for row in rows:
-                entry[kind_of(row)] = max(entry[kind_of(row)], int(row["step"]))
+            known = json.loads(file.read_text()) if file.is_file() and rows else {}  # without rows, the run begins anew
+            self._known = {name: {key: entry[key] for key in _ENTRY} for name, entry in known.items()}
+            for entry in self._known.values():
+                for row in rows:
+                    entry[kind_of(row)] = max(entry[kind_of(row)], int(row["step"]))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{file} is damaged ({error!r}): remove it, and trackers start new runs.") from error
         for name in names(track):
             with self._dropping(name):
-                entry = self._known.get(name, {"run": None, "training": 0, "validation": 0})
+                entry = self._known.get(name, _ENTRY)
                 self._trackers[name] = TRACKERS[name](workdir.absolute().name, entry["run"], settings)
                 self._known[name] = entry | {"run": self._trackers[name].run}
         if self._known:
@@ -179,15 +182,17 @@ class Trackers:
                     tracker.log(step, values, pictures)
 
     def close(self, *, failed: bool) -> None:
-        for name, tracker in list(self._trackers.items()):
+        for name in list(self._trackers):
             with self._dropping(name):
-                tracker.close(failed=failed)
+                self._trackers.pop(name).close(failed=failed)
 
     @contextlib.contextmanager
     def _dropping(self, name: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self._trackers.pop(name, None)
+            if dropped := self._trackers.pop(name, None):
+                with contextlib.suppress(Exception):
+                    dropped.close(failed=True)
             reason = one_line(f"{type(error).__name__}: {error}")[:_LONGEST]
             self._warn(f"warning: {name} no longer tracks this run, and the training continues ({reason})")

@@ -102,7 +102,7 @@ def test_a_tracker_that_fails_is_dropped_and_training_ends_the_same(
     assert_same_end(finished, tmp_path)
     assert [[method for method, *_ in notes] for notes in got.values()] == [
         ["start"],
-        ["start", "log"],
+        ["start", "log", "close"],
         ["start"] + ["log"] * 8 + ["close"],
     ]
     assert ("log", 3, ["epoch", "images_per_second", "train/dice", "train/grad_norm"], []) not in got["wandb"]
@@ -145,10 +145,21 @@ def test_a_tracker_that_is_missing_or_unknown_is_refused(tmp_path, monkeypatch):
         checks.check(config_with("neptune"))
 
 
-def test_a_damaged_file_of_runs_gets_a_sentence(tmp_path):
-    (tmp_path / "trackers.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", '{"mlflow": 3}', '{"mlflow": {"run": "r"}}'])
+def test_a_damaged_file_of_runs_gets_a_sentence(tmp_path, content):
+    (tmp_path / "trackers.json").write_text(content)
     with pytest.raises(UserError, match=r"trackers.json is damaged .* remove it"):
-        trackers.Trackers(tmp_path, "mlflow", {}, [], print)
+        trackers.Trackers(tmp_path, "mlflow", {}, [{"step": 1}], print)
+
+
+def test_a_run_that_begins_anew_gets_a_new_run_at_each_tracker(tmp_path, monkeypatch):
+    """Also if the folder still has the file of the run before."""
+    got: list = []
+    monkeypatch.setitem(trackers.TRACKERS, "mlflow", functools.partial(Recorder, got=got))
+    (tmp_path / "trackers.json").write_text('{"mlflow": {"run": "old", "training": 500, "validation": 500}}')
+    trackers.Trackers(tmp_path, "mlflow,mlflow", {}, [], print).log(100, {"train/loss": 1.0}, {})
+    assert [method for method, *_ in got] == ["start", "log"]
+    assert got[0][1] != "old"
 
 
 # ---- the real ones
