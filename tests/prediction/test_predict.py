@@ -257,6 +257,21 @@ def test_one_process_takes_over_what_those_with_a_share_have_done(run, network, 
     assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "alone/predictions.csv").read_bytes()
 
 
+def test_the_last_row_of_a_share_is_taken_over_also_for_a_file_that_failed_alone(run, network, tmp_path):
+    write(tmp_path / "in", "0.png", b"broken")
+    write(tmp_path / "in", "1.png", picture(211))
+    run(tmp_path / "in")  # alone: 0 fails
+    (tmp_path / "out/predictions.jsonl").rename(tmp_path / "alone.jsonl")
+    write(tmp_path / "in", "0.png", picture(210))
+    run(tmp_path / "in", share=(0, 2))
+    write(tmp_path / "in", "0.png", picture(220))  # a second row of 0
+    run(tmp_path / "in", share=(0, 2))
+    (tmp_path / "alone.jsonl").rename(tmp_path / "out/predictions.jsonl")
+    network.seen = []
+    assert folder.predict(network, str(tmp_path / "in"), tmp_path / "out", probabilities=False) == 0
+    assert network.seen == []
+
+
 def test_a_zip_with_evil_names_stays_inside_and_is_not_unpacked(run, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
